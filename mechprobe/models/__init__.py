@@ -1,0 +1,1 @@
+"""Floor 2: a checkpoint becomes weights in a graph."""

@@ -1,0 +1,182 @@
+"""Prompts become token ids: once per model, by the baseline's tokenizer, for every engine.
+
+Two cells may be compared only when they saw the same ids; the digest is how that is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mechprobe.errors import ParityError, PromptFileError, TemplateError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Template = Literal["chat", "raw"]
+_MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompts:
+    """Token ids of a list of prompts, unpadded, in the order they were given.
+
+    Positions count from the end (-1 is the last prompt token), because left padding and prompts
+    of different lengths leave only the end in a fixed place.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...]
+    """The prompts as given, before the template."""
+    pieces: tuple[tuple[str, ...], ...]
+    """Each id as readable text, for looking at."""
+    post_instruction: int
+    """Template tokens after the instruction, the same for every prompt; 1 at least."""
+    template: Template
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of prompts."""
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        """The ids, prompt by prompt."""
+        return iter(self.ids)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the ids, hex: equal digests mean equal input on every engine."""
+        return hashlib.sha256(json.dumps(self.ids).encode()).hexdigest()
+
+    def select(self, indices: Sequence[int]) -> EncodedPrompts:
+        """The prompts at `indices`, in that order."""
+        return EncodedPrompts(
+            tuple(self.ids[i] for i in indices),
+            tuple(self.texts[i] for i in indices),
+            tuple(self.pieces[i] for i in indices),
+            self.post_instruction,
+            self.template,
+            self.notes,
+        )
+
+    def common_prefix(self) -> int:
+        """Length in tokens of the prefix that all prompts share, each keeping one of its own."""
+        if not self.ids:
+            return 0
+        first, last = min(self.ids), max(self.ids)
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
+            min(len(first), len(last)),
+        )
+        return min(shared, min(map(len, self.ids)) - 1)
+
+    def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Tokens per prompt, shape (n_prompts,)."""
+        return np.array([len(ids) for ids in self.ids], dtype=np.int64)
+
+    def __repr__(self) -> str:
+        """The first prompts, token by token."""
+        shown = [" | ".join(repr(piece)[1:-1] for piece in row) for row in self.pieces[:3]]
+        more = [f"… {len(self) - 3} more"] if len(self) > 3 else []
+        head = f"EncodedPrompts({len(self)} prompts, {self.template}, {self.digest[:12]})"
+        return "\n  ".join([head, *shown, *more])
+
+
+def _conversation(text: str, system: str | None) -> list[dict[str, str]]:
+    head = [{"role": "system", "content": system}] if system else []
+    return [*head, {"role": "user", "content": text}]
+
+
+def _apply_template(
+    tokenizer: PreTrainedTokenizerBase, text: str, system: str | None, options: dict[str, Any]
+) -> str:
+    try:
+        rendered = tokenizer.apply_chat_template(
+            _conversation(text, system), tokenize=False, add_generation_prompt=True, **options
+        )
+    except Exception as error:  # noqa: BLE001  a template is a program: it may raise anything
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TemplateError(f"the chat template refused the messages: {line}") from error
+    return str(rendered)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    template: Template = "chat",
+    system: str | None = None,
+    thinking: bool = False,
+) -> EncodedPrompts:
+    """Render prompts with the chat template and tokenize them.
+
+    Args:
+        tokenizer: The baseline's tokenizer; every cell of a model uses this one.
+        prompts: User messages, n ≥ 1.
+        template: `chat` applies the tokenizer's template; `raw` tokenizes the text alone, with
+            the special tokens that the tokenizer adds by itself.
+        system: A system prompt, where the template takes one; None leaves the template's own.
+        thinking: Passed to templates that have such a switch (`enable_thinking`).
+
+    Raises:
+        TemplateError: There is no chat template, or it refused the messages.
+        PromptFileError: No prompts, or an empty one.
+    """
+    if not prompts:
+        raise PromptFileError("no prompts were given; at least one is needed")
+    blank = next((i for i, text in enumerate(prompts) if not text.strip()), None)
+    if blank is not None:
+        raise PromptFileError(f"prompt {blank} is empty")
+    notes: list[str] = []
+    if template == "chat":
+        source = tokenizer.chat_template
+        if not source:
+            raise TemplateError(
+                "the tokenizer has no chat template; pass one with --chat-template FILE, "
+                "or --template raw to use the text as it is"
+            )
+        options: dict[str, Any] = {}
+        if "enable_thinking" in str(source):
+            options["enable_thinking"] = thinking
+            notes.append(f"thinking={'on' if thinking else 'off'} through the template")
+        rendered = [_apply_template(tokenizer, text, system, options) for text in prompts]
+        probe = _apply_template(tokenizer, _MARK, system, options)
+        suffix = probe.rpartition(_MARK)[2]
+        post = len(tokenizer(suffix, add_special_tokens=False)["input_ids"]) if suffix else 0
+    else:
+        if system is not None:
+            raise TemplateError("a system prompt needs template='chat'")
+        rendered, post = list(prompts), 0
+    ids = [
+        tuple(tokenizer(text, add_special_tokens=template == "raw")["input_ids"])
+        for text in rendered
+    ]
+    bos = tokenizer.bos_token_id
+    if bos is not None and any(row[:2] == (bos, bos) for row in ids):
+        raise TemplateError("the rendered prompt begins with two BOS tokens")
+    return EncodedPrompts(
+        ids=tuple(ids),
+        texts=tuple(prompts),
+        pieces=tuple(tuple(tokenizer.decode([i]) for i in row) for row in ids),
+        post_instruction=max(post, 1),
+        template=template,
+        notes=tuple(notes),
+    )
+
+
+def require_parity(expected: str, found: str, what: str) -> None:
+    """Refuse to compare results that were made from different token ids.
+
+    Raises:
+        ParityError: The digests differ.
+    """
+    if expected != found:
+        raise ParityError(
+            f"{what}: prompt digests differ ({expected[:12]} and {found[:12]}); render the "
+            "prompts once with the baseline's tokenizer and give both cells the same ids"
+        )
