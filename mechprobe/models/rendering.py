@@ -99,7 +99,7 @@ def _apply_template(
         rendered = tokenizer.apply_chat_template(
             _conversation(text, system), tokenize=False, add_generation_prompt=True, **options
         )
-    except Exception as error:  # noqa: BLE001  a template is a program: it may raise anything
+    except Exception as error:  # a template is a program and may raise anything
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TemplateError(f"the chat template refused the messages: {line}") from error
     return str(rendered)
