@@ -1,0 +1,40 @@
+"""A cell: one checkpoint at one precision on one engine; a row of the matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+EngineName = Literal["transformers", "llama.cpp"]
+
+TRANSFORMERS_PRECISIONS = ("FP32", "BF16", "FP16", "AWQ-INT4", "GPTQ-INT4", "GPTQ-INT8")
+"""Labels of what transformers runs; every other label is a GGUF level's own name."""
+
+GGUF_LADDER = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K")
+"""The seven levels of the published ladder. `F16` is the 16-bit GGUF, `FP16` the transformers one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One checkpoint of one model, named the way the matrix names it."""
+
+    model: str
+    precision: str
+    source: str
+    """Hub id, local folder, `.gguf` path, `hf:org/repo/file.gguf` or `organism:NAME`."""
+    family: str = ""
+    revision: str | None = None
+    baseline: str | None = None
+    """Precision of the cell this one is compared with; None for a baseline itself."""
+
+    @property
+    def engine(self) -> EngineName:
+        """Who runs the packed weights: GGUF goes to llama.cpp, all else to transformers."""
+        if self.source.endswith(".gguf") or self.precision in GGUF_LADDER:
+            return "llama.cpp"
+        return "transformers"
+
+    @property
+    def key(self) -> str:
+        """`precision@engine`: the cell's folder in a run directory."""
+        return f"{self.precision}@{self.engine}"
