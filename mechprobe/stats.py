@@ -74,7 +74,8 @@ def kl_divergence(reference: ArrayLike, other: ArrayLike) -> FloatArray:
     p: FloatArray = log_softmax(np.asarray(reference, np.float64), axis=-1)
     q: FloatArray = log_softmax(np.asarray(other, np.float64), axis=-1)
     # a token that p excludes contributes nothing, even where q excludes it too: 0 * (-inf + inf)
-    terms = np.where(np.isneginf(p), 0.0, np.exp(p) * (p - q))
+    with np.errstate(invalid="ignore"):
+        terms = np.where(np.isneginf(p), 0.0, np.exp(p) * (p - q))
     total: FloatArray = terms.sum(axis=-1)
     return total
 

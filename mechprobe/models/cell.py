@@ -11,7 +11,7 @@ TRANSFORMERS_PRECISIONS = ("FP32", "BF16", "FP16", "AWQ-INT4", "GPTQ-INT4", "GPT
 """Labels of what transformers runs; every other label is a GGUF level's own name."""
 
 GGUF_LADDER = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K")
-"""The seven levels of the published ladder. `F16` is the 16-bit GGUF, `FP16` the transformers one."""
+"""The published ladder. `F16` is the 16-bit GGUF, `FP16` the transformers one."""
 
 
 @dataclass(frozen=True, slots=True)

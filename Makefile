@@ -1,0 +1,50 @@
+# `make demo` and `make test` are all that a bare machine with Python, pip and make needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := quant,interp,dev
+OUT ?= runs/demo
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: help install demo test verify check lint types format bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $(STAMP)
+
+install: $(STAMP) ## virtual environment with everything that was tested together
+
+demo: $(STAMP) ## the main job on the shipped organism: ten cells, probes, matrix
+	$(BIN)/mechprobe demo --out $(OUT)
+
+test: $(STAMP) ## the test suite (minutes)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not verify"
+
+verify: $(STAMP) ## the long proofs: chaos, simulations, full demo (tens of minutes)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m verify
+
+lint: $(STAMP) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy --strict on the package
+	$(BIN)/mypy
+
+check: lint types test ## everything a change must pass
+
+format: $(STAMP) ## rewrite the code as ruff likes it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## the benchmarks: ratios within one run
+	$(BIN)/python benchmarks/capture.py
+	$(BIN)/python benchmarks/generation.py
+
+clean: ## remove the virtual environment and build leftovers
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
