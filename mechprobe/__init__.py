@@ -3,4 +3,33 @@
 Importing this package is cheap: torch and transformers load when a name that needs them is used.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mechprobe.activations import Ablate, ActivationStore, Add, Patch
+    from mechprobe.session import Model, capture, load
+
 __version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "Ablate": "mechprobe.activations",
+    "ActivationStore": "mechprobe.activations",
+    "Add": "mechprobe.activations",
+    "Model": "mechprobe.session",
+    "Patch": "mechprobe.activations",
+    "capture": "mechprobe.session",
+    "load": "mechprobe.session",
+}
+
+__all__ = ["Ablate", "ActivationStore", "Add", "Model", "Patch", "capture", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'mechprobe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

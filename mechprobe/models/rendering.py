@@ -159,10 +159,11 @@ def encode(
     bos = tokenizer.bos_token_id
     if bos is not None and any(row[:2] == (bos, bos) for row in ids):
         raise TemplateError("the rendered prompt begins with two BOS tokens")
+    piece = {i: str(tokenizer.decode([i])) for i in {i for row in ids for i in row}}
     return EncodedPrompts(
         ids=tuple(ids),
         texts=tuple(prompts),
-        pieces=tuple(tuple(tokenizer.decode([i]) for i in row) for row in ids),
+        pieces=tuple(tuple(piece[i] for i in row) for row in ids),
         post_instruction=max(post, 1),
         template=template,
         notes=tuple(notes),
