@@ -1,0 +1,16 @@
+"""Every test is offline, on few threads, and leaves the user's cache alone."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """A cache of this run's own, unless the caller names one."""
+    if "MECHPROBE_CACHE" not in os.environ:
+        os.environ["MECHPROBE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
