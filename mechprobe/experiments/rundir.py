@@ -1,0 +1,288 @@
+"""The run directory: the whole truth of a run, readable with pandas, h5py and a text editor.
+
+Every file is written beside its place, synced, and renamed into it, so that whatever is there
+is whole. A journal holds the finished batches of a step that is still running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mechprobe.errors import RunDirectoryError
+
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+_LARGE = 4 << 20  # above this a file is recognised by its size, its content by its own checksums
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one line.
+
+    Raises:
+        RunDirectoryError: Anything the file system refused inside the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            what = "the disk is full; free some space and run the same command again"
+        else:
+            reason = (error.strerror or str(error)).lower()
+            what = f"cannot be used ({reason}); mend that or choose another folder with --out"
+        raise RunDirectoryError(f"{path}: {what}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file so that `path` holds either its old content or all of the new.
+
+    Raises:
+        RunDirectoryError: The disk is full or the folder is not writable; nothing is left behind.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def dump_json(value: Any) -> str:
+    """JSON for people: indented, keys in the order given, no NaN (a missing number is null)."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> Path:
+    """`write_bytes` of UTF-8 text."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """`write_bytes` of `dump_json`."""
+    return write_text(path, dump_json(value))
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """`write_bytes` of one JSON object a line."""
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    return write_text(path, "".join(lines))
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        RunDirectoryError: The file is missing or is not JSON.
+    """
+    with explained(path):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RunDirectoryError(
+            f"{path}: damaged (line {error.lineno} is not JSON); delete it and run again"
+        ) from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read what `write_jsonl` wrote.
+
+    Raises:
+        RunDirectoryError: The file is missing, or a line is not JSON.
+    """
+    with explained(path):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise RunDirectoryError(f"{path}: damaged; delete it and run again") from error
+
+
+def fingerprint(path: Path) -> list[Any] | None:
+    """Size, and SHA-256 of small files; None where there is no file."""
+    try:
+        size = path.stat().st_size
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if size <= _LARGE else ""
+    except OSError:
+        return None
+    return [size, digest]
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Finished batches of one step, appended as they finish; survives kill -9.
+
+    The first line holds the step's key: another key means other inputs, and the batches are void.
+    """
+
+    path: Path
+    key: str
+
+    def read(self) -> list[list[dict[str, Any]]]:
+        """Whole batches of this key, in order; a torn last line is dropped."""
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        lines = text.split("\n")
+        if lines[0] != self.key:
+            return []
+        batches: list[list[dict[str, Any]]] = []
+        for line in lines[1:-1]:  # what follows the last newline is empty or torn
+            try:
+                batches.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return batches
+
+    def rewrite(self, batches: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+        """Start the file anew with these batches."""
+        lines = [self.key, *(json.dumps(batch, ensure_ascii=False) for batch in batches)]
+        write_text(self.path, "\n".join(lines) + "\n")
+
+    def append(self, batch: Sequence[Mapping[str, Any]]) -> None:
+        """Add one finished batch and sync it to the disk."""
+        with explained(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(batch, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def discard(self) -> None:
+        """Remove the journal; its step is done."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Paths of a run; see `opened` for how one is made and locked."""
+
+    path: Path
+
+    def __truediv__(self, part: str) -> Path:
+        """A path inside the run."""
+        return self.path / part
+
+    def cell(self, model: str, key: str) -> Path:
+        """The folder of one cell."""
+        return self.path / "cells" / model / key
+
+    def prompts(self, model: str) -> Path:
+        """The rendered prompts of one model."""
+        return self.path / "prompts" / f"{model}.jsonl"
+
+    def marker(self, step: str) -> Path:
+        """What says that a step is done; written last."""
+        return self.path / ".steps" / f"{step}.json"
+
+    def failure(self, step: str) -> Path:
+        """What says that a step failed, and how."""
+        return self.path / ".steps" / f"{step}.error.json"
+
+    def journal(self, step: str, key: str) -> Journal:
+        """The batches that a running step has finished."""
+        return Journal(self.path / ".steps" / f"{step}.journal", key)
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str = "run") -> Iterator[None]:
+    """Hold a lock inside a run directory; the system frees it however the process ends.
+
+    Args:
+        path: The run directory.
+        what: Name of the lock: `run` for the whole directory, or one per cell.
+
+    Raises:
+        RunDirectoryError: Another process holds it; the message says which.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path / f".{what}.lock")
+    holder = path / f".{what}.holder.json"
+    with explained(path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunDirectoryError(f"{path}: in use by {_holder(holder)}") from error
+    try:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        who = f"process {held['pid']} on {held['host']} since {held['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        who = "another process"
+    return f"{who}; wait for it or choose another folder with --out"
+
+
+@contextlib.contextmanager
+def opened(path: Path, spec_text: str, provenance: Mapping[str, Any]) -> Iterator[RunDirectory]:
+    """Make or reopen the run directory of a spec, locked for this process.
+
+    Args:
+        path: The folder; made when missing.
+        spec_text: The spec in canonical YAML; a directory belongs to one spec for good.
+        provenance: Versions, machine, command: written when the directory is made.
+
+    Raises:
+        RunDirectoryError: The folder belongs to another spec, holds something else, is locked by
+            another process or cannot be written.
+    """
+    path = path.absolute()
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+        spec = path / "spec.yaml"
+        known = {"spec.yaml", ".run.lock", ".run.holder.json"}
+        if not spec.exists() and any(entry.name not in known for entry in path.iterdir()):
+            raise RunDirectoryError(
+                f"{path}: holds files that are not a run; choose an empty folder with --out"
+            )
+    with locked(path):
+        if spec.exists() and spec.read_text(encoding="utf-8", errors="replace") != spec_text:
+            raise RunDirectoryError(
+                f"{path}: belongs to another spec (its spec.yaml); choose another folder with --out"
+            )
+        if not (path / "provenance.json").exists():
+            write_json(path / "provenance.json", provenance)
+        if not spec.exists():
+            write_text(spec, spec_text)
+        yield RunDirectory(path)
