@@ -8,6 +8,7 @@ give the same bytes.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,27 +69,12 @@ def write_shard(
     Raises:
         StoreError: The disk is full or the folder cannot be written; nothing is left behind.
     """
-    import h5py
-
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with h5py.File(temporary, "w", libver=_FORMAT, locking=False) as file:
-            for key, value in attributes.items():
-                file.attrs[key] = _fixed(value)
-            for name, array in arrays.items():
-                row_bytes = max(array[0].nbytes, 1)
-                rows = max(1, min(len(array), _CHUNK_BYTES // row_bytes))
-                dataset = file.create_dataset(
-                    name,
-                    data=array,
-                    chunks=(rows, *array.shape[1:]),
-                    fletcher32=True,
-                    track_times=False,
-                )
-                for key, value in array_attributes.get(name, {}).items():
-                    dataset.attrs[key] = _fixed(value)
+        with temporary.open("wb") as out:
+            out.write(_image(arrays, attributes, array_attributes))
         replace_durably(temporary, path)
-    except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
+    except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StoreError(
             f"{path}: cannot be written ({_reason(error)}); make room or choose another folder, "
@@ -96,7 +82,35 @@ def write_shard(
         ) from error
 
 
+def _image(
+    arrays: Mapping[str, Array],
+    attributes: Attributes,
+    array_attributes: Mapping[str, Attributes],
+) -> memoryview:
+    """The shard's bytes. Made in memory: HDF5 crashes the process when a disk fills beneath it."""
+    import h5py
+
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=_FORMAT) as file:
+        for key, value in attributes.items():
+            file.attrs[key] = _fixed(value)
+        for name, array in arrays.items():
+            rows = max(1, min(len(array), _CHUNK_BYTES // max(array[0].nbytes, 1)))
+            dataset = file.create_dataset(
+                name,
+                data=array,
+                chunks=(rows, *array.shape[1:]),
+                fletcher32=True,
+                track_times=False,
+            )
+            for key, value in array_attributes.get(name, {}).items():
+                dataset.attrs[key] = _fixed(value)
+    return image.getbuffer()
+
+
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
