@@ -254,6 +254,11 @@ def _holder(path: Path) -> str:
     return f"{who}; wait for it or choose another folder with --out"
 
 
+def _ours(name: str) -> bool:
+    """Whether a file may lie in a run directory that has no spec yet: one killed at birth."""
+    return name in (".run.lock", ".run.holder.json") or (name[0] == "." and name.endswith(".tmp"))
+
+
 @contextlib.contextmanager
 def opened(path: Path, spec_text: str, provenance: Mapping[str, Any]) -> Iterator[RunDirectory]:
     """Make or reopen the run directory of a spec, locked for this process.
@@ -271,8 +276,7 @@ def opened(path: Path, spec_text: str, provenance: Mapping[str, Any]) -> Iterato
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
         spec = path / "spec.yaml"
-        known = {"spec.yaml", ".run.lock", ".run.holder.json"}
-        if not spec.exists() and any(entry.name not in known for entry in path.iterdir()):
+        if not spec.exists() and any(not _ours(entry.name) for entry in path.iterdir()):
             raise RunDirectoryError(
                 f"{path}: holds files that are not a run; choose an empty folder with --out"
             )
@@ -281,8 +285,10 @@ def opened(path: Path, spec_text: str, provenance: Mapping[str, Any]) -> Iterato
             raise RunDirectoryError(
                 f"{path}: belongs to another spec (its spec.yaml); choose another folder with --out"
             )
-        if not (path / "provenance.json").exists():
-            write_json(path / "provenance.json", provenance)
+        for torn in path.rglob(".*.tmp"):  # what kill -9 left of a file that was being written
+            torn.unlink(missing_ok=True)
         if not spec.exists():
             write_text(spec, spec_text)
+        if not (path / "provenance.json").exists():
+            write_json(path / "provenance.json", provenance)
         yield RunDirectory(path)

@@ -146,3 +146,11 @@ def test_journal_drops_torn_lines_and_other_keys(tmp_path):
     assert journal.read() == [[{"i": 0}]]
     journal.discard()
     assert journal.read() == []
+
+
+def test_a_run_killed_at_birth_opens_again_without_its_torn_files(tmp_path):
+    for name in (".run.lock", ".run.holder.json", ".spec.yaml.abc.tmp"):
+        (tmp_path / name).write_text("")
+    with opened(tmp_path, "name: x\n", {}):
+        assert _leftovers(tmp_path) == []
+        assert (tmp_path / "spec.yaml").read_text() == "name: x\n"
