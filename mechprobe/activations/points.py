@@ -7,9 +7,8 @@ multipliers (Granite). `attn.hook_z` is the input of the attention's output proj
 concatenated, shape (…, heads * head width); `mlp.hook_post` the input of the down projection.
 Gemma 4 adds a third term, its per-layer embedding: `hook_per_layer_out`, a name of our own.
 
-`hook_embed` is the output of the token embedding, as in TransformerLens: scaled in Gemma, whose
-embedding module scales; without positions in GPT-2; before Granite's multiplier. What enters the
-first block is `blocks.0.hook_resid_pre`.
+`hook_embed` is the token embedding as in TransformerLens: with the scale that Gemma and Granite
+give it, without GPT-2's positions. What enters the first block is `blocks.0.hook_resid_pre`.
 
 Any other place is a raw module path of the graph with `:in` or `:out`, for example
 `model.layers.3.self_attn.q_proj:out`.
@@ -142,7 +141,8 @@ def _named_points(checkpoint: Checkpoint) -> list[HookPoint]:
     model, row = graph_of(checkpoint)
     base = backbone_path(model, row)
     width = int(text_config(model.config).hidden_size)
-    points = [HookPoint("hook_embed", None, f"{base}.{row.embed}", "out", width)]
+    embed = f"{base}.{row.embed}"
+    points = [HookPoint("hook_embed", None, embed, "out", width, row.embedding_multiplier)]
     for layer in range(n_layers(checkpoint)):
         points += _block_points(model, row, base, layer, width)
     points.append(HookPoint("ln_final.hook_out", None, f"{base}.{row.final_norm}", "out", width))

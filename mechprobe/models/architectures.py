@@ -51,6 +51,8 @@ class Architecture:
     parallel: bool = False
     """Attention and MLP read the same stream; nothing lies between them."""
     residual_multiplier: float = 1.0
+    embedding_multiplier: float = 1.0
+    """What the token embedding is multiplied by outside its module (Granite)."""
     extra_added: str | None = None
     """A third thing added to the stream, after the MLP (Gemma 4's per-layer embeddings)."""
     layer_scalar: str | None = None
@@ -143,8 +145,8 @@ def text_config(config: PreTrainedConfig) -> Any:
 def architecture_for(config_or_model: PreTrainedConfig | PreTrainedModel) -> Architecture:
     """The row that serves a config or a model, fitted to it.
 
-    Fitted means: `parallel` follows GPT-NeoX's `use_parallel_residual`, `residual_multiplier`
-    follows Granite's config, and Gemma 4's per-layer input is left out where the config has none.
+    Fitted means: `parallel` follows GPT-NeoX's `use_parallel_residual`, the multipliers follow
+    Granite's config, and Gemma 4's per-layer input is left out where the config has none.
 
     Raises:
         ArchitectureError: No row serves this `model_type`.
@@ -161,9 +163,15 @@ def architecture_for(config_or_model: PreTrainedConfig | PreTrainedModel) -> Arc
     return replace(
         row,
         parallel=row.parallel or bool(getattr(text, "use_parallel_residual", False)),
-        residual_multiplier=float(getattr(text, "residual_multiplier", None) or 1.0),
+        residual_multiplier=_factor(text, "residual_multiplier"),
+        embedding_multiplier=_factor(text, "embedding_multiplier"),
         extra_added=row.extra_added if getattr(text, "hidden_size_per_layer_input", 0) else None,
     )
+
+
+def _factor(config: Any, name: str) -> float:
+    value = getattr(config, name, None)
+    return 1.0 if value is None else float(value)
 
 
 def backbone_path(model: PreTrainedModel, row: Architecture) -> str:
