@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 SCHEMA = 1
 StoreDtype = Literal["float32", "float16"]
@@ -65,8 +65,11 @@ class CapturePlan:
         found = json.loads(text)
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
             raise ValueError(f"not a capture plan of schema {SCHEMA}")
+        settings: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
+        }
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+            return cls(**settings)
         except TypeError as error:
             raise ValueError(str(error)) from error
 

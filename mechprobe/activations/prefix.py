@@ -23,7 +23,7 @@ _ATTENTIONS = frozenset({"sdpa", "eager"})
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 
 
-class _FixedLayer(DynamicLayer):
+class _FixedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
     """One layer's prefix, one row high: joined to each batch's own keys, and never growing."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
