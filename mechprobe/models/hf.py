@@ -1,0 +1,200 @@
+"""Weights become an ordinary transformers graph: plain ones, and packed ones dequantized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from mechprobe.errors import ArchitectureError, CheckpointError
+from mechprobe.models.quantized import PackedModule, QuantClaim
+from mechprobe.models.unpack import Reader, dense_weight
+from mechprobe.models.verify import check_keys
+from mechprobe.models.weights import TensorEntry, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_BUFFERS: Final = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias", ".attention.bias")
+"""Buffers that older transformers versions stored and the graph computes itself."""
+
+
+def read_config(folder: Path, *, trust_remote_code: bool) -> PreTrainedConfig:
+    """The model's configuration, its quantization left out.
+
+    Raises:
+        ArchitectureError: transformers does not know the model type.
+        CheckpointError: The architecture needs code from the repository, or the file is broken.
+    """
+    from transformers import AutoConfig
+
+    raw = read_json(folder / "config.json")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        if raw.get("auto_map") and not trust_remote_code:
+            raise CheckpointError(
+                f"{folder}: the architecture is Python code in the repository; read it, then pass "
+                "trust_remote_code=True (--trust-remote-code)"
+            ) from error
+        if "model_type" not in raw or "does not recognize" in str(error):
+            raise ArchitectureError(
+                f"{folder}: model type {raw.get('model_type')!r} is unknown to transformers"
+            ) from error
+        line = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(f"{folder / 'config.json'}: {line}") from error
+    for name in ("quantization_config", "compression_config"):
+        if hasattr(config, name):
+            delattr(config, name)
+    return config
+
+
+def load_plain(
+    folder: Path,
+    table: Mapping[str, TensorEntry],
+    config: PreTrainedConfig,
+    read: Reader,
+    *,
+    dtype: torch.dtype,
+    device: str,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load an unquantized folder through transformers' own loader, streaming from the files.
+
+    Raises:
+        CheckpointError: Keys or shapes do not fit the configuration.
+    """
+    from transformers import AutoModelForCausalLM
+
+    files = {entry.file.name for entry in table.values()}
+    standard = all(name.startswith("model") and name.endswith(".safetensors") for name in files)
+    with _quiet_transformers(), _load_errors(str(folder)):
+        if standard:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+        else:
+            state = {name: read(entry).to(dtype) for name, entry in table.items()}
+            graph = _empty_graph(config, trust_remote_code)
+            model, info = type(graph).from_pretrained(
+                None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+            )
+    _check(str(folder), info, set())
+    return _finish(model, device)
+
+
+def load_dense(
+    folder: Path,
+    table: Mapping[str, TensorEntry],
+    modules: Mapping[str, PackedModule],
+    claim: QuantClaim,
+    config: PreTrainedConfig,
+    read: Reader,
+    *,
+    dtype: torch.dtype,
+    device: str,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Dequantize packed weights into the ordinary graph of the configuration.
+
+    The tensors go through transformers' own loader, which knows the renamings between files and
+    graph (and fuses experts); it takes them as they are, without a copy.
+
+    Raises:
+        CheckpointError: Keys or shapes do not fit the configuration.
+    """
+    if "lm_head" in modules and getattr(config, "tie_word_embeddings", False):
+        config.tie_word_embeddings = False  # a packed head is no longer the embedding
+    packed = {entry.name for module in modules.values() for entry in module.parts.values()}
+    state: dict[str, Tensor] = {}
+    empty_biases: set[str] = set()
+    for name, entry in table.items():
+        if name not in packed:
+            tensor = read(entry)
+            state[name] = tensor.to(device, dtype) if tensor.is_floating_point() else tensor
+            if name.endswith(".bias") and name.removesuffix(".bias") in modules:
+                # AutoGPTQ writes a bias of zeros for layers that have none.
+                empty_biases |= {name} if not bool(tensor.any()) else set()
+    graph = _empty_graph(config, trust_remote_code)
+    for name, module in modules.items():
+        weight = dense_weight(module, read, claim)
+        weight = weight.T.contiguous() if _is_transposed(graph, name) else weight
+        state[f"{name}.weight"] = weight.to(device, dtype)
+    with _quiet_transformers(), _load_errors(str(folder)):
+        model, info = type(graph).from_pretrained(
+            None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+        )
+        if (folder / "generation_config.json").is_file():
+            from transformers import GenerationConfig
+
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    _check(str(folder), info, empty_biases)
+    return _finish(model, device)
+
+
+def _empty_graph(config: PreTrainedConfig, trust_remote_code: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def _is_transposed(graph: torch.nn.Module, name: str) -> bool:
+    """Whether this layer keeps its weight as (in, out): GPT-2's `Conv1D`."""
+    from transformers.pytorch_utils import Conv1D
+
+    try:
+        return isinstance(graph.get_submodule(name), Conv1D)
+    except AttributeError:
+        return False
+
+
+def _check(what: str, info: Mapping[str, Any], ignored: set[str]) -> None:
+    unexpected = [
+        key for key in info["unexpected_keys"] if key not in ignored and not key.endswith(_BUFFERS)
+    ]
+    mismatched = [str(key[0]) for key in info["mismatched_keys"]]
+    check_keys(what, sorted(info["missing_keys"]), unexpected, mismatched)
+
+
+def _finish(model: Any, device: str) -> PreTrainedModel:
+    model.to(device).eval().requires_grad_(False)
+    return model
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Its report of missing keys is ours to give, and its progress bars are in the way."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _load_errors(what: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise CheckpointError(f"{what}: transformers cannot build it: {lines[0]}") from error

@@ -1,0 +1,217 @@
+"""A source becomes a checkpoint: weights in a graph, their precision verified, their tokenizer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mechprobe.errors import CheckpointError, VocabularyError
+from mechprobe.models.checkpoint import Checkpoint, Kernel
+from mechprobe.models.source import Source, resolve_source
+from mechprobe.models.weights import TensorEntry, digest_files, weight_files
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+_STORED: Final = {"F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What `load_checkpoint` was asked for, once the source is found."""
+
+    source: Source
+    kernel: Kernel
+    dtype: torch.dtype | None
+    device: str
+    expect: str | None
+    tokenizer: PreTrainedTokenizerBase | None
+    chat_template: str | None
+    allow_pickle: bool
+    trust_remote_code: bool
+
+
+def load_checkpoint(
+    source: str | Path,
+    *,
+    kernel: Kernel = "dense",
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    revision: str | None = None,
+    expect: str | None = None,
+    tokenizer: str | Path | None = None,
+    chat_template: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Checkpoint:
+    """Load a checkpoint and verify that it is what it says.
+
+    Args:
+        source: Hub id, folder, `.gguf` file, `hf:org/repo/file.gguf` or `organism:NAME`.
+        kernel: `dense` dequantizes into the ordinary graph; `native` runs the packed weights
+            (AWQ and GPTQ by GPTQModel; a native GGUF has no graph, llama.cpp runs the file).
+        dtype: Type of the graph. None is float32 for `dense`, so that a cell and its baseline
+            differ in weights alone, and the stored type for `native`.
+        device: Where the graph lives.
+        revision: Branch, tag or commit on the hub.
+        expect: Precision label that must be found: `AWQ-INT4`, `Q4_K_M`, …
+        tokenizer: Folder or hub id of another tokenizer; the baseline's, as a rule.
+        chat_template: A template in place of the tokenizer's: a file, or its text.
+        allow_pickle: Accept pickled weights, which run code when they are read.
+        trust_remote_code: Accept an architecture that is code in the repository.
+
+    Raises:
+        PrecisionError: The tensors are not of the precision expected or claimed.
+        CheckpointError: Missing, gated, truncated, corrupt or unsupported.
+        ArchitectureError: The architecture is not in the table.
+        VocabularyError: The given tokenizer does not fit.
+    """
+    if kernel not in ("dense", "native"):
+        raise CheckpointError(f"kernel {kernel!r}: expected dense or native")
+    found = resolve_source(
+        str(source),
+        revision=revision,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+    )
+    request = _Request(
+        found,
+        kernel,
+        dtype,
+        device,
+        expect,
+        _other_tokenizer(tokenizer, trust_remote_code),
+        chat_template,
+        allow_pickle,
+        trust_remote_code,
+    )
+    return _load_gguf(request) if found.kind == "gguf" else _load_folder(request)
+
+
+def _other_tokenizer(
+    source: str | Path | None, trust_remote_code: bool
+) -> PreTrainedTokenizerBase | None:
+    if source is None:
+        return None
+    from mechprobe.models.tokenizer import load_tokenizer
+
+    found = resolve_source(str(source), trust_remote_code=trust_remote_code)
+    if found.kind == "folder":
+        return load_tokenizer(found.path, trust_remote_code=trust_remote_code)
+    from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
+
+    return load_gguf_tokenizer(found.path)
+
+
+def _load_folder(request: _Request) -> Checkpoint:
+    import torch
+
+    from mechprobe.models import hf, verify
+    from mechprobe.models.architectures import architecture_for
+    from mechprobe.models.native import load_native
+    from mechprobe.models.quantized import packed_modules, read_claim
+    from mechprobe.models.tokenizer import load_tokenizer, set_chat_template
+    from mechprobe.models.unpack import open_weights
+
+    folder, remote = request.source.path, request.trust_remote_code
+    config = hf.read_config(folder, trust_remote_code=remote)
+    architecture = architecture_for(config)
+    claim = read_claim(folder)
+    files = weight_files(folder, base_name=claim.base_name, allow_pickle=request.allow_pickle)
+    with open_weights(files) as (table, read):
+        try:
+            modules = packed_modules(table, claim, lambda entry: tuple(read(entry).tolist()))
+            quant = verify.inspect_tensors(table, modules, claim, read)
+        except CheckpointError as error:
+            raise type(error)(f"{folder}: {error}") from error
+        verify.check_expected(quant, request.expect, request.source.text)
+        tokenizer = request.tokenizer
+        if tokenizer is None:
+            tokenizer = load_tokenizer(folder, trust_remote_code=remote)
+        elif len(tokenizer) > (rows := config.get_text_config().vocab_size):
+            raise VocabularyError(
+                f"{request.source.text}: the given tokenizer has {len(tokenizer)} tokens and the "
+                f"model {rows}; it belongs to another model"
+            )
+        set_chat_template(tokenizer, request.chat_template)
+        dtype = request.dtype
+        if dtype is None:
+            dtype = stored_dtype(table) if request.kernel == "native" else torch.float32
+        if quant.method == "none":
+            module = hf.load_plain(
+                folder, table, config, read, dtype=dtype, device=request.device,
+                trust_remote_code=remote,
+            )  # fmt: skip
+        elif request.kernel == "dense":
+            module = hf.load_dense(
+                folder, table, modules, claim, config, read, dtype=dtype, device=request.device,
+                trust_remote_code=remote,
+            )  # fmt: skip
+        else:
+            module, notes = load_native(
+                folder, quant, dtype=dtype, device=request.device, trust_remote_code=remote
+            )
+            quant = replace(quant, notes=(*quant.notes, *notes))
+    return Checkpoint(
+        source=request.source.text,
+        path=folder,
+        quant=quant,
+        kernel=request.kernel,
+        tokenizer=tokenizer,
+        digest=digest_files(files),
+        module=module,
+        architecture=architecture,
+    )
+
+
+def stored_dtype(table: Mapping[str, TensorEntry]) -> torch.dtype:
+    """Type in which most unquantized matrix elements are stored; float32 for anything exotic."""
+    import torch
+
+    sizes: Counter[str] = Counter()
+    for entry in table.values():
+        if len(entry.shape) > 1 and entry.dtype in ("F16", "BF16", "F32"):
+            sizes[entry.dtype] += entry.size
+    most = sizes.most_common(1)[0][0] if sizes else "F32"
+    return getattr(torch, _STORED.get(most, "float32"))  # type: ignore[no-any-return]
+
+
+def _load_gguf(request: _Request) -> Checkpoint:
+    from mechprobe.models.gguf_info import read_gguf_info
+    from mechprobe.models.gguf_tokenizer import check_vocabulary, load_gguf_tokenizer
+    from mechprobe.models.tokenizer import set_chat_template
+    from mechprobe.models.verify import check_expected
+
+    path = request.source.path
+    quant = read_gguf_info(path)
+    check_expected(quant, request.expect, request.source.text)
+    tokenizer = request.tokenizer
+    if tokenizer is None:
+        tokenizer = load_gguf_tokenizer(path)
+    else:
+        check_vocabulary(path, tokenizer)
+    set_chat_template(tokenizer, request.chat_template)
+    module = architecture = None
+    if request.kernel == "dense":
+        import torch
+
+        from mechprobe.models.architectures import architecture_for
+        from mechprobe.models.gguf_dense import load_gguf_dense
+
+        dtype = request.dtype or torch.float32
+        module = load_gguf_dense(path, dtype=dtype, device=request.device)
+        architecture = architecture_for(module)
+    return Checkpoint(
+        source=request.source.text,
+        path=path,
+        quant=quant,
+        kernel=request.kernel,
+        tokenizer=tokenizer,
+        digest=digest_files([path]),
+        module=module,
+        architecture=architecture,
+    )

@@ -1,0 +1,142 @@
+"""Where a checkpoint comes from: a hub id, a folder, a GGUF file, a shipped organism."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mechprobe.errors import CheckpointError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
+_HUB_FILE = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/(.+\.gguf)\Z")
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+_PICKLES = ["*.bin", "*.pt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A checkpoint that lies on this machine's disk."""
+
+    text: str
+    """The source as it was asked for."""
+    kind: Literal["folder", "gguf"]
+    path: Path
+    revision: str | None
+
+
+def resolve_source(
+    text: str,
+    *,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Source:
+    """Find a checkpoint, downloading it when it names the hub.
+
+    Args:
+        text: `org/name`, a local folder, `path/to/file.gguf`, `hf:org/repo/file.gguf` or
+            `organism:NAME`.
+        revision: Branch, tag or commit on the hub.
+        allow_pickle: Download pickled weights too. They run code when they are read.
+        trust_remote_code: Download the repository's Python files too.
+
+    Raises:
+        CheckpointError: It is missing, gated, or out of reach while offline.
+    """
+    text = text.strip()
+    if not text:
+        raise CheckpointError("no model was given; name a folder, a .gguf file or a hub id")
+    if text.startswith("organism:"):
+        from mechprobe.organisms import organism_path
+
+        return Source(text, "folder", organism_path(text.removeprefix("organism:")), None)
+    if match := _HUB_FILE.match(text):
+        return Source(text, "gguf", _download_file(match[1], match[2], revision), revision)
+    if text.startswith("hf:"):
+        raise CheckpointError(f"{text}: expected hf:org/repo/file.gguf")
+    path = Path(text).expanduser()
+    if path.is_file():
+        return Source(text, "gguf", _gguf_file(path), None)
+    if path.is_dir():
+        return _folder(text, path)
+    if _HUB_ID.match(text) and not text.lower().endswith(".gguf"):
+        patterns = [*_WANTED, *(_PICKLES if allow_pickle else [])]
+        patterns += ["*.py"] if trust_remote_code else []
+        return Source(text, "folder", _download_folder(text, patterns, revision), revision)
+    raise CheckpointError(f"{text}: no such file or folder, and not a hub id of the form org/name")
+
+
+def _gguf_file(path: Path) -> Path:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"GGUF" or path.suffix.lower() == ".gguf":
+        return path
+    raise CheckpointError(
+        f"{path}: not a GGUF file; for safetensors name the folder that holds config.json"
+    )
+
+
+def _folder(text: str, path: Path) -> Source:
+    if (path / "config.json").is_file():
+        return Source(text, "folder", path, None)
+    ggufs = sorted(path.glob("*.gguf"))
+    if len(ggufs) == 1:
+        return Source(text, "gguf", ggufs[0], None)
+    if ggufs:
+        names = ", ".join(file.name for file in ggufs[:4])
+        raise CheckpointError(f"{path}: {len(ggufs)} GGUF files ({names}, …); name one of them")
+    raise CheckpointError(f"{path}: no config.json; it is not a transformers checkpoint")
+
+
+def _download_folder(repo: str, patterns: list[str], revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with _hub_errors(repo, revision):
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{repo}: the repository has no config.json; for a GGUF write hf:{repo}/FILE.gguf"
+        )
+    return folder
+
+
+def _download_file(repo: str, filename: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(repo, revision):
+        return Path(hf_hub_download(repo, filename, revision=revision))
+
+
+@contextmanager
+def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
+    """Turn the hub's errors into one line each."""
+    from huggingface_hub import errors as hub
+
+    what = repo if revision is None else f"{repo} at {revision}"
+    try:
+        yield
+    except hub.GatedRepoError as error:
+        raise CheckpointError(
+            f"{what}: gated; accept its terms on its hub page, then run: hf auth login"
+        ) from error
+    except hub.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{what}: no such folder here, and no such public repository on the hub "
+            "(a private one needs: hf auth login)"
+        ) from error
+    except hub.RevisionNotFoundError as error:
+        raise CheckpointError(f"{what}: the hub has no such revision") from error
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
+        raise CheckpointError(
+            f"{what}: no such folder here, not in the cache, and the hub is out of reach or "
+            "switched off (HF_HUB_OFFLINE); name a local folder, or go online once"
+        ) from error
+    except hub.EntryNotFoundError as error:
+        raise CheckpointError(f"{what}: the repository lacks that file") from error
+    except (hub.HfHubHTTPError, hub.HFValidationError, OSError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{what}: download failed: {line}") from error
