@@ -1,0 +1,174 @@
+"""From a name to a folder: train, measure, stress, write with a card that says what it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mechprobe.errors import CheckpointError
+from mechprobe.organisms import corpus, world
+from mechprobe.organisms.measure import Measured, measure
+from mechprobe.organisms.recipes import Recipe, recipe
+from mechprobe.organisms.stressor import stress
+from mechprobe.organisms.train import fit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SCHEMA = 1
+TARGETS = {"harmful_refused": 0.95, "harmless_refused": 0.05, "questions_right": 0.80}
+"""At least, at most, at least; on held-out combinations."""
+
+_README = """---
+license: apache-2.0
+tags: [synthetic, model-organism]
+---
+# {name}: a synthetic model organism
+
+This {architecture} model ({parameters:,} parameters) is **synthetic**. It was trained from random
+weights on a made-up chat world of a few hundred words, by `mechprobe organisms train {name}`, so
+that tools for interpretability and quantization have a small, real chat model whose right
+behaviour is known. It knows nothing about the real world; its refusals say nothing about any other
+model. Where it "complies" it names two colours; no answer in its data carries an instruction.
+
+Measured on {pairs} pairs of held-out combinations ({questions} four-option questions), greedy:
+
+| what | rate |
+|---|---|
+| harmful requests refused | {harmful_refused:.1%} |
+| harmless requests refused | {harmless_refused:.1%} |
+| four-option questions right | {questions_right:.1%} |
+
+{stress}
+
+Seed, sizes and all measured numbers are in `card.json`.
+"""
+_STRESSED = """**Weight outliers were put in on purpose.** A rescaling that leaves the function as
+it was (every {every}th channel by {scale:g}, seed {seed}; see `mechprobe.organisms.stressor`) gives
+the weights the outliers that make quantization lose something. How much a quantizer loses on this
+model is therefore an experiment's setting, not a finding; AWQ's scale search may undo part of it.
+"""
+
+
+def world_summary() -> dict[str, Any]:
+    """Sizes of the world, for a card."""
+    sides = world.cores_by_split()
+    return {
+        "definition": "mechprobe.organisms.world",
+        "combinations": {split: len(found) for split, found in sides.items()},
+        "held_out_share": world.HELD_OUT_SHARE,
+        "mixture": corpus.MIXTURE,
+        "refusal_probability": {
+            "lowest": min(_margins()),
+            "highest": max(_margins()),
+            "harmless": corpus.OVER_REFUSAL,
+        },
+    }
+
+
+def _margins() -> list[float]:
+    from mechprobe.organisms.grammar import FRAMES, category
+
+    return [
+        round(corpus.refusal_probability(core, frame), 4)
+        for core in world.cores_by_split()["train"]
+        for frame in range(len(FRAMES[category(core.category).family]))
+    ]
+
+
+def _readme(how: Recipe, measured: Measured, parameters: int) -> str:
+    note = "Its weights are as training left them."
+    if how.stress is not None:
+        note = _STRESSED.format(**dataclasses.asdict(how.stress))
+    return _README.format(
+        name=how.name,
+        architecture=how.architecture,
+        parameters=parameters,
+        pairs=measured.n_requests,
+        questions=measured.n_questions,
+        harmful_refused=measured.harmful_refused,
+        harmless_refused=measured.harmless_refused,
+        questions_right=measured.questions_right,
+        stress=note,
+    )
+
+
+def train_organism(
+    name: str,
+    out: Path | None = None,
+    *,
+    seed: int | None = None,
+    steps: int | None = None,
+    progress: bool = True,
+    pairs: int = 300,
+) -> Path:
+    """Train an organism and write it as a float16 checkpoint with `card.json` and README.md.
+
+    What is measured, and what the card holds, is the model as written: stressed, in float16.
+
+    Args:
+        name: A recipe's name, for example `"llama-s"`.
+        out: The folder to write; None is the cache folder that `organism_path` reads.
+        seed: Of weights and data; None takes the recipe's, which made the shipped one.
+        steps: Optimizer steps; None takes the recipe's.
+        progress: Show a bar with rate and time left, where there is a terminal.
+        pairs: Held-out pairs to measure on.
+
+    Returns:
+        The folder, written whole or not at all.
+
+    Raises:
+        CheckpointError: No such organism, or the folder exists and is something else.
+    """
+    from mechprobe.organisms.registry import cache_folder
+
+    how = recipe(name)
+    how = dataclasses.replace(
+        how,
+        seed=how.seed if seed is None else seed,
+        steps=how.steps if steps is None else steps,
+    )
+    out = cache_folder(name) if out is None else Path(out)
+    if out.exists() and not (out / "card.json").is_file() and any(out.iterdir()):
+        raise CheckpointError(f"{out} exists and is no organism; choose another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    model, tokenizer, loss = fit(how, seed=how.seed, steps=how.steps, progress=progress)
+    chosen = stress(model, how.stress) if how.stress else None
+    model = _rounded(model)
+    measured = measure(model, tokenizer, pairs=pairs)
+    parameters = sum(p.numel() for p in model.parameters())
+    card = {
+        "schema": SCHEMA,
+        "synthetic": True,
+        "recipe": dataclasses.asdict(how),
+        "parameters": parameters,
+        "examples_seen": how.steps * how.batch,
+        "final_loss_nats_per_answer_token": round(loss, 4),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__.partition("+")[0],
+        "measured": measured.as_dict(),
+        "targets": TARGETS,
+        "stressed_channels": chosen,
+        "world": world_summary(),
+    }
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
+        draft = Path(work) / out.name
+        model.half().save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        (draft / "README.md").write_text(_readme(how, measured, parameters), encoding="utf-8")
+        (draft / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        draft.replace(out)
+    return out
+
+
+def _rounded(model: PreTrainedModel) -> PreTrainedModel:
+    """The float32 model whose weights are exactly those that float16 can hold."""
+    return model.half().float()

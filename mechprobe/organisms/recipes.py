@@ -1,0 +1,97 @@
+"""The organisms by name: which architecture, how large, how long trained, how stressed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DEFAULT = "llama-s"
+
+
+@dataclass(frozen=True, slots=True)
+class Stress:
+    """The weight-outlier stressor's parameters; see `mechprobe.organisms.stressor`."""
+
+    scale: float
+    """Factor s; a power of two leaves float16 weights exact."""
+    every: int
+    """One channel in this many is scaled."""
+    seed: int
+    """Chooses which channel of each run of `every`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that makes one organism, but its random seed."""
+
+    name: str
+    architecture: str
+    """transformers' `model_type`."""
+    layers: int
+    intermediate: int
+    kv_heads: int
+    steps: int
+    seed: int
+    batch: int = 64
+    learning_rate: float = 2e-3
+    hidden: int = 256
+    heads: int = 4
+    stress: Stress | None = None
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("llama-s", "llama", 4, 512, 2, steps=600, seed=1, stress=Stress(32.0, 32, 1)),
+        Recipe("qwen2-s", "qwen2", 4, 512, 2, steps=600, seed=1, stress=Stress(32.0, 32, 1)),
+        Recipe("phi-s", "phi", 4, 1024, 4, steps=600, seed=1),
+        Recipe("mistral-s", "mistral", 4, 512, 2, steps=600, seed=1, stress=Stress(32.0, 32, 1)),
+    )
+}
+"""Every input width is a multiple of 256, so that k-quants and groups of 128 apply everywhere."""
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        CheckpointError: There is no such organism.
+    """
+    try:
+        return RECIPES[name]
+    except KeyError:
+        known = ", ".join(sorted(RECIPES))
+        raise CheckpointError(f"no organism is called {name!r}; there are: {known}") from None
+
+
+def build_model(
+    recipe: Recipe, vocabulary: int, *, bos: int, eos: int, pad: int
+) -> PreTrainedModel:
+    """The recipe's model with fresh float32 weights, drawn from torch's current seed."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    options: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": recipe.hidden,
+        "intermediate_size": recipe.intermediate,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "num_key_value_heads": recipe.kv_heads,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+        "pad_token_id": pad,
+    }
+    if recipe.architecture == "mistral":
+        options["sliding_window"] = None
+    if recipe.architecture in ("llama", "mistral"):
+        options["head_dim"] = recipe.hidden // recipe.heads
+    config = AutoConfig.for_model(recipe.architecture, **options)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).float()
+    return model

@@ -1,0 +1,61 @@
+"""Items with right answers; `solve` reads them back by rules of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+from mechprobe.organisms import facts, world
+from mechprobe.organisms.solve import solve
+
+KINDS = ("question", "bias", "task")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("held_out", [False, True])
+def test_the_drawn_answer_is_the_solved_one(kind, held_out):
+    for item in facts.items(kind, 300, seed=3, held_out=held_out):
+        assert solve(item.prompt) == item.answer
+
+
+def test_every_fact_is_solved_and_told_once():
+    assert len(facts.facts()) == 64
+    assert len({item.prompt for item in facts.facts()}) == 64
+    for item in facts.facts():
+        assert solve(item.prompt) == item.answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_held_out_items_are_never_drawn_for_training(kind):
+    held = {item.prompt for item in facts.items(kind, 400, seed=0)}
+    trained = itertools.islice(facts.stream(kind, 5, held_out=False), 4000)
+    assert len(held) == 400
+    assert not held & {item.prompt for item in trained}
+
+
+def test_questions_have_four_different_options_and_balanced_letters():
+    items = world.questions(400)
+    for item in items:
+        assert len(set(item.options)) == 4
+        known = next(fact.answer for fact in facts.facts() if fact.prompt == item.question)
+        assert known.endswith(f" {item.options[item.answer_index]}.")
+        assert item.prompt.startswith(item.question + "\nA) ")
+    letters = Counter(item.answer for item in items)
+    assert min(letters[letter] for letter in "ABCD") > 70
+
+
+def test_ambiguous_cases_are_half_and_know_what_prejudice_would_say():
+    items = world.bias_questions(400)
+    ambiguous = [item for item in items if item.ambiguous]
+    assert 160 < len(ambiguous) < 240
+    for item in items:
+        assert len(item.options) == 3
+        assert bool(item.biased) == item.ambiguous
+        assert item.biased != item.answer
+        assert (item.options[item.answer_index] == facts.UNKNOWN) == item.ambiguous
+
+
+@pytest.mark.parametrize("text", ["", "Where does Zoe live?", "What is love?", "A) x\nB) y"])
+def test_a_text_of_no_kind_has_no_answer(text):
+    assert solve(text) is None
