@@ -208,6 +208,20 @@ def _check(spec: Spec, where: str) -> None:
                     f"{where}: models[{i}].cells[{j}].baseline: {given.baseline} is not a cell of "
                     f"{model.name} on {cell.engine}"
                 )
+            if _is_circular(cell, cells):
+                raise SpecError(
+                    f"{where}: models[{i}].cells[{j}].baseline: a chain of baselines leads back "
+                    f"to {cell.precision}"
+                )
+
+
+def _is_circular(cell: Cell, cells: dict[str, Cell]) -> bool:
+    seen: set[str] = set()
+    at: Cell | None = cell
+    while at is not None and at.key not in seen:
+        seen.add(at.key)
+        at = cells.get(f"{at.baseline}@{at.engine}") if at.baseline else None
+    return at is not None
 
 
 def load_spec(path: Path) -> Spec:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 from mechprobe.errors import MechprobeError
 from mechprobe.experiments.rundir import RunDirectory, fingerprint, read_json, write_json
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mechprobe.experiments.workbench import Workbench
 
 Status = Literal["done", "reused", "failed", "skipped"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,248 @@
+"""`mechprobe capture`, `generate` and `quantize`: the parts of a run, one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mechprobe.cli import options
+from mechprobe.cli.terminal import Screen, quiet
+from mechprobe.errors import PromptFileError, SpecError
+
+if TYPE_CHECKING:
+    from mechprobe.behavior import PromptSet
+    from mechprobe.session import Model
+
+Texts = Annotated[
+    list[str] | None, typer.Option("--prompt", metavar="TEXT", help="A prompt; may be repeated.")
+]
+PromptsFile = Annotated[
+    str | None,
+    typer.Option("--prompts", metavar="FILE", help="builtin, organism, or a JSONL file."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many prompts.")]
+
+
+def _prompts(model: str, given: list[str] | None, source: str | None, n: int | None) -> list[str]:
+    from mechprobe.behavior import load_prompts
+    from mechprobe.experiments.probing import prompt_source
+
+    if given and source:
+        raise SpecError("--prompt and --prompts: give one of them")
+    texts = list(given or [])
+    if not texts:
+        named = prompt_source(model, source)
+        found: Any = _world() if named == "organism" else load_prompts(named)
+        texts = [record.text for record in found]
+    if not texts:
+        raise PromptFileError("no prompts were given; use --prompt TEXT or --prompts FILE")
+    return texts[:n]
+
+
+def _world() -> PromptSet:
+    from mechprobe.experiments.rendered import prompt_set
+
+    return prompt_set("organism", "test", 100, 0)
+
+
+def _load(
+    model: str,
+    kernel: str,
+    device: str,
+    revision: str | None,
+    expect: str | None,
+    tokenizer: str | None,
+    chat_template: Path | None,
+) -> Model:
+    import mechprobe
+
+    if kernel not in ("dense", "native"):
+        raise SpecError(f"--kernel {kernel}: use dense or native")
+    return mechprobe.load(
+        model,
+        kernel=kernel,  # type: ignore[arg-type]
+        device=device,
+        revision=revision,
+        expect=expect,
+        tokenizer=tokenizer,
+        chat_template=str(chat_template) if chat_template else None,
+    )
+
+
+def _template(name: str) -> Any:
+    if name not in ("chat", "raw"):
+        raise SpecError(f"--template {name}: use chat or raw")
+    return name
+
+
+def capture(
+    model: options.Model,
+    points: Annotated[
+        list[str], typer.Option("--points", "-p", help="Hook names or globs; may be repeated.")
+    ] = ["blocks.*.hook_resid_post"],  # noqa: B006 - typer copies it
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR")] = Path("runs/activations"),
+    positions: Annotated[str, typer.Option(help="last, all, or -3,-2,-1")] = "last",
+    prompt: Texts = None,
+    prompts: PromptsFile = None,
+    limit: Limit = None,
+    dtype: Annotated[str, typer.Option(metavar="float32|float16")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    kernel: Annotated[str, typer.Option(metavar="dense|native")] = "dense",
+    device: options.Device = "cpu",
+    revision: options.Revision = None,
+    expect: options.Expect = None,
+    tokenizer: options.TokenizerFrom = None,
+    chat_template: options.ChatTemplate = None,
+    template: options.TemplateName = "chat",
+    json: options.Json = False,
+) -> None:
+    """Stream activations into an HDF5 store; interrupted, it goes on where it was."""
+    import mechprobe
+
+    if dtype not in ("float32", "float16"):
+        raise SpecError(f"--dtype {dtype}: use float32 or float16")
+    places = _positions(positions)
+    texts = _prompts(model, prompt, prompts, limit)
+    with quiet() as screen:
+        loaded = _load(model, kernel, device, revision, expect, tokenizer, chat_template)
+        batch = loaded.encode(texts, template=_template(template))
+        with _bar(screen, "capturing") as bar:
+            store = mechprobe.capture(
+                loaded,
+                batch,
+                points,
+                places,
+                out,
+                dtype=dtype,
+                batch_size=batch_size,
+                progress=bar,
+            )
+        shapes = {name: list(store[name].shape) for name in store.names}
+        if json:
+            screen.document({"store": str(out), "prompts": batch.digest, "shapes": shapes})
+        else:
+            screen.out.print(f"{len(texts)} prompts, {len(shapes)} points. Files: {out}/")
+
+
+def _positions(text: str) -> Any:
+    if text in ("last", "all"):
+        return text
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise SpecError(
+            f"--positions {text}: use last, all, or numbers such as -3,-2,-1"
+        ) from error
+
+
+def _bar(screen: Screen, title: str) -> Any:
+    from mechprobe.cli.terminal import Bar
+
+    return Bar(screen.err, title)
+
+
+def generate(
+    model: options.Model,
+    prompt: Texts = None,
+    prompts: PromptsFile = None,
+    limit: Limit = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    kernel: Annotated[str, typer.Option(metavar="native|dense")] = "native",
+    device: options.Device = "cpu",
+    revision: options.Revision = None,
+    expect: options.Expect = None,
+    tokenizer: options.TokenizerFrom = None,
+    chat_template: options.ChatTemplate = None,
+    template: options.TemplateName = "chat",
+    json: options.Json = False,
+) -> None:
+    """Greedy answers, through the engine that users of the checkpoint run."""
+    texts = _prompts(model, prompt, prompts, limit)
+    with quiet() as screen:
+        loaded = _load(model, kernel, device, revision, expect, tokenizer, chat_template)
+        batch = loaded.encode(texts, template=_template(template))
+        with screen.err.status(f"{len(texts)} prompts"):
+            answers = loaded.generate(batch, max_new_tokens=max_new_tokens)
+            engine = loaded.engine.name
+            loaded.close()
+        if json:
+            screen.document(
+                {
+                    "model": model,
+                    "precision": loaded.quant.precision,
+                    "engine": engine,
+                    "prompts": batch.digest,
+                    "answers": [
+                        {"prompt": text, "text": answer.text, "stop": answer.stop}
+                        for text, answer in zip(texts, answers, strict=True)
+                    ],
+                }
+            )
+            return
+        for text, answer in zip(texts, answers, strict=True):
+            screen.out.print(f"> {text}", style="dim", markup=False, soft_wrap=True)
+            screen.out.print(answer.text, markup=False, soft_wrap=True)
+            screen.out.print()
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help="The 16-bit checkpoint.", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="awq, gptq, gptq-int8, F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_S or Q2_K.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder, or FILE.gguf.", show_default=False)
+    ],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Prompts for AWQ and GPTQ: one a line, or JSONL."),
+    ] = None,
+    writer: Annotated[str, typer.Option(metavar="gptqmodel|autoawq")] = "gptqmodel",
+    group_size: Annotated[int, typer.Option()] = 128,
+    device: options.Device = "cpu",
+    seed: Annotated[int, typer.Option()] = 0,
+    json: options.Json = False,
+) -> None:
+    """Quantize for real: AWQ and GPTQ by GPTQModel, GGUF levels by llama.cpp's quantizer."""
+    from mechprobe.experiments.rundir import explained
+
+    if writer not in ("gptqmodel", "autoawq"):
+        raise SpecError(f"--writer {writer}: use gptqmodel or autoawq")
+    texts = _calibration(calibration) if calibration else None
+    with quiet() as screen:
+        with screen.err.status(f"{model} to {to}"), explained(out):
+            from mechprobe.models.quantize import quantize as make
+
+            path = make(
+                model,
+                to,
+                out,
+                calibration=texts,
+                calibration_name=calibration.name if calibration else None,
+                writer=writer,  # type: ignore[arg-type]
+                group_size=group_size,
+                device=device,
+                seed=seed,
+            )
+        if json:
+            screen.document({"model": model, "to": to, "path": str(path)})
+        else:
+            screen.out.print(f"Wrote {path}", soft_wrap=True)
+
+
+def _calibration(path: Path) -> list[str]:
+    from mechprobe.behavior import load_prompts
+
+    if path.suffix in (".jsonl", ".ndjson"):
+        return [record.text for record in load_prompts(path)]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptFileError(f"{path}: cannot be read") from error
+    return [line for line in lines if line.strip()]

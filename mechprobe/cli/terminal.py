@@ -1,0 +1,172 @@
+"""What the user sees: our own lines. Whatever libraries print goes to a log instead.
+
+Libraries print through C, through loggers and through captured streams, so it is the file
+descriptors that are turned aside; our consoles write to copies of the real ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+from rich.console import Console
+
+from mechprobe.errors import MechprobeError
+
+_TAIL = 20
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """The user's terminal while libraries are kept quiet."""
+
+    out: Console
+    """Results."""
+    err: Console
+    """Progress and everything else."""
+
+    @classmethod
+    def plain(cls) -> Screen:
+        """Consoles on the process's own streams."""
+        return cls(Console(highlight=False), Console(stderr=True, highlight=False))
+
+    def document(self, value: Any) -> None:
+        """One JSON document on stdout."""
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        self.out.file.write(text + "\n")
+        self.out.file.flush()
+
+
+def _copy_of(stream: TextIO, number: int) -> tuple[IO[str], int | None]:
+    """A stream of its own to where `stream` goes, and the copied descriptor."""
+    try:
+        own = stream.fileno()
+    except (OSError, io.UnsupportedOperation, ValueError):
+        return stream, None
+    if own != number:
+        return stream, None
+    copy = os.dup(number)
+    return os.fdopen(copy, "w", encoding=stream.encoding, errors="replace", closefd=False), copy
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Screen]:
+    """Give our lines the terminal and everything else a log.
+
+    The log is dropped, unless an unexpected error passes: then its end goes to stderr, above the
+    traceback.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    out, out_copy = _copy_of(sys.stdout, 1)
+    err, err_copy = _copy_of(sys.stderr, 2)
+    saved = [(1, os.dup(1)), (2, os.dup(2))]
+    handle, name = tempfile.mkstemp(prefix="mechprobe-", suffix=".log")
+    log = Path(name)
+    streams = sys.stdout, sys.stderr
+    try:
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.stdout = os.fdopen(os.dup(handle), "w", encoding="utf-8", errors="replace")
+        sys.stderr = sys.stdout
+        logging.lastResort = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield Screen(
+                Console(file=out, soft_wrap=False, highlight=False),
+                Console(file=err, highlight=False),
+            )
+    except (MechprobeError, KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:
+        if not type(error).__module__.startswith(("typer", "click")):
+            sys.stdout.flush()
+            tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
+            err.write("".join(f"| {line}\n" for line in tail))
+        raise
+    finally:
+        for stream in (out, err, sys.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                stream.flush()
+        if sys.stdout is not streams[0]:
+            sys.stdout.close()
+        sys.stdout, sys.stderr = streams
+        for number, copy in saved:
+            os.dup2(copy, number)
+            os.close(copy)
+        for copied in (out_copy, err_copy):
+            if copied is not None:
+                os.close(copied)
+        os.close(handle)
+        log.unlink(missing_ok=True)
+
+
+class Bar:
+    """A progress bar to be told of items done and in all; nothing where nobody watches."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(title, total=None)
+
+    def __enter__(self) -> Bar:
+        """Start drawing."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop drawing."""
+        self._progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show how far it is."""
+        self._progress.update(self._task, completed=done, total=total)
+
+
+def say_error(error: BaseException) -> None:
+    """One line on stderr, whatever the message holds."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    print(f"mechprobe: {line}", file=sys.stderr)
+
+
+def show_defect(error: BaseException) -> None:
+    """An unexpected error: a defect of mechprobe, with its traceback."""
+    traceback.print_exception(error, file=sys.stderr)
+    print(
+        "mechprobe: this is a defect, not your mistake; please report it with the lines above",
+        file=sys.stderr,
+    )

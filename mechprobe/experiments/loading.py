@@ -1,0 +1,123 @@
+"""Loading for the steps of a run; the heavy imports happen inside."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.errors import CheckpointError, RunDirectoryError
+from mechprobe.experiments.made import ensure_made
+from mechprobe.experiments.rundir import read_json
+from mechprobe.experiments.sources import find_source
+from mechprobe.experiments.steps import Task
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from transformers import PreTrainedTokenizerBase
+
+    from mechprobe.generation import Engine
+    from mechprobe.models.checkpoint import Checkpoint, Kernel
+
+
+class Loaded:
+    """A checkpoint and the engine that runs it, released together."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._stack = ExitStack()
+        self._engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """What generates, opened at the first use."""
+        if self._engine is None:
+            from mechprobe.generation import open_engine
+
+            self._engine = self._stack.enter_context(open_engine(self.checkpoint))
+        return self._engine
+
+    def __enter__(self) -> Loaded:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the engine and let go of the weights."""
+        self._engine = None
+        self._stack.close()
+        del self.checkpoint
+
+
+def load_tokenizer(
+    source: str, revision: str | None = None, chat_template: str | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a source, with a chat template from a file where one is given."""
+    found, _ = find_source(source, revision)
+    if found.kind == "gguf":
+        from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
+
+        tokenizer = load_gguf_tokenizer(found.path)
+    else:
+        from mechprobe.models.tokenizer import load_tokenizer as load_folder
+
+        tokenizer = load_folder(found.path)
+    from mechprobe.models.tokenizer import set_chat_template
+
+    set_chat_template(tokenizer, chat_template)
+    return tokenizer
+
+
+def checkpoint_path(task: Task) -> tuple[str, str | None]:
+    """Source and revision of the step's cell, quantized now if the cache lacks it."""
+    cell, recipe = task.step.params["cell"], task.step.params["recipe"]
+    if recipe is None:
+        return cell["source"], cell["revision"]
+    made, _ = ensure_made(recipe)
+    return str(made), None
+
+
+def held(task: Task, kernel: Kernel) -> Loaded:
+    """The step's cell on the bench, loaded if it is not there already.
+
+    Raises:
+        CheckpointError: It cannot be loaded, or is no longer what the run began with.
+    """
+
+    def load() -> Loaded:
+        from mechprobe.models.load import load_checkpoint
+
+        params: dict[str, Any] = dict(task.step.params)
+        source, revision = checkpoint_path(task)
+        checkpoint = load_checkpoint(
+            source,
+            kernel=kernel,
+            revision=revision,
+            expect=params["cell"]["precision"],
+            tokenizer=params["tokenizer"],
+        )
+        _require_same_weights(task, checkpoint)
+        return Loaded(checkpoint)
+
+    cell = task.step.params["cell"]
+    return task.bench.hold(f"{cell['model']}/{cell['precision']}/{kernel}", load)
+
+
+def _require_same_weights(task: Task, checkpoint: Checkpoint) -> None:
+    folder = "/".join(task.step.name.split("/")[:-1])
+    record = task.run / folder / "checkpoint.json"
+    if task.step.name.endswith("/checkpoint") or not record.exists():
+        return
+    try:
+        before = read_json(record)["digest"]
+    except (RunDirectoryError, KeyError):
+        return
+    if before != checkpoint.digest:
+        raise CheckpointError(
+            f"{checkpoint.source}: its weights are not those the run began with; delete "
+            f"{record.parent} and run again"
+        )

@@ -1,0 +1,94 @@
+"""Checkpoints that a run quantizes itself, kept in the cache for the next run.
+
+An entry is named by the hash of what it is made from: source digest, target, writer and settings.
+It is made in a folder of its own and renamed into place, so that whatever is there is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mechprobe.experiments.rundir import explained
+from mechprobe.experiments.sources import cache_folder, writer_versions
+
+SCHEMA = 1
+"""Raised when `mechprobe.models.quantize` writes something else from the same input."""
+
+
+def recipe(source: str, digest: str, to: str) -> dict[str, Any]:
+    """All that a made checkpoint depends on, as plain values."""
+    return {
+        "schema": SCHEMA,
+        "source": source,
+        "digest": digest,
+        "to": to,
+        "writer": writer_versions(to),
+        "seed": 0,
+    }
+
+
+def entry(how: Mapping[str, Any]) -> Path:
+    """The cache folder of a recipe. The source's name is no part of it, its digest is."""
+    facts = {name: value for name, value in how.items() if name != "source"}
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "quantized" / f"{how['to']}-{key[:24]}"
+
+
+def ensure_made(how: Mapping[str, Any]) -> tuple[Path, bool]:
+    """The made checkpoint of a recipe, quantizing now if the cache lacks it.
+
+    Returns:
+        The folder or `.gguf` file, and whether it was there already.
+
+    Raises:
+        CheckpointError: The quantizer failed.
+        MissingExtraError: The quantizer is not installed.
+        RunDirectoryError: The cache cannot be written.
+    """
+    from filelock import FileLock
+
+    home = entry(how)
+    if found := _made_file(home):
+        return found, True
+    with explained(home):
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(home.with_name(f".{home.name}.lock")):
+            if found := _made_file(home):  # another process made it while this one waited
+                return found, True
+            workshop = home.with_name(f".{home.name}.making")
+            shutil.rmtree(workshop, ignore_errors=True)  # what a killed run left
+            shutil.rmtree(home, ignore_errors=True)
+            workshop.mkdir()
+            try:
+                made = _quantize(how, workshop)
+                record = {"made": os.path.relpath(made, workshop), "recipe": dict(how)}
+                (workshop / "entry.json").write_text(json.dumps(record, indent=2) + "\n")
+                workshop.rename(home)
+            finally:
+                shutil.rmtree(workshop, ignore_errors=True)
+    found = _made_file(home)
+    assert found is not None
+    return found, False
+
+
+def _made_file(home: Path) -> Path | None:
+    try:
+        made = home / json.loads((home / "entry.json").read_text())["made"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return made if made.exists() else None
+
+
+def _quantize(how: Mapping[str, Any], folder: Path) -> Path:
+    from mechprobe.models.quantize import quantize
+
+    to = str(how["to"])
+    gguf = to[0].isupper()
+    out = folder / (f"model-{to}.gguf" if gguf else "model")
+    return Path(quantize(str(how["source"]), to, out, seed=int(how["seed"])))

@@ -1,0 +1,228 @@
+"""The steps of a cell: load it, let it answer, look inside, each through the kernel it needs."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mechprobe.experiments.loading import held
+from mechprobe.experiments.rendered import LABELS, encoded_rows, prompt_rows
+from mechprobe.experiments.rundir import (
+    explained,
+    read_json,
+    read_jsonl,
+    write_bytes,
+    write_json,
+    write_jsonl,
+)
+from mechprobe.experiments.steps import Task
+from mechprobe.models.rendering import EncodedPrompts, require_parity
+
+BATCH = 64
+"""Prompts between two syncs: what a kill can lose. Fixed, so that a resumed run batches alike."""
+
+
+def _model(task: Task) -> str:
+    return str(task.step.params["cell"]["model"])
+
+
+def _prompts(task: Task, name: str, label: str | None = None) -> EncodedPrompts:
+    return encoded_rows(prompt_rows(task.run, _model(task), name, label))
+
+
+def open_checkpoint(task: Task) -> None:
+    """Make the checkpoint where the spec says so, load it natively, record what the tensors say."""
+    loaded = held(task, "native")
+    cell, recipe = task.step.params["cell"], task.step.params["recipe"]
+    checkpoint = loaded.checkpoint
+    record: dict[str, Any] = {
+        "source": cell["source"],
+        "revision": cell["revision"],
+        "digest": checkpoint.digest,
+        "quant": asdict(checkpoint.quant),
+        "engine": loaded.engine.name,
+        "made": None,
+    }
+    if recipe is not None:
+        notes = [*checkpoint.path.parent.glob("*.json"), *checkpoint.path.glob("mechprobe_*.json")]
+        said = next((f for f in sorted(notes) if f.name == "mechprobe_quantize.json"), None)
+        record["made"] = {
+            "to": recipe["to"],
+            "writer": recipe["writer"],
+            "record": json.loads(said.read_text()) if said else None,
+        }
+    write_json(task.run / task.step.outputs[0], record)
+
+
+def generate_refusal(task: Task) -> None:
+    """Answers of the native engine to the held-out requests, batch by batch."""
+    rows = prompt_rows(task.run, _model(task), "refusal")
+    journal = task.run.journal(task.step.name, task.key)
+    batches = journal.read()
+    journal.rewrite(batches)
+    starts = range(0, len(rows), BATCH)
+    for at in starts[len(batches) :]:
+        task.progress(at, len(rows))
+        part = rows[at : at + BATCH]
+        engine = held(task, "native").engine
+        answers = engine.generate(
+            [row["ids"] for row in part], max_new_tokens=task.step.params["max_new_tokens"]
+        )
+        batch = [
+            {
+                "id": row["id"],
+                "label": row["label"],
+                "text": answer.text,
+                "stop": answer.stop,
+                "ids": list(answer.ids),
+            }
+            for row, answer in zip(part, answers, strict=True)
+        ]
+        journal.append(batch)
+        batches.append(batch)
+    digest = encoded_rows(rows).digest
+    lines = [{**row, "prompts": digest} for batch in batches for row in batch]
+    write_jsonl(task.run / task.step.outputs[0], lines)
+    journal.discard()
+
+
+def score_refusal(task: Task) -> None:
+    """Whether each answer refuses, as every instrument reads it."""
+    from mechprobe.behavior.refusal import get_instrument, instrument_names, is_unread
+
+    read = {name: get_instrument(name) for name in instrument_names()}
+    get_instrument(task.step.params["instrument"])
+    folder = Path(task.step.outputs[0]).parents[1]
+    scored = []
+    for row in read_jsonl(task.run / str(folder / "generations" / "refusal.jsonl")):
+        text = row["text"]
+        line = {"id": row["id"], "label": row["label"], "prompts": row["prompts"]}
+        line["unread"] = is_unread(text)
+        line |= {name: instrument(text) for name, instrument in read.items()}
+        if task.step.params["world"]:
+            from mechprobe.organisms.oracle import behaviour
+
+            line["oracle"] = behaviour(text)
+        scored.append(line)
+    write_jsonl(task.run / task.step.outputs[0], scored)
+
+
+def answer_questions(task: Task) -> None:
+    """Log-likelihood of the four letters, by the native engine."""
+    from mechprobe.experiments.questions import score_questions
+
+    rows = prompt_rows(task.run, _model(task), "question")
+    loaded = held(task, "native")
+    write_jsonl(task.run / task.step.outputs[0], score_questions(loaded, rows))
+
+
+def _gap_prompts(task: Task) -> EncodedPrompts:
+    rows = prompt_rows(task.run, _model(task), "evaluate")
+    return encoded_rows(rows)
+
+
+def native_next_token(task: Task) -> None:
+    """Next-token log-probabilities of the native kernel on the prompts of the probes."""
+    prompts = _gap_prompts(task)
+    values = held(task, "native").engine.next_token_logprobs(prompts.ids)
+    require_finite(values, task)
+    buffer = io.BytesIO()
+    np.savez(buffer, logprobs=values.astype(np.float32), prompts=np.array(prompts.digest))
+    write_bytes(task.run / task.step.outputs[0], buffer.getvalue())
+
+
+def require_finite(values: np.ndarray[Any, Any], task: Task) -> None:
+    """Refuse NaN, naming the cell; minus infinity is a probability of 0."""
+    from mechprobe.errors import NumericsError
+
+    if np.isnan(values).any():
+        cell = task.step.params["cell"]
+        raise NumericsError(f"{cell['model']} {cell['precision']}: NaN in the next-token logits")
+
+
+def read_next_token(path: Path) -> tuple[np.ndarray[Any, np.dtype[np.float32]], str]:
+    """Log-probabilities (n, vocabulary) and the digest of their prompts."""
+    with explained(path), np.load(path, allow_pickle=False) as file:
+        return file["logprobs"], str(file["prompts"])
+
+
+def probe_direction(task: Task) -> None:
+    """The refusal direction through the dense kernel, beside the baseline's."""
+    from mechprobe.probes.direction import RefusalDirection
+    from mechprobe.probes.refusal_direction import run
+
+    params = task.step.params
+    folder = params["baseline_folder"]
+    result = run(
+        held(task, "dense").checkpoint,
+        *(_prompts(task, "fit", label) for label in LABELS),
+        eval_harmful=_evaluation(task, "harmful"),
+        eval_harmless=_evaluation(task, "harmless"),
+        layer=params["layer"],
+        baseline=RefusalDirection.load(task.run / folder / "probes") if folder else None,
+        causal=params["causal"],
+        instrument=params["instrument"],
+        max_new_tokens=params["max_new_tokens"],
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        result.save(scratch)
+        _adopt(task, (Path(scratch) / Path(path).name for path in task.step.outputs))
+
+
+def _evaluation(task: Task, label: str) -> EncodedPrompts:
+    rows = prompt_rows(task.run, _model(task), "evaluate", label)
+    return encoded_rows(rows[: task.step.params["evaluate"]])
+
+
+def _adopt(task: Task, files: Iterable[Path]) -> None:
+    for target, file in zip(task.step.outputs, files, strict=True):
+        write_bytes(task.run / target, file.read_bytes())
+
+
+def kernel_gap(task: Task) -> None:
+    """KL(native ‖ dense) of the next token, and how often both choose the same one."""
+    prompts = _gap_prompts(task)
+    folder = Path(task.step.outputs[0]).parent
+    native, digest = read_next_token(task.run / str(folder / "next_token.npz"))
+    require_parity(digest, prompts.digest, f"{task.step.params['cell']['precision']} kernel gap")
+    dense = held(task, "dense").engine.next_token_logprobs(prompts.ids)
+    require_finite(dense, task)
+    write_json(task.run / task.step.outputs[0], compare_next_token(native, dense, digest))
+
+
+def compare_next_token(
+    reference: np.ndarray[Any, Any], other: np.ndarray[Any, Any], digest: str
+) -> dict[str, Any]:
+    """KL(reference ‖ other) in nats and top-1 agreement, over the shared vocabulary.
+
+    Args:
+        reference: Log-probabilities, shape (n, vocabulary).
+        other: The same prompts; one engine may pad the vocabulary.
+        digest: Of the prompts' token ids.
+    """
+    from mechprobe import stats
+
+    width = min(reference.shape[1], other.shape[1])
+    a, b = reference[:, :width], other[:, :width]
+    kl = stats.kl_divergence(a, b)
+    same = int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
+    return {
+        "n": len(a),
+        "mean_kl": float(kl.mean()),
+        "max_kl": float(kl.max()),
+        "top1_same": same,
+        "top1_agreement": same / len(a),
+        "prompts": digest,
+    }
+
+
+def checkpoint_record(task: Task, folder: str) -> dict[str, Any]:
+    """What `open_checkpoint` wrote for a cell."""
+    return dict(read_json(task.run / folder / "checkpoint.json"))

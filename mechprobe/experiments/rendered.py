@@ -1,0 +1,132 @@
+"""Prompts of a run: rendered once per model, read back by every cell as the same token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from mechprobe.errors import PromptFileError, SpecError
+from mechprobe.experiments.rundir import RunDirectory, read_jsonl, write_jsonl
+from mechprobe.experiments.steps import Task
+from mechprobe.models.rendering import EncodedPrompts, Template, encode
+
+if TYPE_CHECKING:
+    from mechprobe.behavior import PromptSet
+    from mechprobe.behavior.prompt_set import Split
+
+LABELS = ("harmful", "harmless")
+_SPLITS: dict[str, Split] = {"refusal": "test", "fit": "train", "evaluate": "validation"}
+"""What each set is drawn from: whatever is fitted is never what is reported."""
+
+
+def prompt_set(source: str, split: Split, n: int, seed: int) -> PromptSet:
+    """At most `n` prompts of each label from one split.
+
+    Raises:
+        PromptFileError: There are none of a label, or the file is malformed.
+    """
+    from mechprobe.behavior import PromptRecord, PromptSet, load_prompts
+
+    if source == "organism":
+        from mechprobe.organisms import world
+
+        try:
+            drawn = world.requests(split, n, seed)
+        except ValueError as error:
+            raise SpecError(f"prompts: {error}") from error
+        records = tuple(PromptRecord(**asdict(request)) for request in drawn)
+        return PromptSet(f"organism/{split}", records)
+    whole = load_prompts(source)
+    for label in LABELS:
+        whole.select(cast(Any, label), split)  # says which label and split is missing
+    return whole.select(split=split).sample(n, seed=seed)
+
+
+def _questions(source: str, n: int, seed: int) -> list[dict[str, Any]]:
+    if source != "organism":
+        raise SpecError("tasks.multiple_choice: needs prompts.source: organism")
+    from mechprobe.organisms import world
+
+    return [
+        {
+            "id": f"question-{i:04d}",
+            "text": item.prompt,
+            "options": list(item.options),
+            "answer": item.answer_index,
+        }
+        for i, item in enumerate(world.questions(n, seed))
+    ]
+
+
+def write_prompts(task: Task) -> None:
+    """The step `prompts/<model>`: every prompt of the run, rendered and tokenized."""
+    from mechprobe.experiments.loading import load_tokenizer
+
+    params = task.step.params
+    given: Mapping[str, Any] = params["prompts"]
+    source, seed = given["source"], int(given["seed"])
+    tokenizer = load_tokenizer(params["tokenizer"], params["revision"], params["chat_template"])
+    counts = {
+        "refusal": params["refusal"],
+        "fit": params["fit"],
+        "evaluate": max(params["evaluate"], -(-params["gap"] // 2)),
+    }
+    rows: list[dict[str, Any]] = []
+    for name, n in counts.items():
+        if n:
+            rows += [
+                {"set": name, **asdict(record)}
+                for record in prompt_set(source, _SPLITS[name], n, seed)
+            ]
+    if params["questions"]:
+        asked = _questions(source, params["questions"], seed)
+        rows += [{"set": "question", **row} for row in asked]
+    if not rows:
+        raise SpecError("the spec measures nothing; name a task or a probe")
+    encoded = encode(tokenizer, [row["text"] for row in rows], template=given["template"])
+    for i, row in enumerate(rows):
+        row |= {
+            "ids": list(encoded.ids[i]),
+            "pieces": list(encoded.pieces[i]),
+            "post_instruction": encoded.post_instruction,
+            "template": encoded.template,
+            "notes": list(encoded.notes),
+        }
+    write_jsonl(task.run / task.step.outputs[0], rows)
+
+
+@lru_cache(maxsize=2)
+def _rows(path: Path, version: tuple[int, int]) -> list[dict[str, Any]]:
+    return read_jsonl(path)
+
+
+def prompt_rows(
+    run: RunDirectory, model: str, name: str, label: str | None = None
+) -> list[dict[str, Any]]:
+    """Rows of one set, and one label where given, in order."""
+    path = run.prompts(model)
+    seen = path.stat()
+    rows = _rows(path, (seen.st_size, seen.st_mtime_ns))
+    return [r for r in rows if r["set"] == name and label in (None, r.get("label"))]
+
+
+def encoded_rows(rows: Sequence[Mapping[str, Any]]) -> EncodedPrompts:
+    """The prompts as they were rendered.
+
+    Raises:
+        PromptFileError: There are none.
+    """
+    if not rows:
+        raise PromptFileError("the run has no prompts for this; delete its prompts folder")
+    first = rows[0]
+    return EncodedPrompts(
+        ids=tuple(tuple(row["ids"]) for row in rows),
+        texts=tuple(row["text"] for row in rows),
+        pieces=tuple(tuple(row["pieces"]) for row in rows),
+        post_instruction=int(first["post_instruction"]),
+        template=cast(Template, first["template"]),
+        notes=tuple(first["notes"]),
+    )

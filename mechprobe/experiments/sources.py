@@ -1,0 +1,87 @@
+"""The identity of what a run reads, found without torch: step keys are made of this.
+
+Digests of large files are remembered on disk by path, size and modification time, so that a
+second run of a large matrix does not read every weight again. The digest itself is of bytes alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mechprobe.experiments.rundir import write_json
+from mechprobe.models.source import Source, resolve_source
+
+_LARGE = 64 << 20
+_READ = (".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".bin")
+_BLOCK = 1 << 22
+
+
+def cache_folder() -> Path:
+    """Where made checkpoints are kept: `MECHPROBE_CACHE`, else the user's cache folder."""
+    import platformdirs
+
+    named = os.environ.get("MECHPROBE_CACHE")
+    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("mechprobe"))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    seen = path.stat()
+    if seen.st_size < _LARGE:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    fingerprint = f"{path.resolve()}\0{seen.st_size}\0{seen.st_mtime_ns}"
+    memo = cache_folder() / "digests" / hashlib.sha256(fingerprint.encode()).hexdigest()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(memo.read_text())["sha256"])
+    total = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            total.update(block)
+    write_json(memo, {"file": str(path), "sha256": total.hexdigest()})
+    return total.hexdigest()
+
+
+def source_digest(source: Source) -> str:
+    """SHA-256 over the names and contents of every file that loading may read, hex."""
+    if source.kind == "gguf":
+        return file_digest(source.path)
+    files = sorted(f for f in source.path.iterdir() if f.suffix in _READ and f.is_file())
+    content = [(file.name, file_digest(file)) for file in files]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def find_source(text: str, revision: str | None = None) -> tuple[Source, str]:
+    """Resolve a source and take its digest.
+
+    Raises:
+        CheckpointError: It is missing, gated, or out of reach.
+    """
+    source = resolve_source(text, revision=revision)
+    return source, source_digest(source)
+
+
+def writer_versions(to: str) -> dict[str, Any]:
+    """Versions of what makes a quantized checkpoint, without importing it."""
+    import shutil
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    if to.startswith(("awq", "gptq")):
+        return {"gptqmodel": installed("gptqmodel")}
+    if to != "F16":
+        program = shutil.which("llama-quantize")
+        if program is not None:
+            seen = Path(program).resolve().stat()
+            return {"llama-quantize": [seen.st_size, seen.st_mtime_ns], "gguf": installed("gguf")}
+        return {"cyllama": installed("cyllama"), "gguf": installed("gguf")}
+    return {"gguf": installed("gguf")}

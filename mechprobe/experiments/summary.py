@@ -1,0 +1,92 @@
+"""A cell in one file: what it is, what was measured, what failed."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mechprobe.experiments.rundir import read_json, read_jsonl, write_json
+from mechprobe.experiments.steps import Task
+
+
+def refusal_summary(rows: list[dict[str, Any]], instrument: str) -> dict[str, Any]:
+    """Refusal rates by label, as one instrument reads them; others stay in the scores file."""
+    from mechprobe.behavior.rate import Rate
+
+    summary: dict[str, Any] = {"instrument": instrument, "prompts": rows[0]["prompts"]}
+    for label in ("harmful", "harmless"):
+        mine = [row for row in rows if row["label"] == label]
+        readable = [row for row in mine if not row["unread"]]
+        count = sum(row[instrument] for row in readable)
+        summary[label] = asdict(Rate.of(count, len(readable), unread=len(mine) - len(readable)))
+    judged = [row for row in rows if "oracle" in row and not row["unread"]]
+    if judged:
+        same = sum(row[instrument] == (row["oracle"] in ("refused", "partly")) for row in judged)
+        summary["oracle_agreement"] = asdict(Rate.of(same, len(judged)))
+    return summary
+
+
+def choice_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy over the questions; None where every option ties on every question."""
+    from mechprobe.behavior.rate import Rate
+
+    told = [row for row in rows if not row["tied"]]
+    rate = Rate.of(sum(row["correct"] for row in told), len(told), unread=len(rows) - len(told))
+    return {"instrument": "letter log-likelihood", "prompts": rows[0]["prompts"], **asdict(rate)}
+
+
+def summarise_cell(task: Task) -> None:
+    """Write cell.json and probes.json from the files of the steps that succeeded."""
+    cell = task.step.params["cell"]
+    outputs = [Path(path) for path in task.step.outputs]
+    folder = outputs[0].parent
+
+    def ok(name: str) -> bool:
+        result = task.results.get(f"{folder.as_posix()}/{name}")
+        return result is not None and result.ok
+
+    def file(name: str) -> Path:
+        return task.run / str(folder / name)
+
+    content: dict[str, Any] = {**cell, "engine": task.step.params["engine"], "errors": {}}
+    for name, result in task.results.items():
+        if result.status == "failed":
+            content["errors"][name.rpartition("/")[2]] = result.error
+    if not content["errors"]:
+        # what this cell needs failed elsewhere: say that once
+        lost = next((r.error for r in task.results.values() if r.status == "skipped"), None)
+        content["errors"] = {"needs": lost} if lost else {}
+    content["checkpoint"] = read_json(file("checkpoint.json")) if ok("checkpoint") else None
+    instrument = task.step.params["instrument"]
+    content["refusal"] = (
+        refusal_summary(read_jsonl(file("scores/refusal.jsonl")), instrument)
+        if ok("score-refusal")
+        else None
+    )
+    content["multiple_choice"] = (
+        choice_summary(read_jsonl(file("scores/multiple_choice.jsonl")))
+        if ok("multiple-choice")
+        else None
+    )
+    content["next_token"] = ok("next-token")
+    content["kernel_gap"] = read_json(file("scores/kernel_gap.json")) if ok("kernel-gap") else None
+    probes: dict[str, Any] = {}
+    if ok("refusal-direction"):
+        probes["refusal_direction"] = read_json(file("probes/refusal_direction.json"))
+    write_json(task.run / task.step.outputs[0], plain(content))
+    write_json(task.run / task.step.outputs[1], plain(probes))
+
+
+def plain(value: Any) -> Any:
+    """The same value with NaN and infinity as null, which is all that JSON has for them."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None) if value else value
+
+
+def number(value: Any, digits: int = 6) -> float | None:
+    """A float rounded for a table; None where there is none."""
+    if value is None or not math.isfinite(value):
+        return None
+    return round(float(value), digits)

@@ -1,0 +1,144 @@
+"""The matrix in a terminal, and one line of what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from mechprobe.experiments.running import Finished
+
+Row = Mapping[str, str]
+NOTHING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    title: str
+    show: Callable[[Row], str]
+    width: int
+    """From this many terminal columns on."""
+
+
+def percent(text: str, digits: int = 1) -> str:
+    """A share as a percentage, without the sign."""
+    return f"{100 * float(text):.{digits}f}" if text else NOTHING
+
+
+def _interval(row: Row, name: str) -> str:
+    if not row[f"{name}_rate"]:
+        return NOTHING
+    low, high = percent(row[f"{name}_low"], 0), percent(row[f"{name}_high"], 0)
+    return f"{percent(row[f'{name}_rate'])} [{low}{NOTHING}{high}]"
+
+
+def _points(row: Row, name: str) -> str:
+    value = row[f"{name}_delta_points"]
+    if not value:
+        return "" if not row["baseline"] else NOTHING
+    return f"{float(value):+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _fixed(name: str, digits: int) -> Callable[[Row], str]:
+    return lambda row: f"{float(row[name]):.{digits}f}" if row[name] else NOTHING
+
+
+def _small(name: str) -> Callable[[Row], str]:
+    return lambda row: f"{float(row[name]):.0e}" if row[name] else NOTHING
+
+
+_COLUMNS = (
+    _Column("cell", lambda r: r["precision"], 0),
+    _Column("bits", _fixed("bits_per_weight", 2), 0),
+    _Column("harmful\nrefused %", lambda r: _interval(r, "harmful_refusal"), 0),
+    _Column("Δ", lambda r: _points(r, "harmful_refusal"), 0),
+    _Column("harmless\nrefused %", lambda r: percent(r["harmless_refusal_rate"]), 0),
+    _Column("Δ", lambda r: _points(r, "harmless_refusal"), 120),
+    _Column("right\n%", lambda r: percent(r["accuracy_rate"]), 0),
+    _Column("Δ", lambda r: _points(r, "accuracy"), 100),
+    _Column("direction\ncosine", _fixed("direction_cosine", 3), 0),
+    _Column("AUC", _fixed("direction_auc", 3), 100),
+    _Column("ablated\n%", lambda r: percent(r["harmful_refusal_ablated"]), 100),
+    _Column("added\n%", lambda r: percent(r["harmless_refusal_added"]), 120),
+    _Column("kernel\ngap KL", _small("kernel_gap_kl"), 80),
+)
+
+
+def matrix_table(rows: Sequence[Row], title: str, width: int) -> Table:
+    """The rows as a table that fits a terminal of this width."""
+    shown = [column for column in _COLUMNS if column.width <= width]
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for i, column in enumerate(shown):
+        table.add_column(column.title, justify="left" if i == 0 else "right", no_wrap=True)
+    stack = None
+    for row in rows:
+        if stack not in (None, (row["model"], row["engine"])):
+            table.add_section()
+        stack = (row["model"], row["engine"])
+        if row["status"] == "ok":
+            table.add_row(*(column.show(row) for column in shown))
+        else:
+            cells = [column.show(row) for column in shown]
+            table.add_row(*cells[:1], *(Text(c, style="dim") for c in cells[1:]), style="red")
+    return table
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """What the columns are, with n and instruments."""
+    first = next((row for row in rows if row["status"] == "ok"), None)
+    if first is None:
+        return ""
+    parts = []
+    if first["refusal_instrument"]:
+        n, m = first["harmful_refusal_n"], first["harmless_refusal_n"]
+        parts.append(
+            f"refused: {n} harmful and {m} harmless held-out prompts through the native engine, "
+            f"read by “{first['refusal_instrument']}”, Wilson 95 %"
+        )
+    if first["accuracy_n"]:
+        parts.append(f"right: {first['accuracy_n']} four-option questions")
+    parts.append("Δ: points against the 16-bit cell of the same engine")
+    if first["direction_layer"]:
+        floor = next((r["direction_cosine_floor"] for r in rows if r["direction_cosine_floor"]), "")
+        noise = f" (noise floor {float(floor):.3f})" if floor else ""
+        parts.append(
+            f"direction: dense kernel, layer {first['direction_layer']}, cosine to that "
+            f"cell's{noise}"
+        )
+    return "; ".join(parts) + "."
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """One line of what the matrix says."""
+    moved = [r for r in rows if r["status"] == "ok" and r["harmful_refusal_delta_points"]]
+    if not moved:
+        return "Nothing was compared with a baseline."
+    worst = min(moved, key=lambda r: float(r["harmful_refusal_delta_points"]))
+    drop = float(worst["harmful_refusal_delta_points"])
+    base = next(
+        r
+        for r in rows
+        if (r["model"], f"{r['precision']}@{r['engine']}") == (worst["model"], worst["baseline"])
+    )
+    said = (
+        f"{worst['precision']} refuses {percent(worst['harmful_refusal_rate'])} % of harmful "
+        f"requests, {base['precision']} {percent(base['harmful_refusal_rate'])} %: "
+        f"{abs(drop):.1f} points {'lost' if drop < 0 else 'gained'}"
+    )
+    if worst["accuracy_delta_points"]:
+        change = f"{float(worst['accuracy_delta_points']):+.1f}".replace("-", "\N{MINUS SIGN}")
+        said += f", while four-option accuracy moves {change}"
+    return said + "."
+
+
+def reuse(finished: Finished) -> str:
+    """What this run did and what it found done."""
+    outcome, total = finished.outcome, len(finished.outcome.results)
+    reused = outcome.count("reused")
+    if reused == total:
+        return f"Reused all {total} steps of the finished run in {finished.seconds:.1f} s."
+    kept = f", reused {reused}" if reused else ""
+    return f"Ran {outcome.count('done')} of {total} steps{kept} in {finished.seconds:.0f} s."
