@@ -182,8 +182,8 @@ def generate(
             )
             return
         for text, answer in zip(texts, answers, strict=True):
-            screen.out.print(f"> {text}", style="dim", markup=False, soft_wrap=True)
-            screen.out.print(answer.text, markup=False, soft_wrap=True)
+            screen.out.print(f"> {text}", style="dim", soft_wrap=True)
+            screen.out.print(answer.text, soft_wrap=True)
             screen.out.print()
 
 

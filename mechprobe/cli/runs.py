@@ -85,7 +85,7 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
 def _failures(screen: Screen, finished: Finished) -> None:
     for name in finished.outcome.failures:
         error = finished.outcome.results[name].error
-        screen.err.print(f"mechprobe: {name}: {error}", style="red", markup=False, soft_wrap=True)
+        screen.err.print(f"mechprobe: {name}: {error}", style="red", soft_wrap=True)
 
 
 def _document(finished: Finished) -> dict[str, Any]:

@@ -45,7 +45,10 @@ class Screen:
     @classmethod
     def plain(cls) -> Screen:
         """Consoles on the process's own streams."""
-        return cls(Console(highlight=False), Console(stderr=True, highlight=False))
+        return cls(
+            Console(highlight=False, markup=False),
+            Console(stderr=True, highlight=False, markup=False),
+        )
 
     def document(self, value: Any) -> None:
         """One JSON document on stdout."""
@@ -92,8 +95,8 @@ def quiet() -> Iterator[Screen]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield Screen(
-                Console(file=out, soft_wrap=False, highlight=False),
-                Console(file=err, highlight=False),
+                Console(file=out, highlight=False, markup=False),
+                Console(file=err, highlight=False, markup=False),
             )
     except (MechprobeError, KeyboardInterrupt, SystemExit):
         raise
