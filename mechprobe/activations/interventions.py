@@ -194,6 +194,8 @@ def _put(item: Patch, state: _State, x: Tensor) -> Tensor:
     kept = [k for k, position in enumerate(item.positions) if -position <= x.shape[1]]
     if len(kept) < len(item.positions) and x.shape[1] == state.prompt_length:
         raise SpecError(f"Patch.positions: the prompt has only {x.shape[1]} tokens")
+    if not kept:
+        return x
     values = values[..., kept, :].to(x)
     places = torch.tensor([x.shape[1] + item.positions[k] for k in kept], device=x.device)
     patched = x.clone()
