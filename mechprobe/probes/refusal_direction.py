@@ -110,14 +110,15 @@ class RefusalDirectionResult:
         direction = RefusalDirection.load(target)
         try:
             facts = json.loads((target / RESULT).read_text())
-            causal = facts["causal"]
-            rates = {k: v if k == "instrument" else Rate(**v) for k, v in (causal or {}).items()}
+            causal: dict[str, Any] | None = facts["causal"]
+            if causal is not None:
+                causal = {k: Rate(**v) if isinstance(v, dict) else v for k, v in causal.items()}
             own = {name: facts[name] for name in cls.__dataclass_fields__ if name in facts}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{target / RESULT}: not a saved result ({error})") from error
         own |= {
             "direction": direction,
-            "causal": CausalCheck(**rates) if rates else None,
+            "causal": CausalCheck(**causal) if causal else None,
             "not_measured": tuple(own["not_measured"]),
         }
         return cls(**own)
