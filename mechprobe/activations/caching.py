@@ -16,6 +16,7 @@ from mechprobe.activations.edits import Intervention
 from mechprobe.activations.forward import Positions, normalize_positions
 from mechprobe.activations.points import resolve_points
 from mechprobe.activations.streaming import stream
+from mechprobe.errors import PromptFileError
 
 if TYPE_CHECKING:
     from mechprobe.models.checkpoint import Checkpoint
@@ -79,8 +80,10 @@ def run_with_cache(
     Raises:
         HookNameError: A name is unknown, or a position lies before a prompt's start.
         NumericsError: NaN or infinity; the message names the place.
+        PromptFileError: There are no prompts.
         SpecError: An intervention does not fit.
     """
+    _check_any(prompts)
     points = resolve_points(checkpoint, names)
     places = normalize_positions(positions)
     if places is None:
@@ -128,8 +131,10 @@ def next_token_logits(
 
     Raises:
         NumericsError: NaN or infinity in the logits.
+        PromptFileError: There are no prompts.
         SpecError: An intervention does not fit.
     """
+    _check_any(prompts)
     logits: Tensor | None = None
     for found in stream(
         checkpoint, prompts, (), batch_size=batch_size, logits=True, interventions=interventions
@@ -139,6 +144,11 @@ def next_token_logits(
             logits = _place(logits, rows, found.logits.float(), (len(prompts),))
     assert logits is not None
     return logits
+
+
+def _check_any(prompts: EncodedPrompts) -> None:
+    if not prompts.ids:
+        raise PromptFileError("no prompts were given; at least one is needed")
 
 
 def _blank_padding(value: Tensor, lengths: Sequence[int]) -> None:

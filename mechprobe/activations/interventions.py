@@ -134,7 +134,8 @@ def _edits(
     """What an intervention does, and where; also its validation against this checkpoint."""
     if isinstance(item, Patch):
         return [_patch(checkpoint, item, state)]
-    width = int(text_config(graph_of(checkpoint)[0].config).hidden_size)
+    model, _ = graph_of(checkpoint)
+    width = int(text_config(model.config).hidden_size)
     if len(item.direction) != width:
         raise SpecError(
             f"{type(item).__name__}.direction has {len(item.direction)} dimensions; the stream of "
@@ -143,12 +144,12 @@ def _edits(
     if isinstance(item, Add):
         _check_layers(checkpoint, "Add.layer", [item.layer])
         point = resolve_point(checkpoint, f"blocks.{item.layer}.hook_resid_pre")
-        return [(point, partial(_add, item.step))]
+        return [(point, partial(_add, item.step.to(model.device)))]
     if not isinstance(item, Ablate):
         raise SpecError(f"{item!r} is no intervention; give Ablate, Add or Patch")
     layers = range(n_layers(checkpoint)) if item.layers is None else item.layers
     _check_layers(checkpoint, "Ablate.layers", layers)
-    edit = partial(_ablate, item.unit)
+    edit = partial(_ablate, item.unit.to(model.device))
     points = resolve_points(checkpoint, "blocks.*")
     return [(p, edit) for p in points if p.layer in layers and p.kind in _WRITES]
 
@@ -175,14 +176,14 @@ def _patch(checkpoint: Checkpoint, item: Patch, state: _State) -> tuple[HookPoin
         raise SpecError(f"Patch.values have width {width}; {point.name} has {point.width}")
     if item.dims is not None and point.width is not None and max(item.dims) >= point.width:
         raise SpecError(f"Patch.dims: {point.name} has no dimension {max(item.dims)}")
-    return point, partial(_put, item, state)
+    values = item.values.to(graph_of(checkpoint)[0].device)
+    return point, partial(_put, item, values, state)
 
 
-def _put(item: Patch, state: _State, x: Tensor) -> Tensor:
+def _put(item: Patch, values: Tensor, state: _State, x: Tensor) -> Tensor:
     """`x` with the values in place, if this pass reads a prompt."""
     if state.prompt_length is None:
         return x
-    values = item.values
     if item.per_prompt:
         values = values[_rows(item, state, x.shape[0])]
     elif item.dims is None and values.shape[-1] != x.shape[-1]:

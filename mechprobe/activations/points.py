@@ -92,8 +92,8 @@ def resolve_points(checkpoint: Checkpoint, patterns: str | Sequence[str]) -> tup
 
     Args:
         checkpoint: One with a graph.
-        patterns: Names such as `blocks.3.hook_resid_post`, globs such as `blocks.*.hook_z`-style
-            patterns over those names, or raw paths with `:in` / `:out` (globs too).
+        patterns: Names such as `blocks.3.hook_resid_post`, globs over them such as
+            `blocks.*.hook_resid_*`, or raw module paths with `:in` / `:out` (globs too).
 
     Returns:
         Each point once: named ones in order of computation, then raw ones as asked.

@@ -5,7 +5,7 @@ import torch
 
 from mechprobe.activations import Ablate, next_token_logits, run_with_cache
 from mechprobe.activations.points import hook_names
-from mechprobe.errors import HookNameError, NumericsError
+from mechprobe.errors import HookNameError, NumericsError, PromptFileError
 
 LENGTHS = (5, 12, 9, 3)
 
@@ -88,6 +88,9 @@ def test_bad_requests(tiny, fresh, prompts_of):
     prompts = prompts_of((6, 3, 8))
     with pytest.raises(HookNameError, match="position -4 lies before the start of prompt 1"):
         run_with_cache(tiny("llama"), prompts, "hook_embed", positions=[-4, -1])
+    for empty in (run_with_cache, next_token_logits):
+        with pytest.raises(PromptFileError, match="no prompts"):
+            empty(tiny("llama"), prompts.select([]), *(["*"] if empty is run_with_cache else []))
     broken = fresh("llama")
     broken.module.lm_head.weight[7] = float("inf")
     with pytest.raises(NumericsError, match="logits"):
