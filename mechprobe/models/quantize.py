@@ -1,0 +1,237 @@
+"""Quantize a model for real: AWQ, GPTQ, or a level of llama.cpp's ladder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mechprobe.errors import CheckpointError
+from mechprobe.models.source import Source, resolve_source
+from mechprobe.models.weights import digest_files, read_json, weight_files
+
+if TYPE_CHECKING:
+    from mechprobe.models.quantize_awq_gptq import Writer
+
+RECORD: Final = "mechprobe_quantize.json"
+TARGETS: Final = ("awq", "gptq", "gptq-int8")
+_TOKENIZER_FILES: Final = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
+    "generation_config.json",
+)  # fmt: skip
+
+
+def quantize(
+    model: str,
+    to: str,
+    out: Path,
+    *,
+    calibration: Sequence[str] | None = None,
+    calibration_name: str | None = None,
+    writer: Writer = "gptqmodel",
+    group_size: int = 128,
+    symmetric: bool | None = None,
+    desc_act: bool = False,
+    device: str = "cpu",
+    seed: int = 0,
+    verbose: bool = False,
+) -> Path:
+    """Write a quantized checkpoint, whole or not at all, with a record of how it was made.
+
+    Args:
+        model: Any source of an unquantized model; for GGUF levels a 16-bit `.gguf` as well.
+        to: `awq`, `gptq`, `gptq-int8`, or a GGUF level: `F16`, `Q8_0`, … `Q2_K`.
+        out: The folder to write; for GGUF levels a `.gguf` file, or a folder to put one in.
+            It must not exist.
+        calibration: User messages for AWQ and GPTQ. None takes harmless training prompts of the
+            world when the model is an organism.
+        calibration_name: What the record calls them.
+        writer: `gptqmodel`, or `autoawq` for AWQ.
+        group_size: Input features that share a scale; -1 is a whole row.
+        symmetric: Zero points in the middle. None is the formats' habit: AWQ asymmetric, GPTQ
+            symmetric.
+        desc_act: GPTQ's activation ordering.
+        device: Where the quantizer computes.
+        seed: Makes the result repeatable.
+        verbose: Let the writer print.
+
+    Returns:
+        `out`, or the `.gguf` file inside it.
+
+    Raises:
+        CheckpointError: The model is quantized already, the target is unknown, `out` exists, or
+            the writer fails.
+        MissingExtraError: The writer is not installed.
+    """
+    out = Path(out)
+    if out.exists():
+        raise CheckpointError(f"{out}: exists already; remove it or choose another --out")
+    lower = to.lower()
+    source = resolve_source(model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if lower not in TARGETS:
+        return _quantize_gguf(source, to, out)
+    from mechprobe.models.quantize_awq_gptq import Scheme
+
+    method = "awq" if lower == "awq" else "gptq"
+    scheme = Scheme(
+        method="awq" if lower == "awq" else "gptq",
+        bits=8 if lower == "gptq-int8" else 4,
+        group_size=group_size,
+        symmetric=(method == "gptq") if symmetric is None else symmetric,
+        desc_act=desc_act,
+    )
+    if source.kind != "folder":
+        raise CheckpointError(f"{model}: {to} is made from a transformers folder, not from a GGUF")
+    temporary = _beside(out)
+    try:
+        _quantize_folder(
+            source, to, temporary, scheme, calibration, calibration_name, writer, device, seed,
+            verbose,
+        )  # fmt: skip
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _quantize_folder(
+    source: Source,
+    to: str,
+    out: Path,
+    scheme: Any,
+    given: Sequence[str] | None,
+    name: str | None,
+    writer: Writer,
+    device: str,
+    seed: int,
+    verbose: bool,
+) -> None:
+    from mechprobe.models import quantize_awq_gptq as writers
+    from mechprobe.models.calibration import calibration_ids, choose_calibration
+    from mechprobe.models.load import stored_dtype
+    from mechprobe.models.quantized import read_claim
+    from mechprobe.models.tokenizer import load_tokenizer
+    from mechprobe.models.weights import read_table
+
+    folder = source.path
+    if (claim := read_claim(folder)).method != "none":
+        raise CheckpointError(
+            f"{folder}: is {claim.method.upper()} already; quantize from the 16-bit checkpoint"
+        )
+    files = weight_files(folder)
+    dtype = stored_dtype(read_table(files))
+    config = read_json(folder / "config.json")
+    calibration = choose_calibration(source.text, given, name, seed)
+    tokenizer = load_tokenizer(folder)
+    window = min(int(config.get("max_position_embeddings") or 512), 512)
+    ids = calibration_ids(calibration, tokenizer, window)
+    digest = digest_files(files)
+    if writer == "gptqmodel":
+        import torch
+
+        half = torch.float16 if dtype == torch.float32 else dtype
+        writers.write_gptqmodel(
+            folder, out, scheme, ids, tokenizer, dtype=half, device=device, seed=seed,
+            verbose=verbose,
+        )  # fmt: skip
+    elif writer == "autoawq":
+        writers.write_autoawq(
+            folder, out, scheme, ids, tokenizer, device=device, seed=seed, verbose=verbose
+        )
+    else:
+        raise CheckpointError(f"writer {writer!r} is unknown; gptqmodel and autoawq are")
+    _make_self_contained(folder, out, config)
+    record = {
+        "source": source.text,
+        "source_digest": digest,
+        "to": to.lower(),
+        "writer": writer,
+        "writer_version": writers.writer_version(writer),
+        "bits": scheme.bits,
+        "group_size": scheme.group_size,
+        "symmetric": scheme.symmetric,
+        "desc_act": scheme.desc_act,
+        "calibration": {
+            "name": calibration.name,
+            "digest": calibration.digest,
+            "prompts": len(calibration.texts),
+            "tokens": sum(map(len, ids)),
+        },
+        "seed": seed,
+    }
+    _write_json(out / RECORD, record)
+
+
+def _make_self_contained(folder: Path, out: Path, config: dict[str, Any]) -> None:
+    """Give the result the source's configuration and tokenizer, its quantization added.
+
+    Both writers edit them in passing (`use_cache`, `pad_token_id`, `do_sample`, a local temporary
+    path), and a cell and its baseline shall differ in weights alone.
+    """
+    written = read_json(out / "config.json").get("quantization_config")
+    if not isinstance(written, dict):
+        raise CheckpointError(f"{folder}: the writer left no quantization_config")
+    (written.get("meta") or {}).pop("offload_to_disk_path", None)
+    (out / "quant_log.csv").unlink(missing_ok=True)
+    if (out / "quantize_config.json").is_file():
+        _write_json(out / "quantize_config.json", written)
+    for name in _TOKENIZER_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+    _write_json(out / "config.json", {**config, "quantization_config": written})
+
+
+def _quantize_gguf(source: Source, to: str, out: Path) -> Path:
+    from mechprobe.models.gguf_write import write_f16_gguf
+    from mechprobe.models.quantize_gguf import quantize_gguf
+
+    level = to.upper() if to.upper() != "F16" else "F16"
+    folder = out if out.suffix.lower() != ".gguf" else out.parent
+    temporary = _beside(out)
+    temporary.mkdir()
+    try:
+        name = out.name if folder is not out else f"model-{level}.gguf"
+        made = temporary / name
+        if source.kind == "folder":
+            f16 = temporary / ".f16.gguf"
+            write_f16_gguf(source.path, f16)
+            digest = digest_files(weight_files(source.path))
+        else:
+            f16, digest = source.path, digest_files([source.path])
+        if level == "F16" and source.kind == "folder":
+            f16.replace(made)
+        else:
+            quantize_gguf(f16, level, made)
+        (temporary / ".f16.gguf").unlink(missing_ok=True)
+        sidecar = made.with_name(f"{name}.json")
+        record = {"source": source.text, "source_digest": digest, "to": level}
+        record |= read_json(sidecar) if sidecar.is_file() else {"writer": "mechprobe (gguf)"}
+        sidecar.unlink(missing_ok=True)
+        if folder is out:
+            _write_json(temporary / RECORD, record)
+            temporary.replace(out)
+            return out / name
+        _write_json(sidecar, record)
+        sidecar.replace(folder / sidecar.name)
+        made.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _beside(out: Path) -> Path:
+    """A name of our own on the same disk, so that renaming it into place is one step."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    return temporary
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
