@@ -1,0 +1,222 @@
+"""Write a transformers checkpoint with a byte-level tokenizer as a 16-bit GGUF file.
+
+llama.cpp's converter recognises tokenizers by a hash from a known list and rejects any other, so
+models trained here go through the `gguf` package. Other tokenizers are left to that converter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mechprobe.errors import CheckpointError
+from mechprobe.models.gguf_config import metadata_from_config
+from mechprobe.models.gguf_names import GgufArchitecture, Heads, architecture_of_model
+from mechprobe.models.gguf_tokenizer import pre_tokenizer_name
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_NORMAL: Final = 1
+_CONTROL: Final = 3
+_USER_DEFINED: Final = 4
+_UNUSED: Final = 5
+CONVERTER_VARIABLE: Final = "LLAMA_CPP_CONVERT"
+"""Environment variable that names llama.cpp's `convert_hf_to_gguf.py`."""
+
+
+def _merges(description: dict[str, Any]) -> list[str]:
+    merges = description["model"]["merges"]
+    return [m if isinstance(m, str) else " ".join(m) for m in merges]
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[list[str], list[int]]:
+    by_id = {i: token for token, i in tokenizer.get_vocab().items()}
+    added = tokenizer.added_tokens_decoder
+    tokens, kinds = [], []
+    for i in range(size):
+        tokens.append(by_id.get(i, f"[PAD{i}]"))
+        if i not in by_id:
+            kinds.append(_UNUSED)
+        elif i in added:
+            kinds.append(_CONTROL if added[i].special else _USER_DEFINED)
+        else:
+            kinds.append(_NORMAL)
+    return tokens, kinds
+
+
+def _add_tokenizer(
+    writer: Any, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any], size: int
+) -> None:
+    """Vocabulary, merges and special tokens, so that llama.cpp cuts text into the same ids."""
+    tokens, kinds = _vocabulary(tokenizer, size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre_tokenizer_name(description))
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(_merges(description))
+    if tokenizer.bos_token_id is not None:
+        writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    if tokenizer.pad_token_id is not None:
+        writer.add_pad_token_id(tokenizer.pad_token_id)
+    # Prompts arrive as ids with whatever BOS the template wrote; a second one must not be added.
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(False)
+    if isinstance(tokenizer.chat_template, str):
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+def _weights(folder: Path) -> Iterator[tuple[str, Array]]:
+    """Every tensor of a folder's safetensors files, in float32."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder}: no safetensors weights (model*.safetensors)")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - a handle, not a mapping
+                    yield name, tensors.get_tensor(name).to(torch.float32).numpy()
+        except SafetensorError as error:
+            raise CheckpointError(f"{file}: truncated or corrupt: {error}") from error
+
+
+def _as_stored(name: str, array: Array, folder: Path) -> Array:
+    """Matrices in float16, everything else in float32, as llama.cpp's converter stores them."""
+    if array.ndim < 2:
+        return array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise CheckpointError(
+            f"{folder}: {name} has values beyond float16's range or not finite; an F16 GGUF "
+            "cannot hold this model"
+        )
+    return half
+
+
+def _add_tensors(
+    writer: Any, folder: Path, config: PretrainedConfig, architecture: GgufArchitecture
+) -> None:
+    name_of = architecture.name_map(int(config.num_hidden_layers))
+    query = int(config.num_attention_heads)
+    heads = Heads(query, int(getattr(config, "num_key_value_heads", None) or query))
+    for parameter, array in _weights(folder):
+        if parameter == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        name = name_of(parameter)
+        if name is None:
+            raise CheckpointError(f"{folder}: llama.cpp has no place for the tensor {parameter}")
+        converted = architecture.convert(name, array, heads, "to_gguf")
+        writer.add_tensor(name, np.ascontiguousarray(_as_stored(name, converted, folder)))
+
+
+def _add_metadata(writer: Any, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        else:
+            writer.add_string(key, str(value))
+
+
+_FLOAT_KEYS: Final = ("scale", "epsilon", "softcapping", "factor", "freq_base")
+
+
+def _typed(values: dict[str, Any]) -> dict[str, Any]:
+    """Configs hold whole numbers where llama.cpp demands a float."""
+    return {
+        key: float(value) if type(value) is int and key.endswith(_FLOAT_KEYS) else value
+        for key, value in values.items()
+    }
+
+
+def _write(folder: Path, out: Path, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    from gguf import GGUFWriter, LlamaFileType
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    architecture = architecture_of_model(config.model_type)
+    metadata, factors = metadata_from_config(config, architecture)
+    writer = GGUFWriter(out, architecture.name, use_temp_file=True)
+    writer.add_name(folder.name)
+    writer.add_file_type(LlamaFileType.MOSTLY_F16)
+    writer.add_vocab_size(config.vocab_size)
+    _add_metadata(writer, _typed(metadata))
+    _add_tokenizer(writer, tokenizer, json.loads(text), config.vocab_size)
+    for name, array in factors.items():
+        writer.add_tensor(name, array)
+    _add_tensors(writer, folder, config, architecture)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _convert_with_llama_cpp(folder: Path, out: Path) -> None:
+    named = os.environ.get(CONVERTER_VARIABLE) or shutil.which("convert_hf_to_gguf.py")
+    if not named:
+        raise CheckpointError(
+            f"{folder}: its tokenizer needs llama.cpp's converter; put convert_hf_to_gguf.py on "
+            f"PATH or name it in {CONVERTER_VARIABLE}, or pass an F16 .gguf"
+        )
+    import sys
+
+    command = [sys.executable, named, str(folder), "--outtype", "f16", "--outfile", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not out.exists():
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise CheckpointError(f"{folder}: convert_hf_to_gguf.py failed: {last}")
+
+
+def write_f16_gguf(model_dir: Path, out: Path) -> Path:
+    """Write a model folder as an F16 GGUF, whole or not at all.
+
+    Args:
+        model_dir: A transformers folder with safetensors weights. A byte-level BPE tokenizer that
+            cuts text as GPT-2, Llama 3, Qwen2 or SmolLM do is written here; for any other,
+            llama.cpp's own converter is called.
+        out: The `.gguf` to write; replaced if it exists.
+
+    Returns:
+        `out`.
+
+    Raises:
+        CheckpointError: Weights or tokenizer are missing or unfit, or there is no converter.
+        ArchitectureError: The architecture cannot be written.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{model_dir}: no tokenizer could be loaded") from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else "{}"
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if pre_tokenizer_name(json.loads(text)) is None:
+            _convert_with_llama_cpp(model_dir, temporary)
+        elif tokenizer.eos_token_id is None:
+            raise CheckpointError(f"{model_dir}: the tokenizer has no end-of-sequence token")
+        else:
+            _write(model_dir, temporary, tokenizer, text)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out

@@ -1,0 +1,109 @@
+"""Quantize a 16-bit GGUF with llama.cpp's own quantizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from mechprobe.errors import CheckpointError, require
+from mechprobe.models.gguf_info import read_gguf_info
+
+LADDER: Final = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K")
+"""The levels of the published study; llama.cpp's other level names work as well."""
+
+_BINDING: Final = """
+import sys
+import cyllama.llama.llama_cpp as llama
+llama.disable_logging()
+params = llama.LlamaModelQuantizeParams()
+params.ftype = int(sys.argv[3])
+params.nthread = int(sys.argv[4])
+llama.model_quantize(sys.argv[1], sys.argv[2], params)
+"""
+"""In a process of its own: a failed assertion in llama.cpp ends the process it runs in."""
+
+
+def _file_type(level: str) -> int:
+    from gguf.constants import LlamaFileType
+
+    names = {kind.name.removeprefix("MOSTLY_").removeprefix("ALL_"): kind for kind in LlamaFileType}
+    if level not in names or level == "GUESSED":
+        raise CheckpointError(
+            f"GGUF level {level!r} is unknown; the ladder is {', '.join(LADDER)}, others: "
+            f"{', '.join(sorted(set(names) - set(LADDER) - {'GUESSED'}))}"
+        )
+    return int(names[level])
+
+
+def _run(command: list[str], what: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        last = lines[-1].strip() if lines else f"exit status {done.returncode}"
+        raise CheckpointError(f"{what} failed: {last}")
+
+
+def quantize_gguf(f16: Path, level: str, out: Path) -> Path:
+    """Quantize an F16 GGUF, whole or not at all, and record the tool in `<out>.json`.
+
+    Args:
+        f16: A 16- or 32-bit GGUF.
+        level: llama.cpp's name of the level: one of `LADDER`, or Q4_0, Q3_K_M, IQ4_XS, ….
+        out: The `.gguf` to write; replaced if it exists.
+
+    Returns:
+        `out`.
+
+    Raises:
+        CheckpointError: Unknown level, broken input, or the quantizer failed.
+        PrecisionError: What the quantizer wrote is not the level asked for.
+        MissingExtraError: Neither `llama-quantize` on PATH nor cyllama.
+    """
+    number = _file_type(level)
+    source = read_gguf_info(f16)
+    if source.precision not in ("F16", "BF16", "F32"):
+        raise CheckpointError(
+            f"{f16}: is {source.precision}; quantize from the F16 file, a second rounding would "
+            "measure something else"
+        )
+    threads = str(os.cpu_count() or 1)
+    program = shutil.which("llama-quantize")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if program is not None:
+            tool, version = "llama-quantize", _program_version(program)
+            _run([program, str(f16), str(temporary), level, threads], f"{f16}: llama-quantize")
+        else:
+            tool, version = "cyllama", str(require("cyllama", "quant").__version__)
+            arguments = [str(f16), str(temporary), str(number), threads]
+            _run([sys.executable, "-c", _BINDING, *arguments], f"{f16}: llama.cpp's quantizer")
+        info = read_gguf_info(temporary)
+        record = {
+            "writer": tool,
+            "writer_version": version,
+            "level": level,
+            "bits_per_weight": round(info.bits_per_weight, 4),
+            "tensor_types": dict(info.tensor_types),
+            "notes": list(info.notes),
+        }
+        sidecar = out.with_name(f"{out.name}.json")
+        half_written = sidecar.with_name(f".{sidecar.name}.{os.getpid()}.tmp")
+        half_written.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        half_written.replace(sidecar)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out
+
+
+def _program_version(program: str) -> str:
+    """The first line that names a version or build; older programs print none."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    lines = (done.stdout + done.stderr).splitlines()
+    return next((line.strip() for line in lines if "version" in line or "build" in line), "unknown")
