@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mechprobe.errors import CheckpointError, VocabularyError
 from mechprobe.models.checkpoint import Checkpoint, Kernel
 from mechprobe.models.source import Source, resolve_source
-from mechprobe.models.weights import TensorEntry, digest_files, weight_files
+from mechprobe.models.weights import digest_files, stored_dtype, weight_files
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
-
-_STORED: Final = {"F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +136,8 @@ def _load_folder(request: _Request) -> Checkpoint:
         set_chat_template(tokenizer, request.chat_template)
         dtype = request.dtype
         if dtype is None:
-            dtype = stored_dtype(table) if request.kernel == "native" else torch.float32
+            native = request.kernel == "native"
+            dtype = getattr(torch, stored_dtype(table)) if native else torch.float32
         if quant.method == "none":
             module = hf.load_plain(
                 folder, table, config, read, dtype=dtype, device=request.device,
@@ -166,18 +163,6 @@ def _load_folder(request: _Request) -> Checkpoint:
         module=module,
         architecture=architecture,
     )
-
-
-def stored_dtype(table: Mapping[str, TensorEntry]) -> torch.dtype:
-    """Type in which most unquantized matrix elements are stored; float32 for anything exotic."""
-    import torch
-
-    sizes: Counter[str] = Counter()
-    for entry in table.values():
-        if len(entry.shape) > 1 and entry.dtype in ("F16", "BF16", "F32"):
-            sizes[entry.dtype] += entry.size
-    most = sizes.most_common(1)[0][0] if sizes else "F32"
-    return getattr(torch, _STORED.get(most, "float32"))  # type: ignore[no-any-return]
 
 
 def _load_gguf(request: _Request) -> Checkpoint:

@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mechprobe.errors import CheckpointError
 from mechprobe.models.source import Source, resolve_source
-from mechprobe.models.weights import digest_files, read_json, weight_files
+from mechprobe.models.weights import digest_files, read_json, read_table, stored_dtype, weight_files
 
 if TYPE_CHECKING:
     from mechprobe.models.quantize_awq_gptq import Writer
@@ -75,49 +76,21 @@ def quantize(
     out.parent.mkdir(parents=True, exist_ok=True)
     if lower not in TARGETS:
         return _quantize_gguf(source, to, out)
-    from mechprobe.models.quantize_awq_gptq import Scheme
+    from mechprobe.models.calibration import calibration_ids, choose_calibration
+    from mechprobe.models.quantize_awq_gptq import Job, Scheme, write, writer_version
+    from mechprobe.models.quantized import read_claim
+    from mechprobe.models.tokenizer import load_tokenizer
 
-    method = "awq" if lower == "awq" else "gptq"
     scheme = Scheme(
         method="awq" if lower == "awq" else "gptq",
         bits=8 if lower == "gptq-int8" else 4,
         group_size=group_size,
-        symmetric=(method == "gptq") if symmetric is None else symmetric,
+        symmetric=lower != "awq" if symmetric is None else symmetric,
         desc_act=desc_act,
     )
     if source.kind != "folder":
         raise CheckpointError(f"{model}: {to} is made from a transformers folder, not from a GGUF")
-    temporary = _beside(out)
-    try:
-        _quantize_folder(
-            source, to, temporary, scheme, calibration, calibration_name, writer, device, seed,
-            verbose,
-        )  # fmt: skip
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return out
-
-
-def _quantize_folder(
-    source: Source,
-    to: str,
-    out: Path,
-    scheme: Any,
-    given: Sequence[str] | None,
-    name: str | None,
-    writer: Writer,
-    device: str,
-    seed: int,
-    verbose: bool,
-) -> None:
-    from mechprobe.models import quantize_awq_gptq as writers
-    from mechprobe.models.calibration import calibration_ids, choose_calibration
-    from mechprobe.models.load import stored_dtype
-    from mechprobe.models.quantized import read_claim
-    from mechprobe.models.tokenizer import load_tokenizer
-    from mechprobe.models.weights import read_table
-
+    version = writer_version(writer)
     folder = source.path
     if (claim := read_claim(folder)).method != "none":
         raise CheckpointError(
@@ -126,45 +99,35 @@ def _quantize_folder(
     files = weight_files(folder)
     dtype = stored_dtype(read_table(files))
     config = read_json(folder / "config.json")
-    calibration = choose_calibration(source.text, given, name, seed)
-    tokenizer = load_tokenizer(folder)
+    prompts = choose_calibration(source.text, calibration, calibration_name, seed)
     window = min(int(config.get("max_position_embeddings") or 512), 512)
-    ids = calibration_ids(calibration, tokenizer, window)
-    digest = digest_files(files)
-    if writer == "gptqmodel":
-        import torch
-
-        half = torch.float16 if dtype == torch.float32 else dtype
-        writers.write_gptqmodel(
-            folder, out, scheme, ids, tokenizer, dtype=half, device=device, seed=seed,
-            verbose=verbose,
-        )  # fmt: skip
-    elif writer == "autoawq":
-        writers.write_autoawq(
-            folder, out, scheme, ids, tokenizer, device=device, seed=seed, verbose=verbose
-        )
-    else:
-        raise CheckpointError(f"writer {writer!r} is unknown; gptqmodel and autoawq are")
-    _make_self_contained(folder, out, config)
+    ids = calibration_ids(prompts, load_tokenizer(folder), window)
     record = {
         "source": source.text,
-        "source_digest": digest,
-        "to": to.lower(),
+        "source_digest": digest_files(files),
+        "to": lower,
         "writer": writer,
-        "writer_version": writers.writer_version(writer),
-        "bits": scheme.bits,
-        "group_size": scheme.group_size,
-        "symmetric": scheme.symmetric,
-        "desc_act": scheme.desc_act,
+        "writer_version": version,
+        **asdict(scheme),
         "calibration": {
-            "name": calibration.name,
-            "digest": calibration.digest,
-            "prompts": len(calibration.texts),
+            "name": prompts.name,
+            "digest": prompts.digest,
+            "prompts": len(prompts.texts),
             "tokens": sum(map(len, ids)),
         },
         "seed": seed,
     }
-    _write_json(out / RECORD, record)
+    temporary = _beside(out)
+    kept = "bfloat16" if dtype == "bfloat16" else "float16"
+    job = Job(str(folder), str(temporary), writer, scheme, ids, kept, device, seed)
+    try:
+        write(job, verbose=verbose)
+        _make_self_contained(folder, temporary, config)
+        _write_json(temporary / RECORD, record)
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
 
 
 def _make_self_contained(folder: Path, out: Path, config: dict[str, Any]) -> None:
@@ -192,7 +155,7 @@ def _quantize_gguf(source: Source, to: str, out: Path) -> Path:
     from mechprobe.models.gguf_write import write_f16_gguf
     from mechprobe.models.quantize_gguf import quantize_gguf
 
-    level = to.upper() if to.upper() != "F16" else "F16"
+    level = to.upper()
     folder = out if out.suffix.lower() != ".gguf" else out.parent
     temporary = _beside(out)
     temporary.mkdir()

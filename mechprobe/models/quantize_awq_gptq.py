@@ -1,23 +1,27 @@
-"""AWQ and GPTQ checkpoints, written by GPTQModel, and AWQ ones by AutoAWQ."""
+"""AWQ and GPTQ checkpoints, written by GPTQModel or AutoAWQ in a process of their own.
+
+GPTQModel 7.6 ends the whole interpreter (`os._exit(1)`) when one of its worker threads fails, as
+it does for AWQ of Gemma 2; a run must outlive that. The process also keeps its several hundred
+lines of progress, its logger and environment changes and its threads out of ours.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Final, Literal
 
-import torch
-
-from mechprobe.errors import CheckpointError, require
-from mechprobe.models.quiet import import_gptqmodel, quiet
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from mechprobe.errors import CheckpointError, MissingExtraError
 
 Writer = Literal["gptqmodel", "autoawq"]
-_PACKAGES: Final = {"gptqmodel": "gptqmodel", "autoawq": "autoawq"}
+_NAMES: Final = {"gptqmodel": "GPTQModel", "autoawq": "AutoAWQ"}
+_EXTRAS: Final = {"gptqmodel": "quant", "autoawq": "autoawq"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,119 +31,80 @@ class Scheme:
     method: Literal["awq", "gptq"]
     bits: int = 4
     group_size: int = 128
+    """Input features that share a scale; -1 is a whole row."""
     symmetric: bool = True
     desc_act: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the writer's process is asked for."""
+
+    folder: str
+    out: str
+    writer: Writer
+    scheme: Scheme
+    ids: list[list[int]]
+    """Calibration prompts as token ids."""
+    dtype: str
+    """torch's name of the type that unquantized tensors keep."""
+    device: str
+    seed: int
+
+
 def writer_version(writer: Writer) -> str:
-    """The writer's installed version; empty when it is not installed."""
+    """The writer's installed version.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        CheckpointError: There is no such writer.
+    """
+    if writer not in _NAMES:
+        raise CheckpointError(f"writer {writer!r} is unknown; gptqmodel and autoawq are")
     try:
-        return importlib.metadata.version(_PACKAGES[writer])
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+        return importlib.metadata.version(writer)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingExtraError(
+            f"{writer} is not installed; run: pip install 'mechprobe[{_EXTRAS[writer]}]'"
+        ) from error
 
 
-def write_gptqmodel(
-    folder: Path,
-    out: Path,
-    scheme: Scheme,
-    ids: Sequence[Sequence[int]],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    dtype: torch.dtype,
-    device: str,
-    seed: int,
-    verbose: bool = False,
-    batch_size: int = 8,
-) -> None:
-    """Quantize a plain folder with GPTQModel.
+def write(job: Job, *, verbose: bool = False) -> None:
+    """Run a writer to its end.
 
-    GPTQModel would load any model as bfloat16 on a CPU; `dtype` keeps what is not quantized as it
-    is stored. Its C++ packing, compiled on first use, is not asked for.
+    Args:
+        job: What to write; the tokenizer is the folder's.
+        verbose: Show what the writer prints, on stderr.
 
     Raises:
-        MissingExtraError: GPTQModel is not installed.
-        CheckpointError: It fails.
+        CheckpointError: The scheme is not the writer's, or the writer failed; the message holds
+            the last line it said.
     """
-    with quiet(seed=seed, verbose=verbose):
-        gptqmodel = import_gptqmodel()
-        try:
-            config = gptqmodel.QuantizeConfig(
-                bits=scheme.bits,
-                group_size=scheme.group_size,
-                sym=scheme.symmetric,
-                desc_act=scheme.desc_act,
-                method=scheme.method,
-                format="gemm" if scheme.method == "awq" else "gptq",
-                offload_to_disk=False,
-                pack_impl="original",
-            )
-            model = gptqmodel.GPTQModel.load(str(folder), config, device=device, dtype=dtype)
-            options: dict[str, Any] = {}
-            if scheme.method == "awq" and torch.device(device).type == "cpu":
-                options["backend"] = gptqmodel.BACKEND.AWQ_TORCH
-            rows = [{"input_ids": list(row), "attention_mask": [1] * len(row)} for row in ids]
-            model.quantize(
-                rows,
-                batch_size=batch_size,
-                tokenizer=tokenizer,
-                calibration_data_min_length=1,
-                **options,
-            )
-            model.save(str(out))
-        except (RuntimeError, ValueError, KeyError, TypeError, OSError, AttributeError) as error:
-            raise _failed(folder, "GPTQModel", scheme, error) from error
-
-
-def write_autoawq(
-    folder: Path,
-    out: Path,
-    scheme: Scheme,
-    ids: Sequence[Sequence[int]],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    device: str,
-    seed: int,
-    verbose: bool = False,
-) -> None:
-    """Quantize a plain folder with AutoAWQ 0.2.9, no longer maintained.
-
-    It joins the calibration lines and cuts them into windows, and drops every line longer than
-    one: the window is therefore the longest line.
-
-    Raises:
-        MissingExtraError: AutoAWQ is not installed.
-        CheckpointError: It fails, or the scheme is not 4-bit AWQ.
-    """
-    if scheme.method != "awq" or scheme.bits != 4:
+    scheme = job.scheme
+    if job.writer == "autoawq" and (scheme.method, scheme.bits) != ("awq", 4):
         raise CheckpointError("AutoAWQ writes 4-bit AWQ alone; use writer='gptqmodel'")
-    window = max(len(row) for row in ids)
-    with quiet(seed=seed, verbose=verbose):
-        awq = require("awq", "autoawq")
-        try:
-            model = awq.AutoAWQForCausalLM.from_pretrained(
-                str(folder), device_map=device, safetensors=True
-            )
-            model.quantize(
-                tokenizer,
-                quant_config={
-                    "zero_point": not scheme.symmetric,
-                    "q_group_size": scheme.group_size,
-                    "w_bit": scheme.bits,
-                    "version": "GEMM",
-                },
-                calib_data=[list(row) for row in ids],
-                max_calib_samples=len(ids),
-                max_calib_seq_len=window,
-            )
-            model.save_quantized(str(out))
-        except (RuntimeError, ValueError, KeyError, TypeError, OSError, AttributeError) as error:
-            raise _failed(folder, "AutoAWQ", scheme, error) from error
-
-
-def _failed(folder: Path, writer: str, scheme: Scheme, error: Exception) -> CheckpointError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return CheckpointError(
-        f"{folder}: {writer} cannot quantize it to {scheme.method.upper()} {scheme.bits}-bit: "
-        f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-    )
+    environment = dict(os.environ)
+    environment.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # it fails on two cores without it
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with tempfile.TemporaryDirectory(prefix="mechprobe-") as scratch:
+        # Its tokenizer helper makes folders wherever these point.
+        environment.setdefault("HF_HOME", scratch)
+        done = subprocess.run(
+            [sys.executable, "-m", "mechprobe.models.quantize_worker"],
+            input=json.dumps(asdict(job)),
+            stdout=sys.stderr.fileno() if verbose else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    if verbose:
+        sys.stderr.write(done.stderr)
+    if done.returncode or not (Path(job.out) / "config.json").is_file():
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        said = lines[-1] if lines else f"exit status {done.returncode}"
+        raise CheckpointError(
+            f"{job.folder}: {_NAMES[job.writer]} cannot quantize it to {scheme.method.upper()} "
+            f"{scheme.bits}-bit: {said}"
+        )

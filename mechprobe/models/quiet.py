@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import random
 import sys
 import warnings
 from collections.abc import Iterator
@@ -22,19 +21,11 @@ from types import ModuleType
 
 from mechprobe.errors import require
 
-_TAIL = 2000
-
 
 @contextmanager
-def quiet(*, seed: int | None = None, verbose: bool = False) -> Iterator[None]:
-    """Run a chatty library and restore environment, loggers, warnings, dtype, threads and seeds.
-
-    Args:
-        seed: Seeds Python, NumPy and torch inside; their states are restored afterwards.
-        verbose: Let it print.
-    """
+def quiet() -> Iterator[None]:
+    """Run a chatty library and restore environment, loggers, warnings, dtype and threads."""
     import huggingface_hub.constants as hub
-    import numpy as np
     import torch
     from transformers.utils import logging as hf_logging
 
@@ -44,27 +35,22 @@ def quiet(*, seed: int | None = None, verbose: bool = False) -> Iterator[None]:
     dtype, threads, grad = (
         torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
     )  # fmt: skip
-    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     # Without these, Tokenicer sends every later download of the process to the temporary folder.
     os.environ.setdefault("HF_HOME", hub.HF_HOME)
     os.environ.setdefault("HF_HUB_CACHE", hub.HF_HUB_CACHE)
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # it fails on two cores without it
-    if seed is not None:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
     try:
         with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng())
             stack.enter_context(warnings.catch_warnings())
-            if not verbose:
-                warnings.simplefilter("ignore")
-                hf_logging.set_verbosity_error()
-                hf_logging.disable_progress_bar()
-                stack.enter_context(redirect_stdout(io.StringIO()))
-                if not sys.stderr.isatty():
-                    # On a terminal, stderr shows the caller's own progress.
-                    stack.enter_context(redirect_stderr(io.StringIO()))
+            warnings.simplefilter("ignore")
+            hf_logging.set_verbosity_error()
+            hf_logging.disable_progress_bar()
+            stack.enter_context(redirect_stdout(io.StringIO()))
+            if not sys.stderr.isatty():
+                # On a terminal, stderr shows the caller's own progress.
+                stack.enter_context(redirect_stderr(io.StringIO()))
             yield
     finally:
         os.environ.clear()
@@ -77,9 +63,6 @@ def quiet(*, seed: int | None = None, verbose: bool = False) -> Iterator[None]:
         torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
         torch.set_grad_enabled(grad)
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.random.set_rng_state(states[2])
 
 
 def import_gptqmodel() -> ModuleType:

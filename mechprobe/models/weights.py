@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,16 @@ def _entry(file: Path, name: str, row: Mapping[str, Any]) -> TensorEntry:
     if end - begin != expected:
         raise ValueError(f"{name} holds {end - begin} bytes and needs {expected}")
     return TensorEntry(name, row["dtype"], shape, expected, file)
+
+
+def stored_dtype(table: Mapping[str, TensorEntry]) -> str:
+    """Torch's name of the type in which most unquantized matrix elements are stored."""
+    names = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+    sizes: Counter[str] = Counter()
+    for entry in table.values():
+        if len(entry.shape) > 1 and entry.dtype in names:
+            sizes[names[entry.dtype]] += entry.size
+    return sizes.most_common(1)[0][0] if sizes else "float32"
 
 
 def digest_files(files: Iterable[Path]) -> str:

@@ -1,0 +1,89 @@
+"""The process that `quantize_awq_gptq.write` starts: a job on stdin, a folder on disk."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.models.quantize_awq_gptq import Job, Scheme
+from mechprobe.models.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH = 8
+
+
+def _write_gptqmodel(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
+    import gptqmodel
+    import torch
+
+    scheme = job.scheme
+    config = gptqmodel.QuantizeConfig(
+        bits=scheme.bits,
+        group_size=scheme.group_size,
+        sym=scheme.symmetric,
+        desc_act=scheme.desc_act,
+        method=scheme.method,
+        format="gemm" if scheme.method == "awq" else "gptq",
+        offload_to_disk=False,
+        pack_impl="original",  # the default compiles a C++ extension on first use
+    )
+    # Left to itself it loads any model as bfloat16 on a CPU, embeddings and norms included.
+    dtype = getattr(torch, job.dtype)
+    model = gptqmodel.GPTQModel.load(job.folder, config, device=job.device, dtype=dtype)
+    options: dict[str, Any] = {}
+    if scheme.method == "awq" and torch.device(job.device).type == "cpu":
+        options["backend"] = gptqmodel.BACKEND.AWQ_TORCH
+    model.quantize(
+        [{"input_ids": row, "attention_mask": [1] * len(row)} for row in job.ids],
+        batch_size=_BATCH,
+        tokenizer=tokenizer,
+        calibration_data_min_length=1,
+        **options,
+    )
+    model.save(job.out)
+
+
+def _write_autoawq(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
+    import awq
+
+    # It joins the lines, cuts them into windows and drops every line longer than one.
+    window = max(map(len, job.ids))
+    model = awq.AutoAWQForCausalLM.from_pretrained(
+        job.folder, device_map=job.device, safetensors=True
+    )
+    model.quantize(
+        tokenizer,
+        quant_config={
+            "zero_point": not job.scheme.symmetric,
+            "q_group_size": job.scheme.group_size,
+            "w_bit": job.scheme.bits,
+            "version": "GEMM",
+        },
+        calib_data=job.ids,
+        max_calib_samples=len(job.ids),
+        max_calib_seq_len=window,
+    )
+    model.save_quantized(job.out)
+
+
+def main() -> None:
+    """Read the job, seed everything, write."""
+    import numpy as np
+    import torch
+
+    raw = json.load(sys.stdin)
+    job = Job(**{**raw, "scheme": Scheme(**raw["scheme"])})
+    random.seed(job.seed)
+    np.random.seed(job.seed % 2**32)
+    torch.manual_seed(job.seed)
+    tokenizer = load_tokenizer(Path(job.folder))
+    {"gptqmodel": _write_gptqmodel, "autoawq": _write_autoawq}[job.writer](job, tokenizer)
+
+
+if __name__ == "__main__":
+    main()
