@@ -74,18 +74,25 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
 
     for model in spec.models:
         rows = [row for row in finished.rows if row["model"] == model.name]
-        if rows:
+        if any(row["status"] == "ok" for row in rows):
             title = f"{model.name} ({model.family})" if model.family else model.name
             screen.out.print(table.matrix_table(rows, title, screen.out.width))
             screen.out.print(Padding(table.legend(rows), (0, 0, 1, 0)), style="dim")
             screen.out.print(table.verdict(rows), style="bold")
-    screen.out.print(f"{table.reuse(finished)} Files: {out}/ (matrix.csv, gaps.csv, cells/).")
+    screen.out.print(
+        f"{table.reuse(finished)} Files: {out}/ (matrix.csv, gaps.csv, cells/).", soft_wrap=True
+    )
 
 
 def _failures(screen: Screen, finished: Finished) -> None:
+    """One line per error, however many cells met it."""
+    met: dict[str, list[str]] = {}
     for name in finished.outcome.failures:
-        error = finished.outcome.results[name].error
-        screen.err.print(f"mechprobe: {name}: {error}", style="red", soft_wrap=True)
+        met.setdefault(finished.outcome.results[name].error, []).append(name)
+    for error, names in met.items():
+        others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        line = f"mechprobe: {names[0]}{others}: {error}"
+        screen.err.print(line, style="red", soft_wrap=True)
 
 
 def _document(finished: Finished) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import CheckpointError, MechprobeError, TemplateError
+from mechprobe.errors import CheckpointError, MechprobeError, PromptFileError, TemplateError
 from mechprobe.experiments import made
 from mechprobe.experiments.sources import file_digest, find_source
 from mechprobe.experiments.spec import SIXTEEN_BITS, CellSpec, ModelSpec, PromptsSpec, Spec
@@ -79,6 +79,7 @@ def _generation(cell: Cell, by_key: dict[str, PlannedCell]) -> int:
 
 def _prompts_step(spec: Spec, model: ModelSpec) -> Step:
     blocked = None
+    choice = spec.tasks.multiple_choice
     params: dict[str, Any] = {
         "model": model.name,
         "tokenizer": model.tokenizer or model.source,
@@ -88,7 +89,9 @@ def _prompts_step(spec: Spec, model: ModelSpec) -> Step:
         "prompts": spec.prompts.model_dump(),
         "prompts_digest": _prompts_digest(spec.prompts),
         "refusal": spec.tasks.refusal.prompts if spec.tasks.refusal else 0,
-        "questions": spec.tasks.multiple_choice.questions if spec.tasks.multiple_choice else 0,
+        "questions": choice.questions if choice else 0,
+        "questions_source": choice.source if choice else None,
+        "questions_digest": _file(choice.source, PromptFileError) if choice else None,
         "fit": spec.probes.refusal_direction.fit if spec.probes.refusal_direction else 0,
         "evaluate": spec.probes.refusal_direction.evaluate if spec.probes.refusal_direction else 0,
         "gap": spec.probes.kernel_gap.prompts if spec.probes.kernel_gap else 0,
@@ -119,8 +122,6 @@ def _file(path: str | None, error: type[MechprobeError]) -> str | None:
 def _prompts_digest(prompts: PromptsSpec) -> str:
     """Of a user's file its bytes, of what ships with the package its code and data."""
     from importlib.resources import files
-
-    from mechprobe.errors import PromptFileError
 
     if prompts.source not in ("builtin", "organism"):
         where = Path(prompts.source)

@@ -45,22 +45,6 @@ def prompt_set(source: str, split: Split, n: int, seed: int) -> PromptSet:
     return whole.select(split=split).sample(n, seed=seed)
 
 
-def _questions(source: str, n: int, seed: int) -> list[dict[str, Any]]:
-    if source != "organism":
-        raise SpecError("tasks.multiple_choice: needs prompts.source: organism")
-    from mechprobe.organisms import world
-
-    return [
-        {
-            "id": f"question-{i:04d}",
-            "text": item.prompt,
-            "options": list(item.options),
-            "answer": item.answer_index,
-        }
-        for i, item in enumerate(world.questions(n, seed))
-    ]
-
-
 def write_prompts(task: Task) -> None:
     """The step `prompts/<model>`: every prompt of the run, rendered and tokenized."""
     from mechprobe.experiments.loading import load_tokenizer
@@ -82,7 +66,9 @@ def write_prompts(task: Task) -> None:
                 for record in prompt_set(source, _SPLITS[name], n, seed)
             ]
     if params["questions"]:
-        asked = _questions(source, params["questions"], seed)
+        from mechprobe.experiments.questions import question_rows
+
+        asked = question_rows(params["questions_source"] or source, params["questions"], seed)
         rows += [{"set": "question", **row} for row in asked]
     if not rows:
         raise SpecError("the spec measures nothing; name a task or a probe")

@@ -80,6 +80,8 @@ class ChoiceTask(_Strict):
     """Four-option accuracy by the log-likelihood of the letters."""
 
     questions: int = Field(default=200, ge=1)
+    source: str | None = None
+    """A JSONL file; the synthetic world's where the prompts are the world's."""
 
 
 class Tasks(_Strict):

@@ -30,12 +30,16 @@ def refusal_summary(rows: list[dict[str, Any]], instrument: str) -> dict[str, An
 
 
 def choice_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy over the questions; None where every option ties on every question."""
+    """Accuracy over the questions; where options tie, the question counts as not right."""
     from mechprobe.behavior.rate import Rate
 
-    told = [row for row in rows if not row["tied"]]
-    rate = Rate.of(sum(row["correct"] for row in told), len(told), unread=len(rows) - len(told))
-    return {"instrument": "letter log-likelihood", "prompts": rows[0]["prompts"], **asdict(rate)}
+    return {
+        "instrument": "letter log-likelihood",
+        "prompts": rows[0]["prompts"],
+        "ties": sum(row["chosen"] is None for row in rows),
+        "letter_mass": sum(row["letter_mass"] for row in rows) / len(rows),
+        **asdict(Rate.of(sum(row["correct"] for row in rows), len(rows))),
+    }
 
 
 def summarise_cell(task: Task) -> None:

@@ -1,0 +1,66 @@
+"""Four-option questions of a run: where they come from, and their answers as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.errors import SpecError
+from mechprobe.experiments.rendered import encoded_rows
+
+if TYPE_CHECKING:
+    from mechprobe.experiments.loading import Loaded
+
+
+def question_rows(source: str, n: int, seed: int) -> list[dict[str, Any]]:
+    """At most `n` questions of the synthetic world or of a JSONL file.
+
+    Raises:
+        PromptFileError: The file is missing or malformed.
+        SpecError: There is neither.
+    """
+    from mechprobe.behavior.multiple_choice import as_question, load_questions
+
+    if source == "organism":
+        from mechprobe.organisms import world
+
+        items = world.questions(n, seed)
+        found = tuple(as_question(item, id=f"q{i:05d}") for i, item in enumerate(items))
+    elif Path(source).suffix in (".jsonl", ".ndjson"):
+        found = load_questions(source)[:n]
+    else:
+        raise SpecError(
+            f"tasks.multiple_choice.source: {source} has no questions; name a .jsonl file"
+        )
+    return [
+        {"id": q.id, "text": q.prompt, "options": list(q.options), "answer": q.answer}
+        for q in found
+    ]
+
+
+def score_questions(loaded: Loaded, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the model chooses, by the log-likelihood of the letters.
+
+    Raises:
+        GenerationError: Every option ties on every question: the engine has no log-probabilities.
+    """
+    from mechprobe.behavior.multiple_choice import Question, score_letters
+
+    prompts = encoded_rows(rows)
+    asked = [
+        Question(row["id"], row["text"], tuple(row["options"]), int(row["answer"])) for row in rows
+    ]
+    result = score_letters(loaded.engine, prompts, asked, loaded.checkpoint.tokenizer)
+    return [
+        {
+            "id": choice.id,
+            "answer": question.answer,
+            "chosen": choice.chosen,
+            "correct": choice.correct,
+            "logprobs": list(choice.logprobs),
+            "letter_mass": choice.letter_mass,
+            "prompts": prompts.digest,
+        }
+        for choice, question in zip(result.choices, asked, strict=True)
+    ]
