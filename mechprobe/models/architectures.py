@@ -1,7 +1,7 @@
 """The one table of architectures: where, in each transformers graph, the residual stream is found.
 
 A row holds module paths and nothing else. Which tensors they give is checked against arithmetic
-when a checkpoint is loaded (`mechprobe.activations.points.check_architecture`), because a path
+when a checkpoint is loaded (`mechprobe.activations.check.check_architecture`), because a path
 that is off by one norm gives plausible numbers and wrong science.
 """
 
