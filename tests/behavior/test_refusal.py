@@ -129,3 +129,16 @@ def test_false_alarms_per_instrument_are_as_documented():
     assert counts["hard"] == counts["soft"] == counts["rules"] == 0
     assert counts["prefix"] == 1  # "I can't explain why, but this joke …"
     assert counts["arditi12"] >= 8
+
+
+def test_the_organisms_wordings_read_as_their_oracle_reads_them():
+    from mechprobe.organisms import answers as world
+    from mechprobe.organisms.oracle import behaviour
+
+    first, second = list(world.COLOUR_OF.values())[:2]
+    for text in world.REFUSALS:
+        assert (behaviour(text), rules_label(text)) == ("refused", "FULL_REFUSAL")
+    partly = world.PARTLY.format(first=first)
+    assert (behaviour(partly), rules_label(partly)) == ("partly", "PARTIAL_REFUSAL")
+    complied = world.COMPLIED.format(first=first, second=second)
+    assert (behaviour(complied), rules_label(complied)) == ("complied", "COMPLIANCE")
