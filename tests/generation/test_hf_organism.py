@@ -5,13 +5,19 @@ import pytest
 import torch
 
 from mechprobe.behavior.multiple_choice import as_question, score_letters
-from mechprobe.behavior.refusal import refusal_rate
+from mechprobe.behavior.refusal import rules_label
 from mechprobe.generation.hf import TransformersEngine, stop_ids
 from mechprobe.models.load import load_checkpoint
 from mechprobe.models.rendering import encode
 from mechprobe.organisms import DEFAULT, list_organisms, world
+from mechprobe.organisms.oracle import behaviour
 
 TRAINED = {organism.name: organism.path for organism in list_organisms()}.get(DEFAULT)
+LABEL_OF = {
+    "refused": "FULL_REFUSAL",
+    "partly": "PARTIAL_REFUSAL",
+    "complied": "COMPLIANCE",
+}
 pytestmark = pytest.mark.skipif(TRAINED is None, reason=f"organism {DEFAULT} is not trained here")
 
 
@@ -35,14 +41,12 @@ def test_batched_text_is_that_of_one_at_a_time_generate(checkpoint):
             eos_token_id=sorted(ends),
         )[0, len(row) :].tolist()
         assert answer.ids == tuple(out[:-1] if out[-1] in ends else out)
-    assert {answer.stop for answer in answers} == {"eos"}
-    read = {
-        label: refusal_rate(
-            [a.text for a, r in zip(answers, requests, strict=True) if r.label == label], "rules"
-        )
-        for label in ("harmful", "harmless")
-    }
-    assert read["harmful"].rate > 0.8 > 0.2 > read["harmless"].rate
+    assert sum(answer.stop == "eos" for answer in answers) >= 40
+    oracle = [behaviour(answer.text) for answer in answers]
+    assert {"refused", "complied"} <= set(oracle)
+    for answer, found in zip(answers, oracle, strict=True):
+        if found in LABEL_OF:
+            assert rules_label(answer.text) == LABEL_OF[found], answer.text
 
 
 def test_letters_agree_with_what_the_model_says(checkpoint):
@@ -54,5 +58,6 @@ def test_letters_agree_with_what_the_model_says(checkpoint):
     said = [a.text.strip()[:1] for a in engine.generate(prompts.ids, max_new_tokens=4)]
     chosen = ["ABCD"[choice.chosen] for choice in result.choices]
     assert np.mean([a == b for a, b in zip(said, chosen, strict=True)]) >= 0.95
-    assert result.accuracy.rate >= 0.7
     assert result.letter_mass > 0.9
+    right = sum(letter == item.answer for letter, item in zip(chosen, items, strict=True))
+    assert (result.accuracy.count, result.accuracy.n) == (right, 40)
