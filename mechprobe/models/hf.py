@@ -143,21 +143,23 @@ def load_dense(
     return _finish(model, device)
 
 
-def _empty_graph(config: PreTrainedConfig, trust_remote_code: bool) -> Any:
+def _empty_graph(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
-def _is_transposed(graph: torch.nn.Module, name: str) -> bool:
+def _is_transposed(graph: PreTrainedModel, name: str) -> bool:
     """Whether this layer keeps its weight as (in, out): GPT-2's `Conv1D`."""
     from transformers.pytorch_utils import Conv1D
 
-    try:
-        return isinstance(graph.get_submodule(name), Conv1D)
-    except AttributeError:
-        return False
+    for path in (name, f"{graph.base_model_prefix}.{name}"):
+        try:
+            return isinstance(graph.get_submodule(path), Conv1D)
+        except AttributeError:
+            continue
+    return False
 
 
 def _check(what: str, info: Mapping[str, Any], ignored: set[str]) -> None:

@@ -74,6 +74,12 @@ def load_native(
             ) from error
     model: Any = loaded.model
     model.eval().requires_grad_(False)
+    if torch.device(device).type == "cpu":
+        for layer in model.modules():
+            # TorchLinear hides its dequantization behind torch.compile: a C++ compiler and half a
+            # minute on first use, for the same numbers.
+            if hasattr(layer, "qweight"):
+                vars(layer).pop("dequantize_weight", None)
     kernels = sorted({type(m).__name__ for m in model.modules() if hasattr(m, "qweight")})
     ran = next((p.dtype for p in model.parameters() if p.is_floating_point()), dtype)
     notes.append(f"native kernel {', '.join(kernels) or 'unknown'}, {_name(ran)}, on {device}")
