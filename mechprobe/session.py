@@ -196,21 +196,25 @@ def load(
     Raises:
         CheckpointError: Missing, gated, truncated, corrupt or unsupported.
         PrecisionError: The precision found is not the one expected.
+        ArchitectureError: The hook points do not add up on this graph.
     """
-    return Model(
-        load_checkpoint(
-            source,
-            kernel=kernel,
-            dtype=dtype,
-            device=device,
-            revision=revision,
-            expect=expect,
-            tokenizer=tokenizer,
-            chat_template=chat_template,
-            allow_pickle=allow_pickle,
-            trust_remote_code=trust_remote_code,
-        )
+    checkpoint = load_checkpoint(
+        source,
+        kernel=kernel,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        expect=expect,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
     )
+    if checkpoint.module is not None:
+        from mechprobe.activations import check_architecture
+
+        check_architecture(checkpoint)
+    return Model(checkpoint)
 
 
 def capture(

@@ -89,17 +89,17 @@ def held(task: Task, kernel: Kernel) -> Loaded:
     """
 
     def load() -> Loaded:
-        from mechprobe.models.load import load_checkpoint
+        from mechprobe import session
 
         params: dict[str, Any] = dict(task.step.params)
         source, revision = checkpoint_path(task)
-        checkpoint = load_checkpoint(
+        checkpoint = session.load(
             source,
             kernel=kernel,
             revision=revision,
             expect=params["cell"]["precision"],
             tokenizer=params["tokenizer"],
-        )
+        ).checkpoint
         _require_same_weights(task, checkpoint)
         return Loaded(checkpoint)
 

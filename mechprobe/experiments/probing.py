@@ -111,12 +111,12 @@ def probe_refusal_direction(
 
 
 def _load(request: ProbeRequest, source: str, **more: Any) -> Checkpoint:
-    from mechprobe.models.load import load_checkpoint
+    from mechprobe import session
 
-    return load_checkpoint(
+    return session.load(
         source,
         kernel=request.kernel,
         device=request.device,
         tokenizer=request.tokenizer or request.baseline,
         **more,
-    )
+    ).checkpoint
