@@ -22,8 +22,8 @@ FLOORS = {
     "report": 9,
     "experiments": 10,
     "cli": 11,
-    "__main__": 11,
-    "refusal_direction": 11,
+    "__main__": 12,
+    "refusal_direction": 12,
 }
 
 
