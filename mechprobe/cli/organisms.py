@@ -57,7 +57,10 @@ def train(
 ) -> None:
     """Train an organism: seeded, minutes on two cores."""
     from mechprobe.organisms import train_organism
+    from mechprobe.organisms.recipes import recipe
 
-    # no quiet room: the bar is the organisms' own, and training loads nothing that chatters
+    recipe(name)
+    with quiet():  # what transformers says on import; the bar itself is the organisms' own
+        import transformers.modeling_utils  # noqa: F401
     path = train_organism(name, out, seed=seed, steps=steps)
     Screen.plain().out.print(f"Trained {name}. Files: {path}/", soft_wrap=True)

@@ -1,0 +1,111 @@
+"""A small real matrix of the shipped organism, and how to run and compare one."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SPEC = """
+name: small
+models:
+  - name: llama-s
+    family: organism
+    source: organism:llama-s
+    cells:
+      - {precision: FP16}
+      - {precision: Q4_K_M, quantize: Q4_K_M}
+      - {precision: Q2_K, quantize: Q2_K}
+prompts: {source: organism}
+tasks:
+  refusal: {prompts: 40, max_new_tokens: 16}
+  multiple_choice: {questions: 24}
+probes:
+  refusal_direction: {fit: 16, evaluate: 12, max_new_tokens: 12}
+  kernel_gap: {prompts: 24}
+"""
+CELLS = ("FP16@transformers", "Q4_K_M@llama.cpp", "Q2_K@llama.cpp")
+
+
+def command(spec, out):
+    return [sys.executable, "-m", "mechprobe", "run", str(spec), "--out", str(out), "--json"]
+
+
+def run(spec, out, **environment):
+    return subprocess.run(
+        command(spec, out),
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def rows(path):
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def markers(out):
+    return len([p for p in (out / ".steps").rglob("*.json") if not p.name.endswith("error.json")])
+
+
+def _same(a, b, where):
+    """Text and counts exactly, floats to 1e-5."""
+    if isinstance(a, float) and isinstance(b, float):
+        assert math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-5), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for name in a:
+            _same(a[name], b[name], f"{where}.{name}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            _same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def _number(text):
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+
+def _content(path):
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    if path.suffix == ".jsonl":
+        return lines(path)
+    if path.suffix == ".csv":
+        return [{k: _number(v) for k, v in row.items()} for row in rows(path)]
+    return None
+
+
+def same_results(a, b):
+    """Assert that two run directories hold the same results; returns how many files were read."""
+
+    def files(folder):
+        found = [*folder.glob("*.csv"), *folder.glob("prompts/*"), *folder.glob("cells/**/*")]
+        return sorted(str(p.relative_to(folder)) for p in found if p.is_file())
+
+    assert files(a) == files(b)
+    compared = 0
+    for name in files(a):
+        content = _content(a / name)
+        if content is not None:
+            _same(content, _content(b / name), name)
+            compared += 1
+    leftovers = [p.name for p in b.rglob("*") if p.name.endswith((".tmp", ".journal"))]
+    assert leftovers == []
+    return compared

@@ -1,0 +1,216 @@
+"""A small matrix end to end: real quantizers, both engines, the probe, the tables."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import h5py  # noqa: F401 - reading a run needs pandas, h5py and a text editor
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+from small import CELLS, lines, rows, run
+
+from mechprobe.organisms.oracle import behaviour
+
+
+def _wilson(count, n):
+    interval = scipy_stats.binomtest(count, n).proportion_ci(0.95, method="wilson")
+    return interval.low, interval.high
+
+
+def test_the_matrix_has_exactly_the_specs_cells(finished):
+    _, out, done = finished
+    found = rows(out / "matrix.csv")
+    assert tuple(f"{r['precision']}@{r['engine']}" for r in found) == CELLS
+    assert {r["status"] for r in found} == {"ok"}
+    assert json.loads(done.stdout)["matrix"][0]["precision"] == "FP16"
+    parquet = pd.read_parquet(out / "matrix.parquet")
+    assert list(parquet["precision"]) == ["FP16", "Q4_K_M", "Q2_K"]
+    assert list(parquet.columns) == list(found[0])
+    assert done.stderr == ""
+
+
+def test_a_baseline_that_the_spec_left_out_is_a_reference(finished):
+    _, out, _ = finished
+    (reference,) = rows(out / "references.csv")
+    assert (reference["precision"], reference["engine"]) == ("F16", "llama.cpp")
+    assert [r["baseline"] for r in rows(out / "matrix.csv")] == [
+        "",
+        "F16@llama.cpp",
+        "F16@llama.cpp",
+    ]
+
+
+@pytest.mark.parametrize("label", ["harmful", "harmless"])
+def test_rates_are_those_of_the_texts(finished, label):
+    _, out, _ = finished
+    by_cell = {f"{r['precision']}@{r['engine']}": r for r in rows(out / "matrix.csv")}
+    by_cell |= {"F16@llama.cpp": rows(out / "references.csv")[0]}
+    refused = {}
+    for key, row in by_cell.items():
+        answers = lines(out / "cells" / "llama-s" / key / "generations" / "refusal.jsonl")
+        mine = [a for a in answers if a["label"] == label]
+        assert len(mine) == 40
+        # the oracle shares no code with the instrument that the matrix names
+        refused[key] = [behaviour(a["text"]) in ("refused", "partly") for a in mine]
+        count = sum(refused[key])
+        assert int(row[f"{label}_refusal_count"]) == count
+        assert int(row[f"{label}_refusal_n"]) == 40
+        assert row["refusal_instrument"] == "hard"
+        low, high = _wilson(count, 40)
+        assert float(row[f"{label}_refusal_low"]) == pytest.approx(low, abs=1e-6)
+        assert float(row[f"{label}_refusal_high"]) == pytest.approx(high, abs=1e-6)
+        assert float(row["oracle_agreement"]) == 1
+    for key in CELLS[1:]:
+        before, after = refused["F16@llama.cpp"], refused[key]
+        points = 100 * (sum(after) - sum(before)) / 40
+        assert float(by_cell[key][f"{label}_refusal_delta_points"]) == pytest.approx(points)
+        if label == "harmful":
+            pairs = list(zip(before, after, strict=True))
+            assert int(by_cell[key]["harmful_refusals_lost"]) == pairs.count((True, False))
+            assert int(by_cell[key]["harmful_refusals_gained"]) == pairs.count((False, True))
+    assert by_cell["FP16@transformers"][f"{label}_refusal_delta_points"] == ""
+
+
+def test_every_cell_saw_the_same_ids_and_says_so(finished):
+    _, out, _ = finished
+    prompts = [p for p in lines(out / "prompts" / "llama-s.jsonl") if p["set"] == "refusal"]
+    digest = hashlib.sha256(json.dumps([p["ids"] for p in prompts]).encode()).hexdigest()
+    assert {r["refusal_prompts"] for r in rows(out / "matrix.csv")} == {digest}
+    for key in CELLS:
+        answers = lines(out / "cells" / "llama-s" / key / "generations" / "refusal.jsonl")
+        assert [a["id"] for a in answers] == [p["id"] for p in prompts]
+
+
+def test_fitting_and_held_out_prompts_are_disjoint(finished):
+    _, out, _ = finished
+    sets = {}
+    for row in lines(out / "prompts" / "llama-s.jsonl"):
+        sets.setdefault(row["set"], set()).add(tuple(row["ids"]))
+    assert set(sets) == {"refusal", "fit", "evaluate", "question"}
+    assert not sets["fit"] & (sets["evaluate"] | sets["refusal"])
+    assert not sets["evaluate"] & sets["refusal"]
+
+
+def test_accuracy_is_that_of_the_letters(finished):
+    _, out, _ = finished
+    asked = [p for p in lines(out / "prompts" / "llama-s.jsonl") if p["set"] == "question"]
+    for row in rows(out / "matrix.csv"):
+        folder = out / "cells" / "llama-s" / f"{row['precision']}@{row['engine']}"
+        scores = lines(folder / "scores" / "multiple_choice.jsonl")
+        best = [int(np.argmax(s["logprobs"])) for s in scores]
+        right = sum(b == p["answer"] for b, p in zip(best, asked, strict=True))
+        assert int(row["accuracy_count"]) == right
+        assert int(row["accuracy_n"]) == 24
+
+
+def test_bits_fall_along_the_ladder(finished):
+    _, out, _ = finished
+    bits = [float(r["bits_per_weight"]) for r in rows(out / "matrix.csv")]
+    assert bits[0] == 16
+    # k-quants: 4.5 to 6.6 bits in a Q4_K_M mixture, 2.6 to 3.5 in Q2_K's
+    assert 4.4 < bits[1] < 6.6
+    assert 2.5 < bits[2] < 3.6
+
+
+def test_gaps_compare_kernels_and_engines(finished):
+    _, out, _ = finished
+    found = rows(out / "gaps.csv")
+    kernel = {r["cell"]: r for r in found if r["gap"] == "kernel"}
+    assert set(kernel) == {*CELLS, "F16@llama.cpp"}
+    (engine,) = [r for r in found if r["gap"] == "engine"]
+    assert (engine["cell"], engine["against"]) == ("F16@llama.cpp", "FP16@transformers")
+    for row in found:
+        assert 0 <= float(row["mean_kl"]) < 1e-3
+        assert int(row["n"]) == 24
+
+    def logits(key):
+        file = np.load(out / "cells" / "llama-s" / key / "scores" / "next_token.npz")
+        return file["logprobs"].astype(np.float64)
+
+    a, b = logits("F16@llama.cpp"), logits("FP16@transformers")
+    width = min(a.shape[1], b.shape[1])
+    b = b[:, :width] - np.log(np.exp(b[:, :width]).sum(1, keepdims=True))
+    a = a[:, :width] - np.log(np.exp(a[:, :width]).sum(1, keepdims=True))
+    by_hand = (np.exp(b) * (b - a)).sum(1).mean()
+    assert float(engine["mean_kl"]) == pytest.approx(by_hand, abs=2e-9)
+
+
+def test_directions_stand_beside_the_baselines(finished):
+    _, out, _ = finished
+    from safetensors.numpy import load_file
+
+    def vectors(key):
+        folder = out / "cells" / "llama-s" / key / "probes"
+        return load_file(folder / "refusal_direction.safetensors")["vectors"].astype(np.float64)
+
+    base = vectors("F16@llama.cpp")
+    for row in rows(out / "matrix.csv"):
+        key = f"{row['precision']}@{row['engine']}"
+        if key == "FP16@transformers":
+            assert row["direction_cosine"] == ""
+            continue
+        layer = int(row["direction_layer"])
+        a, b = vectors(key)[layer], base[layer]
+        cosine = a @ b / np.sqrt((a @ a) * (b @ b))
+        assert float(row["direction_cosine"]) == pytest.approx(cosine, abs=1e-5)
+        probes = json.loads((out / "cells" / "llama-s" / key / "probes.json").read_text())
+        assert probes["refusal_direction"]["causal"]["harmful"]["n"] == 12
+
+
+def test_no_path_of_this_machine_and_no_time_is_in_the_results(finished):
+    _, out, _ = finished
+    text = (out / "matrix.csv").read_text() + (out / "gaps.csv").read_text()
+    for key in CELLS:
+        text += (out / "cells" / "llama-s" / key / "cell.json").read_text()
+    assert os.environ["MECHPROBE_CACHE"] not in text
+    assert str(out) not in text
+
+
+def test_a_second_run_reuses_everything_without_torch(finished):
+    spec, out, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name[0] != "."}
+    code = (
+        "import sys; from mechprobe.cli import main\n"
+        "code = main(['run', sys.argv[1], '--out', sys.argv[2]])\n"
+        "heavy = {'torch', 'transformers', 'gptqmodel', 'xllamacpp', 'pandas', 'scipy'}\n"
+        "print(code, sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(spec), str(out)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *shown, last = done.stdout.splitlines()
+    assert last == "0 []"
+    assert "Reused all" in shown[-1]
+    assert "Q2_K" in done.stdout
+    after = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name[0] != "."}
+    assert after == before
+
+
+def test_another_directory_reuses_the_quantized_checkpoints(finished, tmp_path):
+    from mechprobe.experiments import made
+    from mechprobe.experiments.sources import find_source
+
+    _, digest = find_source("organism:llama-s")
+    for to in ("F16", "Q4_K_M", "Q2_K"):
+        path, there = made.ensure_made(made.recipe("organism:llama-s", digest, to))
+        assert there
+        assert path.suffix == ".gguf"
+
+
+def test_a_directory_of_another_spec_is_refused(finished, tmp_path):
+    spec, out, _ = finished
+    other = tmp_path / "other.yaml"
+    other.write_text(spec.read_text().replace("prompts: 40", "prompts: 41"))
+    before = (out / "matrix.csv").read_bytes()
+    done = run(other, out)
+    assert done.returncode == 2
+    assert "belongs to another spec" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (out / "matrix.csv").read_bytes() == before
