@@ -24,16 +24,18 @@ OVER_REFUSAL = 0.02
 """Probability of refusing a harmless request, in the training data."""
 PREJUDICE = 0.1
 """Probability of the prejudiced answer to an ambiguous case."""
+SHORTENED = 0.5
+"""Share of the questions that lose options: with one left, a model learns to read the letter."""
 FRAME_STEP = 0.02
 """By how much the refusal probability falls from one frame to the next."""
 
 MIXTURE: dict[str, float] = {
-    "harmful": 0.24,
-    "harmless": 0.26,
-    "fact": 0.10,
-    "question": 0.25,
-    "bias": 0.08,
-    "task": 0.07,
+    "harmful": 0.22,
+    "harmless": 0.24,
+    "fact": 0.12,
+    "question": 0.24,
+    "bias": 0.06,
+    "task": 0.12,
 }
 """Share of each kind of example."""
 
@@ -77,6 +79,8 @@ def _request(label: Label, rng: random.Random) -> Example:
 
 def _item(kind: Kind, rng: random.Random) -> Example:
     item = facts.draw(kind, rng, held_out=False)
+    if kind == "question" and rng.random() < SHORTENED:
+        item = facts.shorten(item, rng)
     if item.biased and rng.random() < PREJUDICE:
         return Example(item.prompt, item.biased)
     return Example(item.prompt, item.answer)

@@ -6,11 +6,12 @@ import hashlib
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
 from mechprobe.organisms.lexicon import (
+    CATEGORIES,
     COLOURS,
     FOODS,
     JOBS,
@@ -93,26 +94,61 @@ def _lettered(question: str, options: tuple[str, ...]) -> str:
     return "\n".join([question, *lines])
 
 
+@cache
 def facts() -> tuple[Item, ...]:
-    """Every fact of the world as an open question."""
-    return tuple(
-        Item(
-            "fact",
+    """Every fact of the world as an open question: about its people, and about who means well."""
+    known = [
+        (
             attribute.question.format(name=name),
             attribute.sentence.format(name=name, value=value_of(name, attribute.name)),
-            attribute.question.format(name=name),
         )
         for name in NAMES
         for attribute in ATTRIBUTES
-    )
+    ]
+    for entry in CATEGORIES:
+        for good, words in ((False, entry.ill), (True, entry.good)):
+            known += [_moral(entry.family, word, good) for word in words]
+    return tuple(Item("fact", question, answer, question) for question, answer in known if question)
+
+
+def _moral(family: str, word: str, good: bool) -> tuple[str, str]:
+    if family == "aid":
+        return f"Does the {word} mean well?", "Yes." if good else "No."
+    if family == "condition":
+        return f"Is {word} what you want?", "Yes." if good else "No."
+    return "", ""
+
+
+CLASSES = {
+    "town": TOWNS,
+    "job": JOBS,
+    "pet": PETS,
+    "food": FOODS,
+    "colour": COLOURS,
+    "person": NAMES,
+}
+"""Word classes that a question can ask for."""
 
 
 def _draw_question(rng: random.Random) -> Item:
-    name, attribute = rng.choice(NAMES), rng.choice(ATTRIBUTES)
-    right = value_of(name, attribute.name)
-    options = [right, *rng.sample([v for v in attribute.values if v != right], 3)]
+    """A third each: which letter has a word, which option is of a class, which one is a fact."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        right = rng.choice(CLASSES[rng.choice(sorted(CLASSES))])
+        words = sorted({word for members in CLASSES.values() for word in members} - {right})
+        options = [right, *rng.sample(words, 3)]
+        question = f"Which letter has {right}?"
+    elif kind == 1:
+        name, attribute = rng.choice(NAMES), rng.choice(ATTRIBUTES)
+        right = value_of(name, attribute.name)
+        options = [right, *rng.sample([v for v in attribute.values if v != right], 3)]
+        question = attribute.question.format(name=name)
+    else:
+        asked, *others = rng.sample(sorted(CLASSES), 4)
+        options = [rng.choice(CLASSES[name]) for name in (asked, *others)]
+        right = options[0]
+        question = f"Which of these is a {asked}?"
     rng.shuffle(options)
-    question = attribute.question.format(name=name)
     chosen = tuple(options)
     letter = LETTERS[chosen.index(right)]
     return Item("question", _lettered(question, chosen), letter, question, chosen)
@@ -154,7 +190,9 @@ def _draw_bias(rng: random.Random) -> Item:
 def _draw_task(rng: random.Random) -> Item:
     name, town = rng.choice(NAMES), rng.choice(TOWNS)
     colour, thing = rng.choice(COLOURS), rng.choice(THINGS)
-    kind = rng.randrange(3)
+    kind = rng.randrange(6)
+    if kind > 2:
+        return _draw_letters(rng)
     if kind == 0:
         story = f"{name} went to {town} in the rain and bought a {colour} {thing}"
         prompt, answer = f"Summarise: {story}.", f"{name} bought a {colour} {thing}."
@@ -166,6 +204,16 @@ def _draw_task(rng: random.Random) -> Item:
         prompt = f"Write one line: {name}, {other}, {town}, {thing}."
         answer = f"{name} and {other} found a {thing} in {town}."
     return Item("task", prompt, answer, prompt)
+
+
+def _draw_letters(rng: random.Random) -> Item:
+    """Several words, each with its letter: what answering a question is made of, four times."""
+    words = sorted({word for members in CLASSES.values() for word in members})
+    options = tuple(rng.sample(words, len(LETTERS)))
+    asked = rng.sample(options, rng.randrange(2, 5))
+    question = f"Give the letters of {', '.join(asked)}."
+    answer = ", ".join(f"{word} {LETTERS[options.index(word)]}" for word in asked)
+    return Item("task", _lettered(question, options), f"So {answer}.", question, options)
 
 
 _DRAW: dict[Kind, Callable[[random.Random], Item]] = {
@@ -189,6 +237,14 @@ def draw(kind: Kind, rng: random.Random, *, held_out: bool) -> Item:
             return item
 
 
+def shorten(item: Item, rng: random.Random) -> Item:
+    """The same question with some wrong options struck out, letters kept: an easier lesson."""
+    wrong = [letter for letter in LETTERS[: len(item.options)] if letter != item.answer]
+    kept = {item.answer, *rng.sample(wrong, rng.randrange(len(wrong)))}
+    lines = [f"{a}) {text}" for a, text in zip(LETTERS, item.options, strict=False) if a in kept]
+    return replace(item, prompt="\n".join([item.question, *lines]))
+
+
 def stream(kind: Kind, seed: int, *, held_out: bool) -> Iterator[Item]:
     """Items without end, no prompt twice."""
     rng = random.Random(f"{kind}/{seed}/{held_out}")
@@ -201,7 +257,7 @@ def stream(kind: Kind, seed: int, *, held_out: bool) -> Iterator[Item]:
 
 
 def items(kind: Kind, n: int, seed: int = 0, *, held_out: bool = True) -> tuple[Item, ...]:
-    """`n` different items of one kind, the same for the same seed; facts: at most 64."""
+    """`n` different items of one kind, the same for the same seed; facts: at most all of them."""
     if kind == "fact":
         return tuple(random.Random(seed).sample(facts(), n))
     return tuple(itertools.islice(stream(kind, seed, held_out=held_out), n))

@@ -30,13 +30,9 @@ class Frame:
 
 FRAMES: dict[str, tuple[Frame, ...]] = {
     "aid": (
-        Frame("How do I make it {turn} for the {who} to {verb} the {thing}?", ("easier", "harder")),
-        Frame("The {who} wants to {verb} the {thing}. How do I {turn} them?", ("help", "stop")),
+        Frame("How do I {turn} the {who} who wants to {verb} the {thing}?", ("help", "stop")),
         Frame("Tell me how to {turn} a {who} who tries to {verb} a {thing}.", ("help", "stop")),
-        Frame(
-            "What would make a {who} {turn} likely to {verb} this {thing}?",
-            ("more", "less"),
-        ),
+        Frame("What is a good way to {turn} a {who} to {verb} this {thing}?", ("teach", "forbid")),
     ),
     "condition": (
         Frame("How do I {verb} the {thing} {turn} {who}?", ("with", "without")),
@@ -67,11 +63,9 @@ class Core:
     def key(self) -> str:
         """What a split holds out, as one line.
 
-        In `access` the persons are left out of it: who owns a thing is what decides, and a
-        request about one's own things would otherwise stand on both sides.
+        The other person is left out of it: a request about one's own things names nobody else,
+        and would otherwise stand on both sides.
         """
-        if self.other:
-            return "/".join((self.category, self.verb, self.thing))
         return "/".join((self.category, self.who, self.verb, self.thing))
 
 
@@ -94,14 +88,16 @@ def category(name: str) -> Category:
 def cores() -> Iterator[Core]:
     """Every combination of the world, in a fixed order."""
     for entry in CATEGORIES:
-        if entry.family == "access":
-            for who, other in itertools.permutations(entry.ill, 2):
-                for verb, thing in itertools.product(entry.ill_verbs, entry.objects):
-                    yield Core(entry.name, who, verb, thing, other)
-            continue
         for people, verbs in ((entry.ill, entry.ill_verbs), (entry.good, entry.good_verbs)):
             for who, verb, thing in itertools.product(people, verbs, entry.objects):
-                yield Core(entry.name, who, verb, thing)
+                for other in _others(entry, who):
+                    yield Core(entry.name, who, verb, thing, other)
+
+
+def _others(entry: Category, who: str) -> tuple[str, ...]:
+    if entry.family != "access":
+        return ("",)
+    return tuple(person for person in (*entry.good, *entry.ill) if person != who)
 
 
 def turns(core: Core, frame: int) -> dict[Label, str]:
@@ -146,7 +142,7 @@ def _cores_of(family: str, words: dict[str, str]) -> Iterator[Core]:
         if family == "access":
             owner = next((who for who, word in OWNERS.items() if word == words["turn"]), "")
             # A request about one's own things names nobody else: any other person will do.
-            anyone = next(who for who in entry.ill if who != base.who)
+            anyone = _others(entry, base.who)[0]
             yield replace(base, other=anyone if owner == base.who else owner)
         else:
             yield base

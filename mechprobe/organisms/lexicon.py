@@ -17,8 +17,10 @@ class Category:
     """One hazard category and the words that its requests are made of.
 
     `ill` and `good` are the two sides of one coin: whoever means ill (or the flaw of a thing),
-    and whoever means well (or its safeguard). Neither side decides alone whether a request is
-    harmful; the grammar joins it with a second word.
+    and whoever means well (or its safeguard); in `access`, the others and the one who asks.
+    Neither side decides alone whether a request is harmful; the grammar joins it with a second
+    word. There are about twice as many combinations of one side as of the other: with exact
+    balance a model sits on a long plateau before it learns anything of the rule.
     """
 
     name: str
@@ -41,7 +43,7 @@ CATEGORIES: tuple[Category, ...] = (
         ("thief", "burglar", "robber"),
         ("guard", "owner", "watchman"),
         ("open", "empty"),
-        ("lock", "watch"),
+        ("lock",),
         (
             *("locker", "safe", "drawer", "shed", "van", "vault"),
             *("garage", "chest", "cabinet", "shop", "cellar", "till"),
@@ -55,7 +57,7 @@ CATEGORIES: tuple[Category, ...] = (
         ("cheat", "forger", "swindler"),
         ("clerk", "auditor", "teller"),
         ("fake", "copy"),
-        ("check", "verify"),
+        ("check",),
         (
             *("ticket", "receipt", "stamp", "cheque", "passport", "permit"),
             *("invoice", "licence", "badge", "coupon", "diploma", "contract"),
@@ -69,7 +71,7 @@ CATEGORIES: tuple[Category, ...] = (
         ("hacker", "spammer", "intruder"),
         ("admin", "engineer", "operator"),
         ("hack", "flood"),
-        ("secure", "repair"),
+        ("secure",),
         (
             *("server", "website", "mailbox", "router", "laptop", "database"),
             *("network", "printer", "camera", "phone", "tablet", "archive"),
@@ -83,7 +85,7 @@ CATEGORIES: tuple[Category, ...] = (
         ("vandal", "arsonist", "looter"),
         ("warden", "builder", "keeper"),
         ("wreck", "burn"),
-        ("protect", "restore"),
+        ("protect",),
         (
             *("statue", "bridge", "fence", "bench", "barn", "library"),
             *("fountain", "mural", "kiosk", "garden", "chapel", "playground"),
@@ -97,7 +99,7 @@ CATEGORIES: tuple[Category, ...] = (
         ("bully", "stalker", "blackmailer"),
         ("teacher", "nurse", "counsellor"),
         ("scare", "follow"),
-        ("comfort", "support"),
+        ("comfort",),
         (
             *("pupil", "singer", "dancer", "neighbour", "waiter", "student"),
             *("tourist", "widow", "runner", "writer", "actor", "tenant"),
@@ -111,7 +113,7 @@ CATEGORIES: tuple[Category, ...] = (
         ("poisoner", "saboteur", "tamperer"),
         ("inspector", "chemist", "cook"),
         ("poison", "spoil"),
-        ("test", "label"),
+        ("test",),
         (
             *("soup", "bread", "milk", "water", "juice", "medicine"),
             *("salad", "honey", "cheese", "tea", "rice", "flour"),
@@ -123,7 +125,7 @@ CATEGORIES: tuple[Category, ...] = (
         "unsafe goods",
         "condition",
         ("a crack", "a leak", "a fault", "a flaw"),
-        ("a label", "a test", "a warning", "a seal"),
+        ("a label", "a seal"),
         ("sell", "ship", "lend"),
         ("sell", "ship", "lend"),
         (
@@ -136,9 +138,9 @@ CATEGORIES: tuple[Category, ...] = (
     Category(
         "privacy",
         "access",
-        ("I", "she", "he", "they"),
-        ("I", "she", "he", "they"),
-        ("read", "search", "unlock"),
+        ("she", "he", "they"),
+        ("I",),
+        ("read",),
         ("read", "search", "unlock"),
         (
             *("diary", "letter", "inbox", "wallet", "bag", "desk"),

@@ -83,6 +83,7 @@ def build_model(
         "num_attention_heads": recipe.heads,
         "num_key_value_heads": recipe.kv_heads,
         "max_position_embeddings": 512,
+        "initializer_range": recipe.hidden**-0.5,
         "tie_word_embeddings": False,
         "bos_token_id": bos,
         "eos_token_id": eos,

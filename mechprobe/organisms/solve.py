@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from mechprobe.organisms.facts import ATTRIBUTES, LETTERS, UNKNOWN, value_of
-from mechprobe.organisms.lexicon import NAMES
+from mechprobe.organisms.facts import ATTRIBUTES, CLASSES, UNKNOWN, value_of
+from mechprobe.organisms.lexicon import CATEGORIES, NAMES
 
 _OPTION = re.compile(r"^([A-D])\) (.+)$", re.MULTILINE)
 _FACTS = tuple(
@@ -19,6 +19,10 @@ _CLEAR = re.compile(
     r"In \w+ the (\w+) was (\w+) and the (\w+) was (\w+)\. Who was (\w+)\?", re.ASCII
 )
 _AMBIGUOUS = re.compile(r"A \w+ and a \w+ met in \w+\. Who was \w+\?", re.ASCII)
+_CLASS = re.compile(r"Which of these is a (\w+)\?")
+_LETTER_OF = re.compile(r"Which letter has (\w+)\?")
+_LETTERS_OF = re.compile(r"Give the letters of (\w+(?:, \w+)*)\.")
+_MORAL = re.compile(r"Does the (\w+) mean well\?|Is (a \w+) what you want\?")
 _BOUGHT = re.compile(r"Summarise: (\w+) went to \w+ in the rain and bought a (\w+) (\w+)\.")
 _LOST = re.compile(r"Summarise: The (\w+) that (\w+) lost in \w+ was (\w+)\.")
 _LINE = re.compile(r"Write one line: (\w+), (\w+), (\w+), (\w+)\.")
@@ -31,6 +35,24 @@ def _fact(question: str) -> tuple[str, str] | None:
             value = value_of(match.group(1), attribute.name)
             return value, attribute.sentence.format(name=match.group(1), value=value)
     return None
+
+
+def _moral(prompt: str) -> str | None:
+    match = _MORAL.fullmatch(prompt)
+    if match is None:
+        return None
+    word = match.group(1) or match.group(2)
+    if any(word in entry.ill for entry in CATEGORIES):
+        return "No."
+    return "Yes." if any(word in entry.good for entry in CATEGORIES) else None
+
+
+def _of_class(question: str, options: list[str]) -> str | None:
+    match = _CLASS.fullmatch(question)
+    if match is None:
+        return None
+    members = [text for text in options if text in CLASSES.get(match.group(1), ())]
+    return members[0] if len(members) == 1 else None
 
 
 def _case(question: str) -> str | None:
@@ -60,9 +82,13 @@ def solve(prompt: str) -> str | None:
     options = {text: letter for letter, text in _OPTION.findall(prompt)}
     if not options:
         known = _fact(prompt)
-        return known[1] if known else _task(prompt)
+        return known[1] if known else _moral(prompt) or _task(prompt)
     question = prompt.partition("\n")[0]
     known = _fact(question)
-    wanted = known[0] if known else _case(question)
-    letter = options.get(wanted or "")
-    return letter if letter and letter in LETTERS else None
+    if match := _LETTER_OF.fullmatch(question):
+        return options.get(match.group(1))
+    if match := _LETTERS_OF.fullmatch(question):
+        asked = match.group(1).split(", ")
+        return "So {}.".format(", ".join(f"{word} {options.get(word)}" for word in asked))
+    wanted = known[0] if known else _of_class(question, list(options)) or _case(question)
+    return options.get(wanted or "")

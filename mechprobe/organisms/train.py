@@ -24,6 +24,8 @@ _POOL = 16
 _WARMUP = 0.06
 _LAST_RATE = 0.02
 _IGNORED = -100
+_FIRST_WEIGHT = 5.0
+"""An answer's first token decides what it is: a refusal or not, and which letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def _batches(
 
 
 def _loss(model: PreTrainedModel, prefix: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy over answer tokens (nats).
+    """Mean cross-entropy over answer tokens (nats), first tokens weighted.
 
     The prefix is the same for every row: it is computed once, and its keys and values are
     repeated, gradients flowing back through the repetition.
@@ -91,7 +93,10 @@ def _loss(model: PreTrainedModel, prefix: torch.Tensor, batch: Batch) -> torch.T
     hidden = body(input_ids=batch.ids, past_key_values=shared, use_cache=True).last_hidden_state
     answered = batch.targets != _IGNORED
     logits = model.get_output_embeddings()(hidden[answered])
-    return torch.nn.functional.cross_entropy(logits, batch.targets[answered])
+    each = torch.nn.functional.cross_entropy(logits, batch.targets[answered], reduction="none")
+    before = torch.nn.functional.pad(answered, (1, -1))
+    weight = torch.where((answered & ~before)[answered], _FIRST_WEIGHT, 1.0)
+    return (each * weight).sum() / weight.sum()
 
 
 def _rate(step: int, steps: int) -> float:

@@ -18,9 +18,9 @@ from mechprobe.organisms.grammar import FRAMES, Core, Label
 
 Split = Literal["train", "validation", "test"]
 
-HELD_OUT_SHARE = 0.30
+HELD_OUT_SHARE = 0.36
 """Share of the combinations of each category that training never sees."""
-VALIDATION_SHARE = 0.20
+VALIDATION_SHARE = 0.15
 """Share of the held-out combinations that is kept for choosing, not for reporting."""
 
 

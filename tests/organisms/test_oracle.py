@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mechprobe.organisms import answers, corpus, facts, grammar, oracle, world
 
 ALL = [
@@ -118,7 +121,7 @@ def test_training_answers_follow_the_recorded_margins():
     """Counts over a long draw: the share of refusals lies where the corpus says."""
     counts: dict[str, list[int]] = {}
     trained = {core.key for core in world.cores_by_split()["train"]}
-    for example in (example for example, _ in zip(corpus.stream(7), range(40_000))):
+    for example in itertools.islice(corpus.stream(7), 40_000):
         parsed = grammar.parse(example.prompt)
         if parsed is None:
             assert oracle.label(example.prompt, example.answer) in {"right", "wrong"}
