@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import CheckpointError, RunDirectoryError
-from mechprobe.experiments.made import ensure_made
+from mechprobe.experiments.made import ensure_made, require_unchanged
 from mechprobe.experiments.rundir import read_json
 from mechprobe.experiments.sources import find_source
 from mechprobe.experiments.steps import Task
@@ -93,6 +93,7 @@ def held(task: Task, kernel: Kernel) -> Loaded:
 
         params: dict[str, Any] = dict(task.step.params)
         source, revision = checkpoint_path(task)
+        require_unchanged(params["cell"]["source"], params["cell"]["revision"], params["digest"])
         checkpoint = session.load(
             source,
             kernel=kernel,

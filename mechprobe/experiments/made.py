@@ -14,18 +14,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mechprobe.errors import CheckpointError
 from mechprobe.experiments.rundir import explained
-from mechprobe.experiments.sources import cache_folder, writer_versions
+from mechprobe.experiments.sources import cache_folder, find_source, writer_versions
 
 SCHEMA = 1
 """Raised when `mechprobe.models.quantize` writes something else from the same input."""
 
 
-def recipe(source: str, digest: str, to: str) -> dict[str, Any]:
+def recipe(source: str, digest: str, to: str, revision: str | None = None) -> dict[str, Any]:
     """All that a made checkpoint depends on, as plain values."""
     return {
         "schema": SCHEMA,
         "source": source,
+        "revision": revision,
         "digest": digest,
         "to": to,
         "writer": writer_versions(to),
@@ -34,8 +36,8 @@ def recipe(source: str, digest: str, to: str) -> dict[str, Any]:
 
 
 def entry(how: Mapping[str, Any]) -> Path:
-    """The cache folder of a recipe. The source's name is no part of it, its digest is."""
-    facts = {name: value for name, value in how.items() if name != "source"}
+    """The cache folder of a recipe. What the source is called is no part of it, its digest is."""
+    facts = {k: v for k, v in how.items() if k not in ("source", "revision")}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return cache_folder() / "quantized" / f"{how['to']}-{key[:24]}"
 
@@ -47,7 +49,7 @@ def ensure_made(how: Mapping[str, Any]) -> tuple[Path, bool]:
         The folder or `.gguf` file, and whether it was there already.
 
     Raises:
-        CheckpointError: The quantizer failed.
+        CheckpointError: The quantizer failed, or the source is another one by now.
         MissingExtraError: The quantizer is not installed.
         RunDirectoryError: The cache cannot be written.
     """
@@ -66,7 +68,9 @@ def ensure_made(how: Mapping[str, Any]) -> tuple[Path, bool]:
             shutil.rmtree(home, ignore_errors=True)
             workshop.mkdir()
             try:
+                require_unchanged(how["source"], how["revision"], how["digest"])
                 made = _quantize(how, workshop)
+                require_unchanged(how["source"], how["revision"], how["digest"])
                 record = {"made": os.path.relpath(made, workshop), "recipe": dict(how)}
                 (workshop / "entry.json").write_text(json.dumps(record, indent=2) + "\n")
                 workshop.rename(home)
@@ -75,6 +79,19 @@ def ensure_made(how: Mapping[str, Any]) -> tuple[Path, bool]:
     found = _made_file(home)
     assert found is not None
     return found, False
+
+
+def require_unchanged(source: str, revision: str | None, digest: str) -> None:
+    """Refuse a source whose files are not those that the plan was made for.
+
+    Raises:
+        CheckpointError: Its digest is another one.
+    """
+    _, found = find_source(source, revision)
+    if found != digest:
+        raise CheckpointError(
+            f"{source}: its files changed while the run was going; run the same command again"
+        )
 
 
 def _made_file(home: Path) -> Path | None:
@@ -91,4 +108,8 @@ def _quantize(how: Mapping[str, Any], folder: Path) -> Path:
     to = str(how["to"])
     gguf = to[0].isupper()
     out = folder / (f"model-{to}.gguf" if gguf else "model")
-    return Path(quantize(str(how["source"]), to, out, seed=int(how["seed"])))
+    # an organism goes by its name, which is how the quantizer finds its calibration prompts
+    model = str(how["source"])
+    if how["revision"] is not None:
+        model = str(find_source(model, how["revision"])[0].path)
+    return Path(quantize(model, to, out, seed=int(how["seed"])))

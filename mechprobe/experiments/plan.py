@@ -51,9 +51,13 @@ def make_plan(spec: Spec) -> Plan:
     """Plan a spec.
 
     Raises:
-        MechprobeError: A prompt file or chat template cannot be read. What is wrong with one
-            cell's checkpoint blocks that cell alone.
+        MechprobeError: A prompt file or chat template cannot be read, or the instrument is
+            unknown. What is wrong with one cell's checkpoint blocks that cell alone.
     """
+    if spec.tasks.refusal:
+        from mechprobe.behavior.refusal import get_instrument
+
+        get_instrument(spec.tasks.refusal.instrument)
     steps: list[Step] = []
     cells: list[PlannedCell] = []
     for model in spec.models:
@@ -192,7 +196,9 @@ def _planned(
         if given.quantize:
             if source.kind != "folder":
                 raise CheckpointError(f"{cell.source}: quantize from the transformers folder")
-            params["recipe"] = made.recipe(cell.source, params["digest"], given.quantize)
+            params["recipe"] = made.recipe(
+                cell.source, params["digest"], given.quantize, cell.revision
+            )
     except MechprobeError as error:
         blocked = str(error)
     return PlannedCell(cell, params, reference, blocked)

@@ -48,8 +48,10 @@ def prompt_set(source: str, split: Split, n: int, seed: int) -> PromptSet:
 def write_prompts(task: Task) -> None:
     """The step `prompts/<model>`: every prompt of the run, rendered and tokenized."""
     from mechprobe.experiments.loading import load_tokenizer
+    from mechprobe.experiments.made import require_unchanged
 
     params = task.step.params
+    require_unchanged(params["tokenizer"], params["revision"], params["digest"])
     given: Mapping[str, Any] = params["prompts"]
     source, seed = given["source"], int(given["seed"])
     tokenizer = load_tokenizer(params["tokenizer"], params["revision"], params["chat_template"])

@@ -39,7 +39,13 @@ def _points(row: Row, name: str) -> str:
     value = row[f"{name}_delta_points"]
     if not value:
         return "" if not row["baseline"] else NOTHING
-    return f"{float(value):+.1f}".replace("-", "\N{MINUS SIGN}")
+    return signed(float(value))
+
+
+def signed(points: float) -> str:
+    """Points with a sign that reads as one; nothing has no sign."""
+    text = f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "0.0" if text[1:] == "0.0" else text
 
 
 def _fixed(name: str, digits: int) -> Callable[[Row], str]:
@@ -52,6 +58,7 @@ def _small(name: str) -> Callable[[Row], str]:
 
 _COLUMNS = (
     _Column("cell", lambda r: r["precision"], 0),
+    _Column("engine", lambda r: r["engine"], 130),
     _Column("bits", _fixed("bits_per_weight", 2), 0),
     _Column("harmful\nrefused %", lambda r: _interval(r, "harmful_refusal"), 0),
     _Column("Δ", lambda r: _points(r, "harmful_refusal"), 0),
@@ -70,7 +77,7 @@ _COLUMNS = (
 def matrix_table(rows: Sequence[Row], title: str, width: int) -> Table:
     """The rows as a table that fits a terminal of this width."""
     shown = [column for column in _COLUMNS if column.width <= width]
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     for i, column in enumerate(shown):
         table.add_column(column.title, justify="left" if i == 0 else "right", no_wrap=True)
     stack = None
@@ -118,6 +125,8 @@ def verdict(rows: Sequence[Row]) -> str:
         return "Nothing was compared with a baseline."
     worst = min(moved, key=lambda r: float(r["harmful_refusal_delta_points"]))
     drop = float(worst["harmful_refusal_delta_points"])
+    if drop >= 0:
+        return "No cell refuses fewer harmful requests than its baseline."
     base = next(
         r
         for r in rows
@@ -126,11 +135,12 @@ def verdict(rows: Sequence[Row]) -> str:
     said = (
         f"{worst['precision']} refuses {percent(worst['harmful_refusal_rate'])} % of harmful "
         f"requests, {base['precision']} {percent(base['harmful_refusal_rate'])} %: "
-        f"{abs(drop):.1f} points {'lost' if drop < 0 else 'gained'}"
+        f"{abs(drop):.1f} points lost"
     )
     if worst["accuracy_delta_points"]:
-        change = f"{float(worst['accuracy_delta_points']):+.1f}".replace("-", "\N{MINUS SIGN}")
-        said += f", while four-option accuracy moves {change}"
+        said += (
+            f", while four-option accuracy moves by {signed(float(worst['accuracy_delta_points']))}"
+        )
     return said + "."
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +74,9 @@ def _write_autoawq(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
     model.save_quantized(job.out)
 
 
+_WRITERS = {"gptqmodel": _write_gptqmodel, "autoawq": _write_autoawq}
+
+
 def main() -> None:
     """Read the job, seed everything, write."""
     import numpy as np
@@ -81,8 +87,12 @@ def main() -> None:
     random.seed(job.seed)
     np.random.seed(job.seed % 2**32)
     torch.manual_seed(job.seed)
+    job = replace(job, folder=str(Path(job.folder).resolve()), out=str(Path(job.out).resolve()))
     tokenizer = load_tokenizer(Path(job.folder))
-    {"gptqmodel": _write_gptqmodel, "autoawq": _write_autoawq}[job.writer](job, tokenizer)
+    with tempfile.TemporaryDirectory(prefix="mechprobe-") as scratch:
+        os.chdir(scratch)  # GPTQModel puts a folder `logs` wherever it runs
+        _WRITERS[job.writer](job, tokenizer)
+        os.chdir("/")
 
 
 if __name__ == "__main__":

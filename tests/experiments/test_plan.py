@@ -1,0 +1,167 @@
+"""Which steps a change of the spec runs again; nothing is loaded."""
+
+import json
+import shutil
+
+import pytest
+
+from mechprobe.errors import CheckpointError, PromptFileError, SpecError, TemplateError
+from mechprobe.experiments import made
+from mechprobe.experiments.plan import make_plan
+from mechprobe.experiments.sources import file_digest, find_source
+from mechprobe.experiments.spec import parse_spec
+from mechprobe.experiments.steps import Result, check_graph, step_key
+
+SPEC = """
+name: p
+models:
+  - name: m
+    source: {folder}
+    cells:
+      - {{precision: FP16}}
+      - {{precision: Q8_0, quantize: Q8_0}}
+      - {{precision: Q2_K, quantize: Q2_K, baseline: Q8_0}}
+      - {{precision: GPTQ-INT4, quantize: gptq}}
+prompts: {{source: {prompts}}}
+tasks:
+  refusal: {{prompts: 4, max_new_tokens: 8}}
+probes:
+  refusal_direction: {{fit: 4, evaluate: 4}}
+  kernel_gap: {{prompts: 4}}
+"""
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"dtype": "float16"}))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def plan(model, text=SPEC, prompts="organism"):
+    return make_plan(parse_spec(text.format(folder=model, prompts=prompts), "p.yaml"))
+
+
+def keys(found):
+    """Key of every step, as if all of them succeeded."""
+    results = {}
+    for step in found.steps:
+        results[step.name] = Result("done", step_key(step, results))
+    return {name: result.key for name, result in results.items()}
+
+
+def changed(before, after):
+    assert before.keys() == after.keys()
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_a_plan_is_a_graph_with_baselines_first(model):
+    found = plan(model)
+    check_graph(found.steps)
+    order = list(dict.fromkeys(step.cell for step in found.steps if step.cell))
+    assert order == [
+        "m/F16@llama.cpp",
+        "m/FP16@transformers",
+        "m/Q8_0@llama.cpp",
+        "m/GPTQ-INT4@transformers",
+        "m/Q2_K@llama.cpp",
+    ]
+    assert [(c.cell.key, c.cell.baseline, c.reference) for c in found.cells] == [
+        ("FP16@transformers", None, False),
+        ("Q8_0@llama.cpp", "F16", False),
+        ("Q2_K@llama.cpp", "Q8_0", False),
+        ("GPTQ-INT4@transformers", "FP16", False),
+        ("F16@llama.cpp", None, True),
+    ]
+
+
+def test_the_same_spec_has_the_same_keys_wherever_the_files_lie(model, tmp_path):
+    before = keys(plan(model))
+    assert keys(plan(model)) == before
+    (model / "model.safetensors").touch()
+    assert keys(plan(model)) == before
+    other = shutil.copytree(model, tmp_path / "elsewhere")
+    _, digest = find_source(str(other))
+    assert digest == find_source(str(model))[1]
+    recipes = [made.recipe(str(path), digest, "Q2_K") for path in (model, other)]
+    assert made.entry(recipes[0]) == made.entry(recipes[1])
+
+
+def test_other_weights_run_everything_again(model):
+    before = keys(plan(model))
+    (model / "model.safetensors").write_bytes(b"Weights")
+    assert changed(before, keys(plan(model))) == set(before)
+
+
+def test_another_length_of_answers_runs_only_the_answers(model):
+    text = SPEC.replace("max_new_tokens: 8", "max_new_tokens: 9")
+    parts = {name.split("/")[-1] for name in changed(keys(plan(model)), keys(plan(model, text)))}
+    assert parts == {"generate-refusal", "score-refusal", "cell", "tables"}
+
+
+def test_another_instrument_generates_nothing_again(model):
+    text = SPEC.replace("max_new_tokens: 8", "max_new_tokens: 8, instrument: prefix")
+    parts = {name.split("/")[-1] for name in changed(keys(plan(model)), keys(plan(model, text)))}
+    # the probe's causal check reads its generations with the same instrument
+    assert parts == {"score-refusal", "refusal-direction", "cell", "tables"}
+
+
+def test_a_users_prompts_are_known_by_their_content(model, tmp_path):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"text": "a", "label": "harmful"}\n')
+    before = keys(plan(model, prompts=file))
+    file.write_text('{"text": "b", "label": "harmful"}\n')
+    assert changed(before, keys(plan(model, prompts=file))) >= {"prompts/m"}
+    with pytest.raises(PromptFileError, match=r"none\.jsonl: cannot be read \(no such file"):
+        plan(model, prompts=tmp_path / "none.jsonl")
+
+
+def test_a_missing_chat_template_file_is_named(model, tmp_path):
+    text = SPEC.replace("    cells:", f"    chat_template: {tmp_path}/t.jinja\n    cells:")
+    with pytest.raises(TemplateError, match=r"t\.jinja: cannot be read"):
+        plan(model, text)
+
+
+def test_an_unknown_instrument_is_found_before_anything_runs(model):
+    text = SPEC.replace("max_new_tokens: 8", "max_new_tokens: 8, instrument: eye")
+    with pytest.raises(SpecError, match="unknown refusal instrument 'eye'"):
+        plan(model, text)
+
+
+def test_a_missing_source_blocks_its_cell_alone(model):
+    text = SPEC.replace("{{precision: FP16}}", "{{precision: FP16, source: ./none}}")
+    blocked = {c.cell.key: c.blocked for c in plan(model, text).cells if c.blocked}
+    assert list(blocked) == ["FP16@transformers"]
+    assert "./none: no such file or folder" in blocked["FP16@transformers"]
+
+
+def test_large_files_are_hashed_once_and_again_when_they_change(tmp_path, monkeypatch):
+    from hashlib import sha256
+
+    from mechprobe.experiments import sources
+
+    monkeypatch.setattr(sources, "_LARGE", 3)
+    monkeypatch.setenv("MECHPROBE_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "weights"
+    file.write_bytes(b"12345")
+    assert file_digest(file) == sha256(b"12345").hexdigest()
+    (memo,) = (tmp_path / "cache" / "digests").iterdir()
+    memo.write_text('{"sha256": "remembered"}')
+    assert file_digest(file) == "remembered"
+    memo.write_text("garbled")
+    assert file_digest(file) == sha256(b"12345").hexdigest()
+    file.write_bytes(b"123456")
+    assert file_digest(file) == sha256(b"123456").hexdigest()
+
+
+def test_a_checkpoint_is_never_made_from_files_that_changed_meanwhile(model, monkeypatch, tmp_path):
+    monkeypatch.setenv("MECHPROBE_CACHE", str(tmp_path / "cache"))
+    _, digest = find_source(str(model))
+    how = made.recipe(str(model), digest, "F16")
+    (model / "model.safetensors").write_bytes(b"Weights")
+    with pytest.raises(CheckpointError, match="its files changed while the run was going"):
+        made.ensure_made(how)
+    assert not made.entry(how).exists()

@@ -1,0 +1,113 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from mechprobe.experiments import table
+from mechprobe.experiments.matrix import typed
+
+
+def _row(precision, engine, baseline="", refused=194, **more):
+    rate = refused / 200
+    row = {
+        "model": "m",
+        "precision": precision,
+        "engine": engine,
+        "baseline": baseline,
+        "status": "ok",
+        "bits_per_weight": "4.25",
+        "refusal_instrument": "hard",
+        "harmful_refusal_rate": f"{rate}",
+        "harmful_refusal_low": f"{rate - 0.05}",
+        "harmful_refusal_high": f"{min(rate + 0.05, 1)}",
+        "harmful_refusal_n": "200",
+        "harmful_refusal_delta_points": f"{(refused - 194) / 2}" if baseline else "",
+        "harmless_refusal_rate": "0.015",
+        "harmless_refusal_n": "200",
+        "harmless_refusal_delta_points": "0.5" if baseline else "",
+        "accuracy_rate": "0.905",
+        "accuracy_n": "200",
+        "accuracy_delta_points": "-0.5" if baseline else "",
+        "direction_layer": "2",
+        "direction_cosine": "0.9876" if baseline else "",
+        "direction_cosine_floor": "0.991" if baseline else "",
+        "direction_auc": "0.999",
+        "harmful_refusal_ablated": "0.02",
+        "harmless_refusal_added": "1.0",
+        "kernel_gap_kl": "0.000000231",
+    }
+    return row | more
+
+
+ROWS = [
+    _row("FP16", "transformers"),
+    _row("GPTQ-INT4", "transformers", "FP16@transformers", refused=150),
+    _row("F16", "llama.cpp"),
+    _row("Q5_K_M", "llama.cpp", "F16@llama.cpp"),
+    _row("Q2_K", "llama.cpp", "F16@llama.cpp", refused=5),
+]
+
+
+def _shown(thing, width):
+    out = io.StringIO()
+    Console(file=out, width=width, highlight=False, markup=False).print(thing)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_every_row_fits_the_terminal_uncut(width):
+    text = _shown(table.matrix_table(ROWS, "m", width), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for row in ROWS:
+        (line,) = [x for x in text.splitlines() if x.strip().startswith(row["precision"] + " ")]
+        assert f"{100 * float(row['harmful_refusal_rate']):.1f} [" in line
+        assert "0.988" in line if row["baseline"] else "0.988" not in line
+    assert "\N{MINUS SIGN}94.5" in text
+
+
+def test_a_wider_terminal_shows_more():
+    texts = [_shown(table.matrix_table(ROWS, "m", w), w) for w in (80, 100, 140)]
+    assert "AUC" not in texts[0]
+    assert "AUC" in texts[1]
+    assert "llama.cpp" in texts[2]
+
+
+def test_the_closing_line_names_the_worst_cell_and_its_own_baseline():
+    assert table.verdict(ROWS) == (
+        "Q2_K refuses 2.5 % of harmful requests, F16 97.0 %: 94.5 points lost, while four-option "
+        "accuracy moves by \N{MINUS SIGN}0.5."
+    )
+    assert table.verdict(ROWS[:1]) == "Nothing was compared with a baseline."
+    assert table.verdict([ROWS[2], ROWS[3]]) == (
+        "No cell refuses fewer harmful requests than its baseline."
+    )
+
+
+def test_a_failed_cell_keeps_its_row_and_shows_no_number():
+    failed = dict.fromkeys(ROWS[0], "") | {
+        "model": "m",
+        "precision": "Q8_0",
+        "engine": "llama.cpp",
+        "baseline": "F16@llama.cpp",
+        "status": "failed",
+    }
+    text = _shown(table.matrix_table([*ROWS, failed], "m", 80), 80)
+    (line,) = [x for x in text.splitlines() if x.strip().startswith("Q8_0")]
+    assert not any(c.isdigit() for c in line.replace("Q8_0", ""))
+
+
+def test_the_legend_names_instrument_and_numbers():
+    text = table.legend(ROWS)
+    assert "200 harmful and 200 harmless" in text
+    assert "“hard”" in text
+    assert "noise floor 0.991" in text
+
+
+def test_fields_of_the_table_read_back_as_they_were_written():
+    assert typed("precision", "Q2_K") == "Q2_K"
+    assert typed("harmful_refusal_n", "200") == 200
+    assert typed("harmful_refusals_lost", "-3") == -3
+    assert typed("harmful_refusal_rate", "0.5") == 0.5
+    assert typed("harmful_refusal_rate", "") is None
+    assert typed("error", "") == ""
