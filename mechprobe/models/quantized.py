@@ -153,6 +153,11 @@ def packed_modules(
     found: dict[str, PackedModule] = {}
     for name in table:
         module, _, part = name.rpartition(".")
+        if part in _PARTS and claim.method == "none":
+            raise CheckpointError(
+                f"{module}: packed weights, but neither config.json nor quantize_config.json says "
+                "how they were quantized"
+            )
         if part not in _PARTS or (part == "weight_scale" and f"{module}.weight_packed" in table):
             continue
         parts = {
@@ -165,11 +170,6 @@ def packed_modules(
             raise CheckpointError(f"{module}: {', '.join(lost)} missing beside {part}")
         build = _gptq_or_awq if part == "qweight" else _compressed(read_shape)
         found[module] = build(module, parts, claim)
-    if found and claim.method == "none":
-        raise CheckpointError(
-            f"{next(iter(found))}: packed weights, but neither config.json nor "
-            "quantize_config.json says how they were quantized"
-        )
     if claim.method != "none" and not found:
         kinds = sorted({entry.dtype for entry in table.values() if len(entry.shape) > 1})
         raise PrecisionError(
@@ -190,7 +190,7 @@ def _gptq_or_awq(name: str, parts: Mapping[str, TensorEntry], claim: QuantClaim)
     if not fits or (layout == "awq" and qweight[1] != qzeros[1]):
         raise CheckpointError(f"{name}: qzeros {qzeros} fit no bit width for scales {scales}")
     bits = claim.bits if claim.bits in fits else fits[0]
-    if claim.method not in ("none", layout):
+    if claim.method != layout:
         raise PrecisionError(
             f"{name}: the configuration says {claim.method.upper()}, the tensors are packed as "
             f"{layout.upper()}"
@@ -215,7 +215,7 @@ def _compressed(
     read_shape: Callable[[TensorEntry], tuple[int, ...]],
 ) -> Callable[[str, Mapping[str, TensorEntry], QuantClaim], PackedModule]:
     def build(name: str, parts: Mapping[str, TensorEntry], claim: QuantClaim) -> PackedModule:
-        if claim.method not in ("none", "compressed-tensors"):
+        if claim.method != "compressed-tensors":
             raise PrecisionError(
                 f"{name}: the configuration says {claim.method.upper()}, the tensors are "
                 "packed as compressed-tensors"

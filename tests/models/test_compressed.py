@@ -1,0 +1,101 @@
+"""compressed-tensors checkpoints, packed bit by bit as the format's description says."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from mechprobe.errors import CheckpointError
+from mechprobe.models.load import load_checkpoint
+
+
+def config(bits, group, symmetric, form="pack-quantized", activations=None):
+    weights = {
+        "num_bits": bits, "type": "int", "symmetric": symmetric, "strategy": "group",
+        "group_size": group,
+    }  # fmt: skip
+    groups = {
+        "group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations}
+    }
+    return {"quant_method": "compressed-tensors", "format": form, "config_groups": groups}
+
+
+def layers(bench, bits, group, symmetric, kept):
+    rng = np.random.default_rng(0)
+
+    def layer(rows, columns):
+        groups = columns // group
+        half = 2 ** (bits - 1)
+        q = rng.integers(-half, half, (rows, columns))
+        z = (
+            np.zeros((rows, groups), int)
+            if symmetric
+            else rng.integers(-half, half, (rows, groups))
+        )
+        scale = (rng.random((rows, groups)) * 0.01 + 0.002).astype(np.float16)
+        kept.append((q, z, scale))
+        tensors = {
+            "weight_packed": bench.pack_bits(q + half, bits),
+            "weight_scale": scale,
+            "weight_shape": np.array([rows, columns]),
+        }
+        if not symmetric:
+            packed = bench.pack_bits(np.ascontiguousarray((z + half).T), bits)
+            tensors["weight_zero_point"] = np.ascontiguousarray(packed.T)
+        return tensors
+
+    return layer
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_pack_quantized(plain, bench, tmp_path, bits, symmetric):
+    kept = []
+    folder = bench.repack(
+        plain(), tmp_path / "model", layers(bench, bits, 64, symmetric, kept),
+        config(bits, 64, symmetric),
+    )  # fmt: skip
+    checkpoint = load_checkpoint(folder)
+    state = checkpoint.module.state_dict()
+    names = [n for n in load_file(plain() / "model.safetensors") if "proj.weight" in n]
+    assert len(kept) == len(names) == 14
+    for name, (q, z, scale) in zip(names, kept, strict=True):
+        expected = np.zeros(q.shape, np.float32)
+        for i in range(q.shape[1]):
+            g = i // 64
+            expected[:, i] = (q[:, i] - z[:, g]).astype(np.float32) * scale[:, g].astype(np.float32)
+        assert np.array_equal(state[name].numpy(), expected), name
+    quant = checkpoint.quant
+    assert (quant.precision, quant.bits, quant.packing) == (f"W{bits}A16", bits, "pack")
+    assert quant.symmetric is symmetric
+
+
+def test_int8(plain, bench, tmp_path):
+    rng = np.random.default_rng(0)
+    kept = []
+
+    def layer(rows, columns):
+        q = rng.integers(-127, 128, (rows, columns)).astype(np.int8)
+        kept.append((q, (rng.random((rows, 1)) * 0.001 + 0.0002).astype(np.float32)))
+        return {"weight": q, "weight_scale": kept[-1][1]}
+
+    folder = bench.repack(
+        plain(), tmp_path / "model", layer,
+        config(8, None, True, "int-quantized", {"num_bits": 8, "type": "int"}),
+    )  # fmt: skip
+    checkpoint = load_checkpoint(folder)
+    state = checkpoint.module.state_dict()
+    names = [n for n in load_file(plain() / "model.safetensors") if "proj.weight" in n]
+    for name, (q, scale) in zip(names, kept, strict=True):
+        assert np.array_equal(state[name].numpy(), q.astype(np.float32) * scale)
+    assert checkpoint.quant.precision == "W8A8"
+    assert any("not the quantized activations" in note for note in checkpoint.quant.notes)
+    assert torch.isfinite(checkpoint.module(torch.arange(9)[None]).logits).all()
+
+
+def test_no_native_kernel(plain, bench, tmp_path):
+    folder = bench.repack(
+        plain(), tmp_path / "model", layers(bench, 4, 64, True, []), config(4, 64, True)
+    )
+    with pytest.raises(CheckpointError, match="use kernel='dense'"):
+        load_checkpoint(folder, kernel="native")
