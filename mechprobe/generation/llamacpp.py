@@ -135,7 +135,17 @@ class LlamaCppEngine:
         self._probed = False
         self._server: Any = None
         self._context = 0
-        self._open(n_ctx or min(2 * _CONTEXT_STEP, self._limit))
+        self._open(n_ctx or self._context_for(_CONTEXT_STEP))
+
+    def _context_for(self, needed: int) -> int:
+        """Room for `needed` tokens, and no more than LongRoPE's short factors reach if they do.
+
+        llama.cpp takes the long factors for every prompt once the context, not the prompt, is
+        longer than the original one.
+        """
+        original = int(self._file.get("rope.scaling.original_context_length", 0))
+        bounds = [self._limit, original] if original >= needed else [self._limit]
+        return min(-(-needed // _CONTEXT_STEP) * _CONTEXT_STEP, *bounds)
 
     def _open(self, context: int) -> None:
         import xllamacpp
@@ -187,7 +197,7 @@ class LlamaCppEngine:
                 f"of context and there are {room}"
             )
         if needed > self._context:
-            self._open(min(-(-needed // _CONTEXT_STEP) * _CONTEXT_STEP, self._limit))
+            self._open(self._context_for(needed))
 
     def _opened(self) -> Any:
         if self._server is None:

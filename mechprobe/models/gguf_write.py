@@ -153,7 +153,7 @@ def _write(folder: Path, out: Path, tokenizer: PreTrainedTokenizerBase, text: st
     architecture = architecture_of_model(config.model_type)
     metadata, factors = metadata_from_config(config, architecture)
     writer = GGUFWriter(out, architecture.name, use_temp_file=True)
-    writer.add_name(folder.name)
+    # No general.name: llama.cpp guesses at tokenizers by it and dies on a guess that does not fit.
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
     writer.add_vocab_size(config.vocab_size)
     _add_metadata(writer, _typed(metadata))
