@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK = 1 << 22
-"""Weights unpacked at a time: what bounds the memory beside the result."""
+CHUNK = 1 << 18
+"""Weights unpacked at a time: few enough to stay in a cache, and to need no memory to speak of."""
 
 
 def unpack_stream(words: Int[Tensor, "rows words"], bits: int, count: int) -> Int[Tensor, "rows n"]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from mechprobe.errors import CheckpointError
 from mechprobe.models.load import load_checkpoint
 
 AUTOAWQ = Path(__file__).parent / "data" / "autoawq-llama"
@@ -132,6 +133,8 @@ def test_autogptq_layout(written, bench, tmp_path, desc_act):
     save_file(tensors, out / "gptq_model-4bit-64g.safetensors")
     checkpoint = assert_gptq(bench, out, 4, stored_less_one=True)
     assert checkpoint.quant.precision == "GPTQ-INT4"
+    with pytest.raises(CheckpointError, match="use kernel='dense'"):
+        load_checkpoint(out, kernel="native")  # GPTQModel declines AutoGPTQ's asymmetric files
     twin = load_checkpoint(source)
     assert torch.equal(
         checkpoint.module(torch.arange(9)[None]).logits, twin.module(torch.arange(9)[None]).logits
@@ -216,13 +219,25 @@ def test_the_graph_is_the_plain_one(plain, bench, tmp_path, kind):
     assert torch.equal(ours.module(ids).logits, theirs.module(ids).logits)
 
 
-@pytest.mark.parametrize("method", ["awq", "gptq-4", "gptq-8"])
+REAL = {
+    "awq": ("awq", 4, False, False),
+    "gptq-4": ("gptq", 4, True, False),
+    "gptq-8": ("gptq", 8, False, True),
+}
+
+
+def divergence(dense, native, device="cpu"):
+    """Mean KL(dense || native) in nats over 48 positions, in float64."""
+    ids = torch.tensor([random.Random(1).sample(range(3, 259), 48)], device=device)
+    with torch.no_grad():
+        p = dense.module(ids).logits.double().log_softmax(-1)
+        q = native.module(ids).logits.double().log_softmax(-1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("method", REAL)
 def test_native_kernels_run_the_same_weights(written, method):
-    folder = {
-        "awq": lambda: written("awq", sym=False),
-        "gptq-4": lambda: written("gptq", 4, True, False),
-        "gptq-8": lambda: written("gptq", 8, False, True),
-    }[method]()
+    folder = written(*REAL[method])
     before = dict(os.environ)
     native = load_checkpoint(folder, kernel="native")
     assert dict(os.environ) == before
@@ -230,10 +245,21 @@ def test_native_kernels_run_the_same_weights(written, method):
     dense = load_checkpoint(folder)
     names = {name for name, _ in dense.module.named_modules()}
     assert names <= {name for name, _ in native.module.named_modules()}
-    ids = torch.tensor([random.Random(1).sample(range(3, 259), 48)])
-    with torch.no_grad():
-        p = dense.module(ids).logits.double().log_softmax(-1)
-        q = native.module(ids).logits.double().log_softmax(-1)
-    divergence = float((p.exp() * (p - q)).sum(-1).mean())
-    print(f"{method}: KL(dense || native) = {divergence:.2e}; {native.quant.notes[-1]}")
-    assert 0 <= divergence < 1e-4
+    gap = divergence(dense, native)
+    print(f"{method}: KL(dense || native) = {gap:.2e}; {native.quant.notes[-1]}")
+    assert 0 <= gap < 1e-4
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", REAL)
+def test_on_cuda(written, method):
+    folder = written(*REAL[method])
+    dense = load_checkpoint(folder, device="cuda")
+    reference = load_checkpoint(folder).module.state_dict()
+    for name, value in dense.module.state_dict().items():
+        assert value.is_cuda and torch.equal(value.cpu(), reference[name]), name
+    native = load_checkpoint(folder, kernel="native", device="cuda")
+    gap = divergence(dense, native, "cuda")
+    print(f"{method}: KL(dense || native) = {gap:.2e}; {native.quant.notes[-1]}")
+    assert 0 <= gap < 1e-3
