@@ -131,6 +131,7 @@ def _refusal(
         "harmful_refusals_gained": gained,
         **_rate("harmless_refusal", mine.get("harmless"), other.get("harmless")),
         "oracle_agreement": number((mine.get("oracle_agreement") or {}).get("rate")),
+        "oracle_decided_n": (mine.get("oracle_agreement") or {}).get("n"),
         "refusal_prompts": mine.get("prompts"),
     }
 

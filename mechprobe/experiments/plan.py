@@ -5,16 +5,16 @@ Planning reads digests and loads nothing, so that a finished run is recognised i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import CheckpointError, MechprobeError, PromptFileError, TemplateError
+from mechprobe.errors import CheckpointError, MechprobeError, TemplateError
 from mechprobe.experiments import made
+from mechprobe.experiments.rendered import draw_rows, rows_digest
 from mechprobe.experiments.sources import file_digest, find_source
-from mechprobe.experiments.spec import SIXTEEN_BITS, CellSpec, ModelSpec, PromptsSpec, Spec
+from mechprobe.experiments.spec import SIXTEEN_BITS, CellSpec, ModelSpec, Spec
 from mechprobe.experiments.steps import Step
 from mechprobe.models.cell import Cell
 
@@ -89,17 +89,16 @@ def _prompts_step(spec: Spec, model: ModelSpec) -> Step:
         "tokenizer": model.tokenizer or model.source,
         "revision": model.revision,
         "chat_template": model.chat_template,
-        "chat_template_digest": _file(model.chat_template, TemplateError),
+        "chat_template_digest": _template_digest(model.chat_template),
         "prompts": spec.prompts.model_dump(),
-        "prompts_digest": _prompts_digest(spec.prompts),
         "refusal": spec.tasks.refusal.prompts if spec.tasks.refusal else 0,
         "questions": choice.questions if choice else 0,
         "questions_source": choice.source if choice else None,
-        "questions_digest": _file(choice.source, PromptFileError) if choice else None,
         "fit": spec.probes.refusal_direction.fit if spec.probes.refusal_direction else 0,
         "evaluate": spec.probes.refusal_direction.evaluate if spec.probes.refusal_direction else 0,
         "gap": spec.probes.kernel_gap.prompts if spec.probes.kernel_gap else 0,
     }
+    params["rows"] = rows_digest(draw_rows(params))
     try:
         _, params["digest"] = find_source(params["tokenizer"], model.revision)
     except MechprobeError as error:
@@ -114,32 +113,14 @@ def _prompts_step(spec: Spec, model: ModelSpec) -> Step:
     )
 
 
-def _file(path: str | None, error: type[MechprobeError]) -> str | None:
+def _template_digest(path: str | None) -> str | None:
     if path is None:
         return None
     try:
         return file_digest(Path(path))
-    except OSError as reason:
-        raise error(f"{path}: cannot be read ({(reason.strerror or '').lower()})") from reason
-
-
-def _prompts_digest(prompts: PromptsSpec) -> str:
-    """Of a user's file its bytes, of what ships with the package its code and data."""
-    from importlib.resources import files
-
-    if prompts.source not in ("builtin", "organism"):
-        where = Path(prompts.source)
-        names = sorted(where.iterdir()) if where.is_dir() else [where]
-        digests = [_file(str(name), PromptFileError) for name in names]
-        return hashlib.sha256("".join(map(str, digests)).encode()).hexdigest()
-    room = "behavior" if prompts.source == "builtin" else "organisms"
-    folder = files(f"mechprobe.{room}")
-    folder = folder.joinpath("data") if prompts.source == "builtin" else folder
-    kept = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: p.name)
-    total = hashlib.sha256()
-    for path in kept:
-        total.update(path.name.encode() + path.read_bytes())
-    return total.hexdigest()
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise TemplateError(f"{path}: cannot be read ({reason})") from error
 
 
 def _cells(spec: Spec, model: ModelSpec) -> Iterator[PlannedCell]:

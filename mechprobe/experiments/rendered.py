@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -45,16 +47,15 @@ def prompt_set(source: str, split: Split, n: int, seed: int) -> PromptSet:
     return whole.select(split=split).sample(n, seed=seed)
 
 
-def write_prompts(task: Task) -> None:
-    """The step `prompts/<model>`: every prompt of the run, rendered and tokenized."""
-    from mechprobe.experiments.loading import load_tokenizer
-    from mechprobe.experiments.made import require_unchanged
+def draw_rows(params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The prompts of a run before they are rendered, set by set; needs no tokenizer.
 
-    params = task.step.params
-    require_unchanged(params["tokenizer"], params["revision"], params["digest"])
+    Raises:
+        PromptFileError: A file is missing or malformed, or lacks a label or a split.
+        SpecError: Nothing is to be measured, or more is asked for than there is.
+    """
     given: Mapping[str, Any] = params["prompts"]
     source, seed = given["source"], int(given["seed"])
-    tokenizer = load_tokenizer(params["tokenizer"], params["revision"], params["chat_template"])
     counts = {
         "refusal": params["refusal"],
         "fit": params["fit"],
@@ -74,7 +75,30 @@ def write_prompts(task: Task) -> None:
         rows += [{"set": "question", **row} for row in asked]
     if not rows:
         raise SpecError("the spec measures nothing; name a task or a probe")
-    encoded = encode(tokenizer, [row["text"] for row in rows], template=given["template"])
+    return rows
+
+
+def rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 over every field of every row, hex."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def write_prompts(task: Task) -> None:
+    """The step `prompts/<model>`: every prompt of the run, rendered and tokenized."""
+    from mechprobe.experiments.loading import load_tokenizer
+    from mechprobe.experiments.made import require_unchanged
+
+    params = task.step.params
+    require_unchanged(params["tokenizer"], params["revision"], params["digest"])
+    tokenizer = load_tokenizer(params["tokenizer"], params["revision"], params["chat_template"])
+    rows = draw_rows(params)
+    if rows_digest(rows) != params["rows"]:
+        raise PromptFileError(
+            f"{params['prompts']['source']}: the prompts changed while the run was going; run "
+            "the same command again"
+        )
+    template = params["prompts"]["template"]
+    encoded = encode(tokenizer, [row["text"] for row in rows], template=template)
     for i, row in enumerate(rows):
         row |= {
             "ids": list(encoded.ids[i]),

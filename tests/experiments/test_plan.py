@@ -109,14 +109,45 @@ def test_another_instrument_generates_nothing_again(model):
     assert parts == {"score-refusal", "refusal-direction", "cell", "tables"}
 
 
-def test_a_users_prompts_are_known_by_their_content(model, tmp_path):
+def _write(file, first, n=4):
+    rows = [
+        {"text": f"{first} {label} {split} {i}", "label": label, "split": split}
+        for i in range(n)
+        for label in ("harmful", "harmless")
+        for split in ("train", "validation", "test")
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_users_prompts_are_known_by_what_is_drawn_from_them(model, tmp_path):
     file = tmp_path / "p.jsonl"
-    file.write_text('{"text": "a", "label": "harmful"}\n')
+    _write(file, "a")
     before = keys(plan(model, prompts=file))
-    file.write_text('{"text": "b", "label": "harmful"}\n')
-    assert changed(before, keys(plan(model, prompts=file))) >= {"prompts/m"}
-    with pytest.raises(PromptFileError, match=r"none\.jsonl: cannot be read \(no such file"):
-        plan(model, prompts=tmp_path / "none.jsonl")
+    file.write_text(file.read_text() + "\n\n")  # empty lines are no prompts
+    assert keys(plan(model, prompts=file)) == before
+    _write(file, "b")
+    after = keys(plan(model, prompts=file))
+    untouched = {name for name in before if name.endswith("/checkpoint")}
+    assert changed(before, after) == set(before) - untouched
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "p.jsonl: cannot be read"),
+        ("", "p.jsonl: no prompts"),
+        ("{", "p.jsonl, line 1: not JSON"),
+        ('{"text": "a"}', "p.jsonl, line 1: the field 'label' is missing"),
+        ('{"text": "a", "label": "harmful"}', "p.jsonl: no harm"),
+    ],
+)
+def test_a_bad_prompt_file_is_found_before_anything_runs(model, tmp_path, text, said):
+    file = tmp_path / "p.jsonl"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(PromptFileError) as caught:
+        plan(model, prompts=file)
+    assert said in str(caught.value)
 
 
 def test_a_missing_chat_template_file_is_named(model, tmp_path):

@@ -78,6 +78,8 @@ def test_the_closing_line_names_the_worst_cell_and_its_own_baseline():
         "Q2_K refuses 2.5 % of harmful requests, F16 97.0 %: 94.5 points lost, while four-option "
         "accuracy moves by \N{MINUS SIGN}0.5."
     )
+    without_baselines = [row for row in ROWS if row["baseline"]]  # they were added as references
+    assert table.verdict(without_baselines) == table.verdict(ROWS)
     assert table.verdict(ROWS[:1]) == "Nothing was compared with a baseline."
     assert table.verdict([ROWS[2], ROWS[3]]) == (
         "No cell refuses fewer harmful requests than its baseline."
