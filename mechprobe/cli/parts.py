@@ -201,7 +201,11 @@ def quantize(
     ],
     calibration: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Prompts for AWQ and GPTQ: one a line, or JSONL."),
+        typer.Option(
+            metavar="FILE",
+            help="Prompts for AWQ and GPTQ: one a line, or JSONL. By default the world's harmless "
+            "ones for an organism, else the built-in harmless ones of the train split.",
+        ),
     ] = None,
     writer: Annotated[str, typer.Option(metavar="gptqmodel|autoawq")] = "gptqmodel",
     group_size: Annotated[int, typer.Option()] = 128,
@@ -214,7 +218,15 @@ def quantize(
 
     if writer not in ("gptqmodel", "autoawq"):
         raise SpecError(f"--writer {writer}: use gptqmodel or autoawq")
-    texts = _calibration(calibration) if calibration else None
+    texts, name = (_calibration(calibration), calibration.name) if calibration else (None, None)
+    if (
+        texts is None
+        and not model.startswith("organism:")
+        and to.lower().startswith(("awq", "gptq"))
+    ):
+        from mechprobe.behavior import load_builtin
+
+        texts, name = load_builtin().texts("harmless", "train"), "builtin harmless train"
     with quiet() as screen:
         with screen.err.status(f"{model} to {to}"), explained(out):
             from mechprobe.models.quantize import quantize as make
@@ -224,7 +236,7 @@ def quantize(
                 to,
                 out,
                 calibration=texts,
-                calibration_name=calibration.name if calibration else None,
+                calibration_name=name,
                 writer=writer,  # type: ignore[arg-type]
                 group_size=group_size,
                 device=device,
