@@ -20,10 +20,10 @@ models:
       - {precision: Q2_K, quantize: Q2_K}
 prompts: {source: organism}
 tasks:
-  refusal: {prompts: 40, max_new_tokens: 16}
+  refusal: {prompts: 40, max_new_tokens: 12}
   multiple_choice: {questions: 24}
 probes:
-  refusal_direction: {fit: 16, evaluate: 12, max_new_tokens: 12}
+  refusal_direction: {fit: 12, evaluate: 6, max_new_tokens: 6}
   kernel_gap: {prompts: 24}
 """
 CELLS = ("FP16@transformers", "Q4_K_M@llama.cpp", "Q2_K@llama.cpp")
@@ -36,7 +36,7 @@ def command(spec, out):
 def run(spec, out, **environment):
     return subprocess.run(
         command(spec, out),
-        env={**os.environ, **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -164,7 +164,7 @@ def test_directions_stand_beside_the_baselines(finished):
         cosine = a @ b / np.sqrt((a @ a) * (b @ b))
         assert float(row["direction_cosine"]) == pytest.approx(cosine, abs=1e-5)
         probes = json.loads((out / "cells" / "llama-s" / key / "probes.json").read_text())
-        assert probes["refusal_direction"]["causal"]["harmful"]["n"] == 12
+        assert probes["refusal_direction"]["causal"]["harmful"]["n"] == 6
 
 
 def test_no_path_of_this_machine_and_no_time_is_in_the_results(finished):
