@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import CheckpointError, RunDirectoryError
@@ -102,7 +103,11 @@ def held(task: Task, kernel: Kernel) -> Loaded:
             tokenizer=params["tokenizer"],
         ).checkpoint
         _require_same_weights(task, checkpoint)
-        return Loaded(checkpoint)
+        # a result says what was measured, not where this machine keeps it
+        named = params["cell"]["source"]
+        if params["recipe"] is not None:
+            named = f"{named} as {params['recipe']['to']}"
+        return Loaded(replace(checkpoint, source=named))
 
     cell = task.step.params["cell"]
     return task.bench.hold(f"{cell['model']}/{cell['precision']}/{kernel}", load)

@@ -171,7 +171,8 @@ def test_no_path_of_this_machine_and_no_time_is_in_the_results(finished):
     _, out, _ = finished
     text = (out / "matrix.csv").read_text() + (out / "gaps.csv").read_text()
     for key in CELLS:
-        text += (out / "cells" / "llama-s" / key / "cell.json").read_text()
+        for name in ("cell.json", "probes.json", "checkpoint.json"):
+            text += (out / "cells" / "llama-s" / key / name).read_text()
     assert os.environ["MECHPROBE_CACHE"] not in text
     assert str(out) not in text
 
