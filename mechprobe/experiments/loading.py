@@ -95,6 +95,7 @@ def held(task: Task, kernel: Kernel) -> Loaded:
         params: dict[str, Any] = dict(task.step.params)
         source, revision = checkpoint_path(task)
         require_unchanged(params["cell"]["source"], params["cell"]["revision"], params["digest"])
+        _require_memory(task, kernel)
         checkpoint = session.load(
             source,
             kernel=kernel,
@@ -111,6 +112,26 @@ def held(task: Task, kernel: Kernel) -> Loaded:
 
     cell = task.step.params["cell"]
     return task.bench.hold(f"{cell['model']}/{cell['precision']}/{kernel}", load)
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _require_memory(task: Task, kernel: Kernel) -> None:
+    """Fail one cell rather than have the system kill the run."""
+    if kernel == "native" and task.step.params["engine"] == "llama.cpp":
+        return  # the file is mapped, not read
+    needed, free = task.step.memory, free_memory()
+    if needed > free:
+        raise CheckpointError(
+            f"{task.step.params['cell']['source']}: its {kernel} kernel needs at least "
+            f"{needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} are free; close something "
+            "or use a larger machine"
+        )
 
 
 def _require_same_weights(task: Task, checkpoint: Checkpoint) -> None:

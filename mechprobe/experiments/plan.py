@@ -13,7 +13,7 @@ from typing import Any
 from mechprobe.errors import CheckpointError, MechprobeError, TemplateError
 from mechprobe.experiments import made
 from mechprobe.experiments.rendered import draw_rows, rows_digest
-from mechprobe.experiments.sources import file_digest, find_source
+from mechprobe.experiments.sources import file_digest, find_source, weight_bytes
 from mechprobe.experiments.spec import SIXTEEN_BITS, CellSpec, ModelSpec, Spec
 from mechprobe.experiments.steps import Step
 from mechprobe.models.cell import Cell
@@ -32,6 +32,8 @@ class PlannedCell:
     reference: bool
     """Added as a same-stack baseline; goes to references.csv."""
     blocked: str | None
+    size: int = 0
+    """Bytes of its source's weights."""
 
     @property
     def folder(self) -> str:
@@ -172,8 +174,10 @@ def _planned(
         "digest": None,
         "recipe": None,
     }
+    size = 0
     try:
         source, params["digest"] = find_source(cell.source, cell.revision)
+        size = weight_bytes(source)
         if given.quantize:
             if source.kind != "folder":
                 raise CheckpointError(f"{cell.source}: quantize from the transformers folder")
@@ -182,7 +186,7 @@ def _planned(
             )
     except MechprobeError as error:
         blocked = str(error)
-    return PlannedCell(cell, params, reference, blocked)
+    return PlannedCell(cell, params, reference, blocked, size)
 
 
 def _cell_steps(
@@ -262,6 +266,7 @@ def _cell_steps(
                 "baseline_folder": base.folder if base else None,
             },
             needs=(*needs, *([f"{base.folder}/{name}"] if base else [])),
+            memory=2 * one.size,  # float32 of what has 16 bits, and more of what has fewer
             label="refusal direction",
         )
     if spec.probes.kernel_gap:
@@ -270,6 +275,7 @@ def _cell_steps(
             "measure:kernel_gap",
             ("scores/kernel_gap.json",),
             needs=(*needs, native.name),
+            memory=2 * one.size,
             label="kernel gap",
         )
     parts = tuple(s.name for s in steps)

@@ -18,6 +18,7 @@ from mechprobe.models.source import Source, resolve_source
 
 _LARGE = 64 << 20
 _READ = (".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".bin")
+_WEIGHTS = (".safetensors", ".bin")
 _BLOCK = 1 << 22
 
 
@@ -53,6 +54,13 @@ def source_digest(source: Source) -> str:
     files = sorted(f for f in source.path.iterdir() if f.suffix in _READ and f.is_file())
     content = [(file.name, file_digest(file)) for file in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def weight_bytes(source: Source) -> int:
+    """Size of the weight files."""
+    if source.kind == "gguf":
+        return source.path.stat().st_size
+    return sum(f.stat().st_size for f in source.path.iterdir() if f.suffix in _WEIGHTS)
 
 
 def find_source(text: str, revision: str | None = None) -> tuple[Source, str]:

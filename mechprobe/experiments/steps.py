@@ -49,7 +49,7 @@ class Step:
     blocked: str | None = None
     """Why it cannot run at all, where planning already found out."""
     memory: int = 0
-    """Bytes it is expected to need at most; 0 where nobody knows."""
+    """Bytes it needs at least, for whoever places it; 0 where nobody knows. No part of the key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,3 +96,26 @@ def test_a_run_in_which_nothing_can_be_measured_could_not_run(tmp_path):
     assert done.returncode == 2
     assert "nowhere" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_cell_that_does_not_fit_in_memory_fails_alone(finished, tmp_path, monkeypatch):
+    from contextlib import nullcontext
+
+    from mechprobe.experiments import loading
+    from mechprobe.experiments.progress import NoDisplay
+    from mechprobe.experiments.running import run_spec
+    from mechprobe.experiments.spec import parse_spec
+
+    text = """
+name: memory
+models: [{name: m, source: "organism:llama-s", cells: [{precision: FP16}]}]
+prompts: {source: organism}
+tasks: {refusal: null}
+probes: {refusal_direction: {fit: 2, evaluate: 2, causal: false}}
+"""
+    monkeypatch.setattr(loading, "free_memory", lambda: 8_000_000)
+    done = run_spec(parse_spec(text, "m"), tmp_path / "run", lambda *_: nullcontext(NoDisplay()))
+    (name,) = done.outcome.failures
+    assert name == "cells/m/FP16@transformers/refusal-direction"
+    assert "its dense kernel needs at least 0.0 GiB" in done.outcome.results[name].error
+    assert done.outcome.results["cells/m/FP16@transformers/checkpoint"].ok
