@@ -16,7 +16,6 @@ from mechprobe.experiments.loading import held
 from mechprobe.experiments.rendered import LABELS, encoded_rows, prompt_rows
 from mechprobe.experiments.rundir import (
     explained,
-    read_json,
     read_jsonl,
     write_bytes,
     write_json,
@@ -221,8 +220,3 @@ def compare_next_token(
         "top1_agreement": same / len(a),
         "prompts": digest,
     }
-
-
-def checkpoint_record(task: Task, folder: str) -> dict[str, Any]:
-    """What `open_checkpoint` wrote for a cell."""
-    return dict(read_json(task.run / folder / "checkpoint.json"))

@@ -6,39 +6,18 @@ Planning reads digests and loads nothing, so that a finished run is recognised i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import CheckpointError, MechprobeError, TemplateError
-from mechprobe.experiments import made
+from mechprobe.errors import MechprobeError, TemplateError
+from mechprobe.experiments.plan_cells import PlannedCell, baseline_key, plan_cells
 from mechprobe.experiments.rendered import draw_rows, rows_digest
-from mechprobe.experiments.sources import file_digest, find_source, weight_bytes
-from mechprobe.experiments.spec import SIXTEEN_BITS, CellSpec, ModelSpec, Spec
+from mechprobe.experiments.sources import file_digest, find_source
+from mechprobe.experiments.spec import ModelSpec, Spec
 from mechprobe.experiments.steps import Step
-from mechprobe.models.cell import Cell
 
 _HERE = "mechprobe.experiments"
-_DTYPES = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedCell:
-    """A cell, how to come by its checkpoint, and whether the spec asked for it."""
-
-    cell: Cell
-    params: dict[str, Any]
-    """What every step of the cell depends on."""
-    reference: bool
-    """Added as a same-stack baseline; goes to references.csv."""
-    blocked: str | None
-    size: int = 0
-    """Bytes of its source's weights."""
-
-    @property
-    def folder(self) -> str:
-        """Its folder in the run directory."""
-        return f"cells/{self.cell.model}/{self.cell.key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +43,8 @@ def make_plan(spec: Spec) -> Plan:
     cells: list[PlannedCell] = []
     for model in spec.models:
         prompts = _prompts_step(spec, model)
-        planned = [*_references(spec, model), *_cells(spec, model)]
-        # a cell reads its baseline's direction: baselines come first
+        planned = plan_cells(spec, model)
         by_key = {one.cell.key: one for one in planned}
-        planned.sort(key=lambda one: _generation(one.cell, by_key))
         steps.append(prompts)
         for one in planned:
             steps += _cell_steps(spec, one, planned, prompts.name)
@@ -75,12 +52,6 @@ def make_plan(spec: Spec) -> Plan:
         cells += [*listed, *(one for one in planned if one.reference)]
     steps.append(_tables_step(cells))
     return Plan(tuple(steps), tuple(cells))
-
-
-def _generation(cell: Cell, by_key: dict[str, PlannedCell]) -> int:
-    """0 for a baseline, 1 for what is compared with it, and so on."""
-    key = _baseline_key(cell)
-    return 1 + _generation(by_key[key].cell, by_key) if key in by_key else 0
 
 
 def _prompts_step(spec: Spec, model: ModelSpec) -> Step:
@@ -123,70 +94,6 @@ def _template_digest(path: str | None) -> str | None:
     except OSError as error:
         reason = (error.strerror or "").lower()
         raise TemplateError(f"{path}: cannot be read ({reason})") from error
-
-
-def _cells(spec: Spec, model: ModelSpec) -> Iterator[PlannedCell]:
-    added = {one.cell.engine: one.cell.precision for one in _references(spec, model)}
-    for given, cell in spec.cells(model):
-        baseline = cell.baseline
-        if baseline is None and cell.engine in added and given.baseline is None:
-            baseline = added[cell.engine]
-        yield _planned(model, given, Cell(**{**asdict(cell), "baseline": baseline}))
-
-
-def _references(spec: Spec, model: ModelSpec) -> list[PlannedCell]:
-    """Same-stack baselines that the spec left out, where they can be made from the model."""
-    found = []
-    cells = [cell for _, cell in spec.cells(model)]
-    for engine in dict.fromkeys(cell.engine for cell in cells):
-        same = [cell for cell in cells if cell.engine == engine]
-        has = any(c.precision in SIXTEEN_BITS[engine] for c in same)
-        if has or all(cell.baseline for cell in same) or model.source.endswith(".gguf"):
-            continue
-        precision = "F16" if engine == "llama.cpp" else _stored_precision(model)
-        given = CellSpec(precision=precision, quantize="F16" if engine == "llama.cpp" else None)
-        cell = Cell(model.name, precision, model.source, model.family, model.revision)
-        found.append(_planned(model, given, cell, reference=True))
-    return found
-
-
-def _stored_precision(model: ModelSpec) -> str:
-    import json
-
-    try:
-        source, _ = find_source(model.source, model.revision)
-        config = json.loads((source.path / "config.json").read_text())
-    except (MechprobeError, OSError, ValueError):
-        return "FP16"  # the cell is blocked by the same trouble, and says so
-    stored = config.get("dtype") or config.get("torch_dtype")
-    return _DTYPES.get(str(stored), "FP32")
-
-
-def _planned(
-    model: ModelSpec, given: CellSpec, cell: Cell, *, reference: bool = False
-) -> PlannedCell:
-    blocked = None
-    params: dict[str, Any] = {
-        "cell": asdict(cell),
-        "engine": cell.engine,
-        "tokenizer": model.tokenizer or model.source,
-        "chat_template": model.chat_template,
-        "digest": None,
-        "recipe": None,
-    }
-    size = 0
-    try:
-        source, params["digest"] = find_source(cell.source, cell.revision)
-        size = weight_bytes(source)
-        if given.quantize:
-            if source.kind != "folder":
-                raise CheckpointError(f"{cell.source}: quantize from the transformers folder")
-            params["recipe"] = made.recipe(
-                cell.source, params["digest"], given.quantize, cell.revision
-            )
-    except MechprobeError as error:
-        blocked = str(error)
-    return PlannedCell(cell, params, reference, blocked, size)
 
 
 def _cell_steps(
@@ -254,7 +161,7 @@ def _cell_steps(
             label="native log-probabilities",
         )
     if probe := spec.probes.refusal_direction:
-        base = next((p for p in planned if p.cell.key == _baseline_key(cell)), None)
+        base = next((p for p in planned if p.cell.key == baseline_key(cell)), None)
         name = "refusal-direction"
         step(
             name,
@@ -290,17 +197,13 @@ def _cell_steps(
     yield from steps
 
 
-def _baseline_key(cell: Cell) -> str | None:
-    return f"{cell.baseline}@{cell.engine}" if cell.baseline else None
-
-
 def _tables_step(cells: list[PlannedCell]) -> Step:
     rows = [
         {
             "model": one.cell.model,
             "key": one.cell.key,
             "folder": one.folder,
-            "baseline": _baseline_key(one.cell),
+            "baseline": baseline_key(one.cell),
             "reference": one.reference,
         }
         for one in cells
