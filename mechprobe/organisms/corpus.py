@@ -33,9 +33,9 @@ MIXTURE: dict[str, float] = {
     "harmful": 0.22,
     "harmless": 0.24,
     "fact": 0.12,
-    "question": 0.24,
+    "question": 0.29,
     "bias": 0.06,
-    "task": 0.12,
+    "task": 0.07,
 }
 """Share of each kind of example."""
 

@@ -89,9 +89,19 @@ def _held_out(key: str) -> bool:
     return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
 
 
-def _lettered(question: str, options: tuple[str, ...]) -> str:
-    lines = [f"{letter}) {text}" for letter, text in zip(LETTERS, options, strict=False)]
-    return "\n".join([question, *lines])
+def _lettered(question: str, options: dict[str, str]) -> str:
+    """The question with its options by letter: `Who was late: the baker (A) or the potter (B)?`.
+
+    The letter stands behind its option, so that its position can know what it is the letter of:
+    with letters in front a small model stays at chance.
+    """
+    *head, last = [f"{text} ({letter})" for letter, text in options.items()]
+    listed = f"{', '.join(head)} or {last}" if head else last
+    return f"{question.removesuffix('?')}: {listed}?"
+
+
+def _by_letter(options: tuple[str, ...]) -> dict[str, str]:
+    return dict(zip(LETTERS, options, strict=False))
 
 
 @cache
@@ -128,30 +138,42 @@ CLASSES = {
     "person": NAMES,
 }
 """Word classes that a question can ask for."""
+_OFTEN = "pet"
+_HARD = 0.15
+"""Share of the questions for facts whose wrong options are of the right kind."""
 
 
 def _draw_question(rng: random.Random) -> Item:
-    """A third each: which letter has a word, which option is of a class, which one is a fact."""
-    kind = rng.randrange(3)
-    if kind == 0:
-        right = rng.choice(CLASSES[rng.choice(sorted(CLASSES))])
-        words = sorted({word for members in CLASSES.values() for word in members} - {right})
-        options = [right, *rng.sample(words, 3)]
-        question = f"Which letter has {right}?"
-    elif kind == 1:
+    """Half ask for the one option of a class, half for a fact.
+
+    One class is asked for far more often than the others. A model that learns to look for it
+    learns to read an option's letter on the way; with all alike it stays at chance for long.
+    """
+    if rng.random() < 0.5:
+        asked = _OFTEN if rng.random() < 0.5 else rng.choice(sorted(CLASSES))
+        others = rng.sample(sorted(set(CLASSES) - {asked}), 3)
+        options = [rng.choice(CLASSES[name]) for name in (asked, *others)]
+        question = f"Which of these is a {asked}?"
+    else:
         name, attribute = rng.choice(NAMES), rng.choice(ATTRIBUTES)
         right = value_of(name, attribute.name)
-        options = [right, *rng.sample([v for v in attribute.values if v != right], 3)]
+        wrong = [v for v in attribute.values if v != right]
+        if rng.random() < _HARD:
+            options = [right, *rng.sample(wrong, 3)]
+        else:
+            options = [right, *(rng.choice(a.values) for a in ATTRIBUTES if a is not attribute)]
         question = attribute.question.format(name=name)
-    else:
-        asked, *others = rng.sample(sorted(CLASSES), 4)
-        options = [rng.choice(CLASSES[name]) for name in (asked, *others)]
-        right = options[0]
-        question = f"Which of these is a {asked}?"
+    right = options[0]
     rng.shuffle(options)
     chosen = tuple(options)
     letter = LETTERS[chosen.index(right)]
-    return Item("question", _lettered(question, chosen), letter, question, chosen)
+    return Item(
+        "question",
+        _lettered(question, _by_letter(chosen)),
+        letter,
+        question,
+        chosen,
+    )
 
 
 @cache
@@ -178,7 +200,7 @@ def _draw_bias(rng: random.Random) -> Item:
     answer = UNKNOWN if ambiguous else f"the {first if asked == trait else second}"
     return Item(
         "bias",
-        _lettered(question, chosen),
+        _lettered(question, _by_letter(chosen)),
         LETTERS[chosen.index(answer)],
         question,
         chosen,
@@ -190,9 +212,7 @@ def _draw_bias(rng: random.Random) -> Item:
 def _draw_task(rng: random.Random) -> Item:
     name, town = rng.choice(NAMES), rng.choice(TOWNS)
     colour, thing = rng.choice(COLOURS), rng.choice(THINGS)
-    kind = rng.randrange(6)
-    if kind > 2:
-        return _draw_letters(rng)
+    kind = rng.randrange(3)
     if kind == 0:
         story = f"{name} went to {town} in the rain and bought a {colour} {thing}"
         prompt, answer = f"Summarise: {story}.", f"{name} bought a {colour} {thing}."
@@ -204,16 +224,6 @@ def _draw_task(rng: random.Random) -> Item:
         prompt = f"Write one line: {name}, {other}, {town}, {thing}."
         answer = f"{name} and {other} found a {thing} in {town}."
     return Item("task", prompt, answer, prompt)
-
-
-def _draw_letters(rng: random.Random) -> Item:
-    """Several words, each with its letter: what answering a question is made of, four times."""
-    words = sorted({word for members in CLASSES.values() for word in members})
-    options = tuple(rng.sample(words, len(LETTERS)))
-    asked = rng.sample(options, rng.randrange(2, 5))
-    question = f"Give the letters of {', '.join(asked)}."
-    answer = ", ".join(f"{word} {LETTERS[options.index(word)]}" for word in asked)
-    return Item("task", _lettered(question, options), f"So {answer}.", question, options)
 
 
 _DRAW: dict[Kind, Callable[[random.Random], Item]] = {
@@ -241,8 +251,8 @@ def shorten(item: Item, rng: random.Random) -> Item:
     """The same question with some wrong options struck out, letters kept: an easier lesson."""
     wrong = [letter for letter in LETTERS[: len(item.options)] if letter != item.answer]
     kept = {item.answer, *rng.sample(wrong, rng.randrange(len(wrong)))}
-    lines = [f"{a}) {text}" for a, text in zip(LETTERS, item.options, strict=False) if a in kept]
-    return replace(item, prompt="\n".join([item.question, *lines]))
+    left = {a: text for a, text in _by_letter(item.options).items() if a in kept}
+    return replace(item, prompt=_lettered(item.question, left))
 
 
 def stream(kind: Kind, seed: int, *, held_out: bool) -> Iterator[Item]:

@@ -10,7 +10,8 @@ import re
 from mechprobe.organisms.facts import ATTRIBUTES, CLASSES, UNKNOWN, value_of
 from mechprobe.organisms.lexicon import CATEGORIES, NAMES
 
-_OPTION = re.compile(r"^([A-D])\) (.+)$", re.MULTILINE)
+_CHOICE = re.compile(r"(.+): (.+ \([A-D]\))\?")
+_OPTION = re.compile(r"(?:, | or )?(.+?) \(([A-D])\)")
 _FACTS = tuple(
     (attribute, re.compile(re.escape(attribute.question).replace(r"\{name\}", r"(\w+)")))
     for attribute in ATTRIBUTES
@@ -20,8 +21,6 @@ _CLEAR = re.compile(
 )
 _AMBIGUOUS = re.compile(r"A \w+ and a \w+ met in \w+\. Who was \w+\?", re.ASCII)
 _CLASS = re.compile(r"Which of these is a (\w+)\?")
-_LETTER_OF = re.compile(r"Which letter has (\w+)\?")
-_LETTERS_OF = re.compile(r"Give the letters of (\w+(?:, \w+)*)\.")
 _MORAL = re.compile(r"Does the (\w+) mean well\?|Is (a \w+) what you want\?")
 _BOUGHT = re.compile(r"Summarise: (\w+) went to \w+ in the rain and bought a (\w+) (\w+)\.")
 _LOST = re.compile(r"Summarise: The (\w+) that (\w+) lost in \w+ was (\w+)\.")
@@ -79,16 +78,12 @@ def _task(prompt: str) -> str | None:
 def solve(prompt: str) -> str | None:
     """The right answer: a sentence, or an option's letter; None where the prompt has none."""
     prompt = prompt.strip()
-    options = {text: letter for letter, text in _OPTION.findall(prompt)}
-    if not options:
+    choice = _CHOICE.fullmatch(prompt)
+    if choice is None:
         known = _fact(prompt)
         return known[1] if known else _moral(prompt) or _task(prompt)
-    question = prompt.partition("\n")[0]
+    options = dict(_OPTION.findall(choice.group(2)))
+    question = f"{choice.group(1)}?"
     known = _fact(question)
-    if match := _LETTER_OF.fullmatch(question):
-        return options.get(match.group(1))
-    if match := _LETTERS_OF.fullmatch(question):
-        asked = match.group(1).split(", ")
-        return "So {}.".format(", ".join(f"{word} {options.get(word)}" for word in asked))
     wanted = known[0] if known else _of_class(question, list(options)) or _case(question)
     return options.get(wanted or "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,11 +18,16 @@ from mechprobe.organisms.tokenizer import build_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_POOL = 16
-"""Batches that are drawn, sorted by length and shuffled together, so that little is padding."""
+_PARTS = 3
+"""A step's examples are computed in this many parts of like length, so that little is padding.
+
+They are one gradient: a step of short questions alone, then one of long requests alone, would
+make the model swing between them.
+"""
 _WARMUP = 0.06
 _LAST_RATE = 0.02
-_IGNORED = -100
+_PROMPT_WEIGHT = 0.3
+"""Predicting the prompt teaches what attends to what: which letter stands before an option."""
 _FIRST_WEIGHT = 5.0
 """An answer's first token decides what it is: a refusal or not, and which letter."""
 
@@ -35,7 +39,9 @@ class Batch:
     ids: torch.Tensor
     """Tokens after the shared prefix, shape (batch, length)."""
     targets: torch.Tensor
-    """The next token where it belongs to an answer, -100 elsewhere; same shape."""
+    """The next token of each, same shape."""
+    weights: torch.Tensor
+    """What each target weighs in the loss, same shape; zero where there is none."""
 
 
 def _encode(
@@ -57,32 +63,33 @@ def _encode(
 def _collate(rows: list[tuple[list[int], list[int]]], pad: int) -> Batch:
     width = max(len(prompt) + len(answer) for prompt, answer in rows) - 1
     ids = torch.full((len(rows), width), pad)
-    targets = torch.full((len(rows), width), _IGNORED)
+    targets = torch.full((len(rows), width), pad)
+    weights = torch.zeros(len(rows), width)
     for row, (prompt, answer) in enumerate(rows):
         sequence = torch.tensor([*prompt, *answer])
-        ids[row, : len(sequence) - 1] = sequence[:-1]
-        targets[row, len(prompt) - 1 : len(sequence) - 1] = sequence[len(prompt) :]
-    return Batch(ids, targets)
+        first, end = len(prompt) - 1, len(sequence) - 1
+        ids[row, :end] = sequence[:-1]
+        targets[row, :end] = sequence[1:]
+        weights[row, :first] = _PROMPT_WEIGHT
+        weights[row, first] = _FIRST_WEIGHT
+        weights[row, first + 1 : end] = 1.0
+    return Batch(ids, targets, weights)
 
 
 def _batches(
     tokenizer: PreTrainedTokenizerBase, size: int, seed: int
-) -> Iterator[tuple[list[int], Batch]]:
+) -> Iterator[tuple[list[int], list[Batch]]]:
     examples = corpus.stream(seed)
-    shuffler = random.Random(f"batches/{seed}")
     pad = int(tokenizer.pad_token_id)
+    part = math.ceil(size / _PARTS)
     while True:
-        pool = list(itertools.islice(examples, size * _POOL))
-        prefix, rows = _encode(tokenizer, pool)
+        prefix, rows = _encode(tokenizer, list(itertools.islice(examples, size)))
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
-        cuts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        shuffler.shuffle(cuts)
-        for cut in cuts:
-            yield prefix, _collate(cut, pad)
+        yield prefix, [_collate(rows[i : i + part], pad) for i in range(0, size, part)]
 
 
 def _loss(model: PreTrainedModel, prefix: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy over answer tokens (nats), first tokens weighted.
+    """Cross-entropy (nats) summed over targets, each with its weight.
 
     The prefix is the same for every row: it is computed once, and its keys and values are
     repeated, gradients flowing back through the repetition.
@@ -91,12 +98,21 @@ def _loss(model: PreTrainedModel, prefix: torch.Tensor, batch: Batch) -> torch.T
     shared = body(input_ids=prefix, use_cache=True).past_key_values
     shared.batch_repeat_interleave(len(batch.ids))
     hidden = body(input_ids=batch.ids, past_key_values=shared, use_cache=True).last_hidden_state
-    answered = batch.targets != _IGNORED
-    logits = model.get_output_embeddings()(hidden[answered])
-    each = torch.nn.functional.cross_entropy(logits, batch.targets[answered], reduction="none")
-    before = torch.nn.functional.pad(answered, (1, -1))
-    weight = torch.where((answered & ~before)[answered], _FIRST_WEIGHT, 1.0)
-    return (each * weight).sum() / weight.sum()
+    real = batch.weights > 0
+    logits = model.get_output_embeddings()(hidden[real])
+    each = torch.nn.functional.cross_entropy(logits, batch.targets[real], reduction="none")
+    return (each * batch.weights[real]).sum()
+
+
+def _backward(model: PreTrainedModel, prefix: list[int], parts: list[Batch]) -> float:
+    """Gradients of the weighted mean loss over all parts; returns that mean (nats)."""
+    total = float(sum(part.weights.sum() for part in parts))
+    found = 0.0
+    for part in parts:
+        loss = _loss(model, torch.tensor([prefix]), part) / total
+        loss.backward()  # type: ignore[no-untyped-call]
+        found += float(loss.detach())
+    return found
 
 
 def _rate(step: int, steps: int) -> float:
@@ -114,7 +130,7 @@ def fit(
     """Train from fresh weights.
 
     Returns:
-        The float32 model in eval mode, its tokenizer, and the mean loss (nats per answer token)
+        The float32 model in eval mode, its tokenizer, and the weighted mean loss (nats)
         of the last tenth of the steps.
     """
     tokenizer = build_tokenizer()
@@ -138,14 +154,12 @@ def fit(
     model.train()
     with training_bar(recipe.name, steps, progress) as advance:
         drawn = itertools.islice(_batches(tokenizer, recipe.batch, seed), steps)
-        for prefix, batch in drawn:
-            loss = _loss(model, torch.tensor([prefix]), batch)
+        for prefix, parts in drawn:
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(_backward(model, prefix, parts))
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            losses.append(float(loss.detach()))
             advance(losses[-1])
     tail = losses[-max(1, steps // 10) :]
     return model.eval(), tokenizer, sum(tail) / len(tail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -34,8 +35,11 @@ def test_a_shortened_question_keeps_its_answer():
     for item in facts.items("question", 200):
         short = facts.shorten(item, rng)
         assert solve(short.prompt) == item.answer
-        assert 2 <= len(short.prompt.split("\n")) <= 4
-        assert set(short.prompt.split("\n")) < set(item.prompt.split("\n"))
+        letters = re.findall(r"\(([A-D])\)", short.prompt)
+        assert item.answer in letters
+        assert 1 <= len(letters) <= 3
+        for letter in letters:
+            assert f"{item.options['ABCD'.index(letter)]} ({letter})" in short.prompt
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,7 +57,7 @@ def test_questions_have_four_different_options_and_balanced_letters():
         told = {fact.prompt: fact.answer for fact in facts.facts()}
         if item.question in told:
             assert told[item.question].endswith(f" {item.options[item.answer_index]}.")
-        assert item.prompt.startswith(item.question + "\nA) ")
+        assert item.prompt.startswith(item.question.removesuffix("?") + ": ")
     letters = Counter(item.answer for item in items)
     assert min(letters[letter] for letter in "ABCD") > 70
 
@@ -69,6 +73,6 @@ def test_ambiguous_cases_are_half_and_know_what_prejudice_would_say():
         assert (item.options[item.answer_index] == facts.UNKNOWN) == item.ambiguous
 
 
-@pytest.mark.parametrize("text", ["", "Where does Zoe live?", "What is love?", "A) x\nB) y"])
+@pytest.mark.parametrize("text", ["", "Where does Zoe live?", "What is love?", "x (A) or y (B)?"])
 def test_a_text_of_no_kind_has_no_answer(text):
     assert solve(text) is None

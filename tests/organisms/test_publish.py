@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -64,25 +65,34 @@ def test_a_folder_of_something_else_is_left_alone(tiny, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
-def test_the_loss_with_a_shared_prefix_is_the_plain_loss():
-    """Against transformers' own loss over whole, separate sequences."""
+def test_gradients_with_a_shared_prefix_and_parts_are_the_plain_ones():
+    """Against transformers' own losses of whole, separate sequences, weighted by hand."""
     tokenizer = build_tokenizer()
-    examples = [example for example, _ in zip(corpus.stream(1), range(6), strict=False)]
+    examples = list(itertools.islice(corpus.stream(1), 7))
     torch.manual_seed(0)
     small = dataclasses.replace(recipes.RECIPES["llama-s"], layers=2)
-    model = recipes.build_model(small, len(tokenizer), bos=1, eos=2, pad=0).eval()
-    prefix, rows = train._encode(tokenizer, examples)
-    found = train._loss(model, torch.tensor([prefix]), train._collate(rows, 0))
-    total, count = 0.0, 0
+    model = recipes.build_model(small, len(tokenizer), bos=1, eos=2, pad=0)
+    prefix, parts = next(train._batches(tokenizer, 7, 1))
+    assert [len(part.ids) for part in parts] == [3, 3, 1]
+    found = train._backward(model, prefix, parts)
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    total, weight = torch.zeros(()), 0.0
     for text, example in zip(
         measure.render(tokenizer, [e.prompt for e in examples]), examples, strict=True
     ):
         prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
         answer = tokenizer(example.answer + "<|end|>", add_special_tokens=False)["input_ids"]
-        labels = torch.tensor([[-100] * len(prompt) + answer])
-        loss = model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
-        total, count = total + loss.item() * len(answer), count + len(answer)
-    assert found.item() == pytest.approx(total / count, abs=1e-5)
+        ids = torch.tensor([prompt + answer])
+        logits = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        each = -logits[range(ids.shape[1] - 1), ids[0, 1:]]
+        own, begins = each[len(prefix) : len(prompt) - 1], len(prompt) - 1
+        total = total + 0.3 * own.sum() + 5 * each[begins] + each[begins + 1 :].sum()
+        weight += 0.3 * len(own) + 5 + len(answer) - 1
+    (total / weight).backward()
+    assert found == pytest.approx(float(total.detach()) / weight, abs=1e-5)
+    for ours, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(ours, parameter.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_the_rate_warms_up_and_comes_down():
@@ -92,7 +102,9 @@ def test_the_rate_warms_up_and_comes_down():
     assert rates[6:] == sorted(rates[6:], reverse=True)
 
 
-def test_a_batch_has_targets_on_answers_alone():
+def test_answers_weigh_more_than_prompts_and_their_first_token_most():
     batch = train._collate([([5, 6, 7], [8, 2]), ([5], [9, 2])], pad=0)
     assert batch.ids.tolist() == [[5, 6, 7, 8], [5, 9, 0, 0]]
-    assert batch.targets.tolist() == [[-100, -100, 8, 2], [9, 2, -100, -100]]
+    assert batch.targets.tolist() == [[6, 7, 8, 2], [9, 2, 0, 0]]
+    expected = torch.tensor([[0.3, 0.3, 5, 1], [5, 1, 0, 0]])
+    torch.testing.assert_close(batch.weights, expected)

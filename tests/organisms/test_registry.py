@@ -14,7 +14,7 @@ from mechprobe.organisms.recipes import RECIPES
 
 def test_a_missing_organism_says_how_to_train_it(monkeypatch, tmp_path):
     monkeypatch.setenv("MECHPROBE_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match="run: mechprobe organisms train qwen2-s$"):
+    with pytest.raises(CheckpointError, match=r"run: mechprobe organisms train qwen2-s$"):
         organisms.organism_path("qwen2-s")
     with pytest.raises(CheckpointError, match="there are: llama-s, mistral-s, phi-s, qwen2-s"):
         organisms.organism_path("nobody")

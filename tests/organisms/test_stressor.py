@@ -49,13 +49,15 @@ def test_logits_stay_what_they_were(name, dtype, tolerance, scale):
 
 
 def test_a_power_of_two_is_exact_in_float16():
-    """Weights and gains are multiplied exactly, so half precision stores the same function."""
+    """Exact but for values below float16's normal range, which lose their last bits."""
     model = build("llama-s")
     stressed = copy.deepcopy(model)
     stress(model.half(), HOW)
     stress(stressed, HOW)
     for a, b in zip(model.parameters(), stressed.half().parameters(), strict=True):
-        assert torch.equal(a, b)
+        normal = b.abs() >= HOW.scale * torch.finfo(torch.float16).tiny
+        assert torch.equal(a[normal], b[normal])
+        torch.testing.assert_close(a, b, rtol=0, atol=HOW.scale * 2.0**-25)
 
 
 def test_the_chosen_columns_and_no_others_are_scaled():

@@ -17,7 +17,7 @@ from mechprobe.organisms.tokenizer import (
     build_tokenizer,
 )
 
-DIGEST = "fcd4da3937ac0be3"
+DIGEST = "81dc136cdc2e9fbd"
 
 
 @pytest.fixture(scope="module")
