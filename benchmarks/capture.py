@@ -326,6 +326,9 @@ def main() -> None:
         "capture_over_transformer_lens": ("capture", "transformer_lens"),
         "capture_over_nnsight": ("capture", "nnsight"),
         "capture_over_hidden_states": ("capture", "hidden_states"),
+        "capture_shared_prefix_over_transformer_lens": ("capture_shared", "transformer_lens"),
+        "capture_shared_prefix_over_nnsight": ("capture_shared", "nnsight"),
+        "capture_shared_prefix_over_hidden_states": ("capture_shared", "hidden_states"),
     }
     pairs = {name: pair for name, pair in pairs.items() if pair[1] in runs}
     found = {name: ratio(times, *pair, 0) for name, pair in pairs.items()}

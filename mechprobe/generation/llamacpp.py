@@ -63,6 +63,13 @@ def _message(answer: dict[str, Any]) -> str:
     return (str(text).splitlines() or ["no message"])[0]
 
 
+def _normalised(logprobs: FloatArray) -> FloatArray:
+    """llama.cpp sums probabilities in float32 and is off by up to 2e-5; rows made to sum to 1."""
+    exact = logprobs.astype(np.float64)
+    exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True))
+    return exact.astype(np.float32)
+
+
 class _Stream:
     """Collects the ids of a list of prompts, step by step as llama.cpp sends them."""
 
@@ -161,6 +168,7 @@ class LlamaCppEngine:
         params.fit_params = False
         params.no_extra_bufts = True
         params.cache_prompt = False
+        params.slot_prompt_similarity = 0.0
         params.cache_ram_mib = 0
         params.n_ctx_checkpoints = 0
         params.swa_full = True
@@ -178,9 +186,20 @@ class LlamaCppEngine:
                 f"{self._parallel} sequences): {str(error).splitlines()[0]}"
             ) from error
         self._context = context
+        # A server that is closed before its loop has begun never ends; one answer says it has.
+        self._settle()
+
+    def _settle(self) -> None:
+        """Use every slot once, in order, so that the next prompts meet them in order again.
+
+        llama.cpp hands out the slot that was idle longest; another order is another batch.
+        """
+        for slot in range(self._parallel):
+            self._answer([[self._anchor]], max_tokens=1, id_slot=slot)
 
     def _make_room(self, prompts: Sequence[Sequence[int]], new: int) -> None:
         """Check the ids, and reopen with a larger context where the longest prompt needs one."""
+        self._opened()
         for number, prompt in enumerate(prompts):
             if not prompt:
                 raise GenerationError(f"prompt {number} is empty; llama.cpp needs one token")
@@ -228,6 +247,7 @@ class LlamaCppEngine:
         self._make_room(prompts, max_new_tokens)
         if not self._probed:
             self.next_token_logprobs(prompts[:1])
+        self._settle()
         stream = _Stream(len(prompts))
         self._request(stream, prompts, max_tokens=max_new_tokens)
         for number, prompt in enumerate(prompts):
@@ -272,6 +292,7 @@ class LlamaCppEngine:
         self._make_room(prompts, 1)
         step = max(1, _PROBABILITIES_AT_ONCE // self._vocabulary)
         for first in range(0, len(prompts), step):
+            self._settle()
             answer = self._answer(
                 prompts[first : first + step],
                 max_tokens=1,
@@ -290,7 +311,7 @@ class LlamaCppEngine:
                 "weights are broken or overflow at this precision"
             )
         self._probed = True
-        return found
+        return _normalised(found)
 
     def close(self) -> None:
         """Release the weights; closing twice is harmless."""

@@ -16,7 +16,6 @@ from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_names import ARCHITECTURES
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.quantize_gguf import LADDER
-from mechprobe.organisms import organism_path
 
 LIVELY = 1.5
 """Blocks that mix so strongly that a misplaced row shows, and that amplify rounding as well."""
@@ -107,7 +106,7 @@ def test_every_level_agrees_with_llama_cpp(name, level, tiny_gguf, id_prompts):
         assert divergence(whole, ours) > 10 * kl
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "phi3", "gpt2", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "phi3", "gemma2"])
 @pytest.mark.parametrize("level", ["Q8_0", "Q4_K_M"])
 def test_same_weights_as_transformers_own_reader(name, level, tiny_gguf):
     path = tiny_gguf(name, level)
@@ -176,22 +175,3 @@ def test_missing_tensor(tiny_gguf, tmp_path):
     path = _rewritten(tiny_gguf(), tmp_path / "m.gguf", drop=("blk.1.ffn_up.weight",))
     with pytest.raises(CheckpointError, match=r"no tensor for model\.layers\.1\.mlp\.up_proj"):
         load_gguf_dense(path, dtype=torch.float32, device="cpu")
-
-
-def test_the_shipped_organism_agrees_with_llama_cpp_at_every_level(tmp_path):
-    from mechprobe.models.gguf_write import write_f16_gguf
-    from mechprobe.models.quantize_gguf import quantize_gguf
-    from mechprobe.models.rendering import encode
-    from mechprobe.organisms.world import heldout_requests
-
-    f16 = write_f16_gguf(organism_path("llama-s"), tmp_path / "F16.gguf")
-    texts = [request.text for request in heldout_requests(24, seed=7)]
-    prompts = list(encode(load_gguf_tokenizer(f16), texts))
-    assert len(prompts) >= 40
-    for level in LADDER:
-        path = f16 if level == "F16" else quantize_gguf(f16, level, tmp_path / f"{level}.gguf")
-        ours, theirs = dense_logprobs(path, prompts), native_logprobs(path, prompts)
-        kl, top1 = divergence(ours, theirs), (ours.argmax(1) == theirs.argmax(1)).mean()
-        print(f"llama-s {level}: KL {kl:.1e} nats, top-1 {top1:.3f}, {len(prompts)} prompts")
-        assert kl < 1e-3
-        assert top1 >= 0.99
