@@ -16,7 +16,7 @@ import torch
 from mechprobe.activations.batching import groups, length_sorted
 from mechprobe.activations.forward import Positions, normalize_positions
 from mechprobe.activations.interventions import Intervention, active
-from mechprobe.activations.plan import CapturePlan, StoreDtype
+from mechprobe.activations.plan import LOGITS, CapturePlan, StoreDtype
 from mechprobe.activations.points import HookPoint, graph_of
 from mechprobe.activations.prefix import Sharing
 from mechprobe.activations.store import ActivationStore
@@ -53,6 +53,7 @@ def capture(
     share_prefix: bool = True,
     shard_rows: int | None = None,
     interventions: Sequence[Intervention] = (),
+    logits: bool = False,
     progress: Progress | None = None,
 ) -> ActivationStore:
     """Stream activations of many prompts into an HDF5 store.
@@ -72,6 +73,8 @@ def capture(
         share_prefix: Compute the tokens that all prompts begin with once.
         shard_rows: Prompts per shard; None is about 128, fewer where rows are large.
         interventions: Active during the capture, beside any that are active already.
+        logits: Also store the logits of the last position, as `logits`, shape (prompt, 1,
+            vocabulary).
         progress: Told of every batch.
 
     Raises:
@@ -90,12 +93,14 @@ def capture(
         kernel=checkpoint.kernel,
         compute=str(graph_of(checkpoint)[0].dtype).removeprefix("torch."),
         prompts=prompts.digest,
-        points=tuple(point.name for point in chosen),
+        points=(*(point.name for point in chosen), *([LOGITS] if logits else [])),
         positions=places,
         dtype=dtype,
         order=length_sorted([len(row) for row in prompts.ids]),
         batch_size=batch_size,
-        shard_rows=shard_rows or _rows_per_shard(checkpoint, chosen, len(places), batch_size),
+        shard_rows=shard_rows or _rows_per_shard(
+            checkpoint, chosen, len(places), batch_size, logits=logits
+        ),
         prefix=sharing.tokens,
         interventions=_describe([*active(checkpoint), *interventions]),
         notes=(sharing.note,) if sharing.note else (),
@@ -114,6 +119,7 @@ def capture(
         chosen,
         places,
         share_prefix=share_prefix,
+        logits=logits,
         interventions=interventions,
         batches=batches,
     )
@@ -144,7 +150,10 @@ class _Shard:
 
     def add(self, found: Recorded) -> None:
         end = self._filled + len(found.indices)
-        for name, value in found.values.items():
+        values = dict(found.values)
+        if found.logits is not None:
+            values[LOGITS] = found.logits.unsqueeze(1)
+        for name, value in values.items():
             if name not in self.arrays:
                 self.arrays[name] = np.empty((self._rows, *value.shape[1:]), dtype=np.float32)
             self.arrays[name][self._filled : end] = value.to("cpu", torch.float32).numpy()
@@ -167,11 +176,17 @@ def _fixed_positions(prompts: EncodedPrompts, positions: Positions) -> tuple[int
 
 
 def _rows_per_shard(
-    checkpoint: Checkpoint, points: Sequence[HookPoint], positions: int, batch_size: int
+    checkpoint: Checkpoint,
+    points: Sequence[HookPoint],
+    positions: int,
+    batch_size: int,
+    *,
+    logits: bool,
 ) -> int:
     """A whole number of batches, about `_SHARD_ROWS` rows and at most about `_SHARD_BYTES`."""
-    hidden = int(graph_of(checkpoint)[0].config.get_text_config(decoder=True).hidden_size)
-    row_bytes = 4 * positions * sum(point.width or hidden for point in points)
+    config = graph_of(checkpoint)[0].config.get_text_config(decoder=True)
+    values = positions * sum(point.width or int(config.hidden_size) for point in points)
+    row_bytes = 4 * (values + (int(config.vocab_size) if logits else 0))
     rows = min(_SHARD_ROWS, _SHARD_BYTES // max(row_bytes, 1))
     return batch_size * max(1, rows // batch_size)
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 SCHEMA = 1
+LOGITS = "logits"
+"""Stored among the points where a capture asks for them: the last position's, (prompt, 1, id)."""
 StoreDtype = Literal["float32", "float16"]
 
 
@@ -46,6 +48,10 @@ class CapturePlan:
     def n_shards(self) -> int:
         """Shards of the finished store."""
         return -(-len(self.order) // self.shard_rows)
+
+    def n_positions(self, name: str) -> int:
+        """Length of the position axis of a stored array."""
+        return 1 if name == LOGITS else len(self.positions)
 
     def shard_prompts(self, shard: int) -> tuple[int, ...]:
         """The prompts whose rows lie in a shard, in its order."""

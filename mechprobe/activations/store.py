@@ -169,7 +169,7 @@ class ActivationStore:
         rows = plan.shard_prompts(shard)
         for name in plan.points:
             shape = arrays[name].shape
-            if shape[:2] != (len(rows), len(plan.positions)):
+            if shape[:2] != (len(rows), plan.n_positions(name)):
                 raise ValueError(f"{name}: shape {shape} does not fit shard {shard}")
         write_shard(
             self.shard_path(shard),

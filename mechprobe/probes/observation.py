@@ -1,0 +1,211 @@
+"""One observational pass over a cell, for all probes together.
+
+Each probe states what it reads (`Need`); the union is captured once, prompt set by prompt set, into
+stores on disk. A baseline is observed once and read from its stores afterwards, so that two models
+are never in memory together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mechprobe.activations.plan import LOGITS
+from mechprobe.activations.store import ActivationStore
+from mechprobe.errors import PromptFileError, StoreError
+from mechprobe.models.rendering import require_parity
+
+if TYPE_CHECKING:
+    from mechprobe.models.checkpoint import Checkpoint
+    from mechprobe.models.rendering import EncodedPrompts
+
+MANIFEST = "observation.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a probe reads of one prompt set."""
+
+    prompts: str
+    """Name of the set, such as `evaluate/harmful`."""
+    points: tuple[str, ...] = ()
+    """Hook names or globs."""
+    positions: tuple[int, ...] = (-1,)
+    """Counted from the end of the prompt."""
+    logits: bool = False
+    """Whether it reads the logits after the last token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Which cell was observed."""
+
+    source: str
+    precision: str
+    kernel: str
+    model_digest: str
+    n_layers: int
+    forward_tokens: int
+    """Tokens that went through the model, the shared prefix once for each prompt set."""
+
+
+class Observation:
+    """What one cell showed: activations and logits by prompt set, read from disk on demand."""
+
+    def __init__(self, path: Path, facts: Facts) -> None:
+        self.path = path
+        self.facts = facts
+        self._stores: dict[str, ActivationStore] = {}
+
+    @classmethod
+    def open(cls, path: str | Path) -> Observation:
+        """What `observe` left in a folder.
+
+        Raises:
+            StoreError: There is none, or it is unfinished or unreadable.
+        """
+        folder = Path(path)
+        try:
+            found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if found.pop("schema") != SCHEMA:
+                raise StoreError(f"{folder}: written by another version; observe the cell again")
+            return cls(folder, Facts(**found))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{folder}: holds no finished observation ({error})") from error
+
+    @property
+    def prompt_sets(self) -> tuple[str, ...]:
+        """Names of the prompt sets that were observed."""
+        found = self.path.glob(f"*/*/{'capture.json'}")
+        return tuple(sorted(f"{file.parts[-3]}/{file.parts[-2]}" for file in found))
+
+    def store(self, prompts: str) -> ActivationStore:
+        """The store of one prompt set.
+
+        Raises:
+            StoreError: It was not observed.
+        """
+        if prompts not in self._stores:
+            self._stores[prompts] = ActivationStore.open(self.path / prompts)
+        return self._stores[prompts]
+
+    def digest(self, prompts: str) -> str:
+        """SHA-256 of a prompt set's token ids."""
+        return self.store(prompts).plan.prompts
+
+    def values(self, prompts: str, point: str, positions: Iterable[int] = (-1,)) -> NDArray[Any]:
+        """Activations at one point, shape (prompt, position, width), float64.
+
+        Raises:
+            HookNameError: The point was not observed.
+            StoreError: A position was not, or the store is damaged.
+        """
+        store = self.store(prompts)
+        wanted = list(positions)
+        if missing := [place for place in wanted if place not in store.positions]:
+            raise StoreError(f"{store.path}: positions {missing} were not observed")
+        at = [store.positions.index(place) for place in wanted]
+        return store[point][:, at].astype(np.float64)
+
+    def last(self, prompts: str, point: str) -> NDArray[np.float64]:
+        """Activations at the last prompt token, shape (prompt, width), float64."""
+        return self.values(prompts, point)[:, 0]
+
+    def logits(self, prompts: str) -> NDArray[np.float64]:
+        """Logits after the last prompt token, shape (prompt, vocabulary), float64."""
+        return self.store(prompts)[LOGITS][:, 0].astype(np.float64)
+
+    def require_parity(self, baseline: Observation, prompts: str) -> None:
+        """Refuse to compare cells that saw different token ids.
+
+        Raises:
+            ParityError: They did.
+        """
+        require_parity(baseline.digest(prompts), self.digest(prompts), f"probes, {prompts}")
+
+
+def observe(
+    checkpoint: Checkpoint,
+    prompts: Mapping[str, EncodedPrompts],
+    needs: Iterable[Need],
+    path: str | Path,
+    *,
+    batch_size: int = 16,
+) -> Observation:
+    """Run each prompt set that is needed through the model once.
+
+    Args:
+        checkpoint: One with a graph.
+        prompts: Prompt sets by name, `split/label`; no prompt may be in two of them.
+        needs: Of all probes.
+        path: A folder; a killed observation goes on from its last shard.
+        batch_size: Prompts in memory at once.
+
+    Raises:
+        PromptFileError: A needed set is missing, or a prompt is in two sets.
+        HookNameError: A point is unknown, or a position lies before a prompt's start.
+        StoreError: The folder holds another observation, or cannot be written.
+        NumericsError: NaN or infinity.
+    """
+    from mechprobe.activations.capturing import capture
+    from mechprobe.activations.points import n_layers, resolve_points
+
+    folder = Path(path)
+    wanted = merge_needs(needs)
+    if missing := sorted({need.prompts for need in wanted} - set(prompts)):
+        raise PromptFileError(f"prompt sets {missing} are needed; there are {sorted(prompts)}")
+    _require_disjoint({need.prompts: prompts[need.prompts] for need in wanted})
+    tokens = 0
+    for need in wanted:
+        store = capture(
+            checkpoint,
+            prompts[need.prompts],
+            resolve_points(checkpoint, need.points) if need.points else (),
+            need.positions,
+            folder / need.prompts,
+            batch_size=batch_size,
+            logits=need.logits,
+        )
+        shared = store.plan.prefix
+        tokens += shared + sum(len(ids) - shared for ids in prompts[need.prompts])
+    facts = Facts(
+        checkpoint.source,
+        checkpoint.quant.precision,
+        checkpoint.kernel,
+        checkpoint.digest,
+        n_layers(checkpoint),
+        tokens,
+    )
+    text = json.dumps({"schema": SCHEMA, **asdict(facts)}, indent=1) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return Observation(folder, facts)
+
+
+def merge_needs(needs: Iterable[Need]) -> tuple[Need, ...]:
+    """One need per prompt set: the union of what all probes read."""
+    merged: dict[str, Need] = {}
+    for need in needs:
+        old = merged.get(need.prompts, Need(need.prompts, positions=()))
+        merged[need.prompts] = Need(
+            need.prompts,
+            tuple(dict.fromkeys((*old.points, *need.points))),
+            tuple(sorted({*old.positions, *need.positions})),
+            old.logits or need.logits,
+        )
+    return tuple(merged[name] for name in sorted(merged))
+
+
+def _require_disjoint(prompts: Mapping[str, EncodedPrompts]) -> None:
+    owner: dict[tuple[int, ...], str] = {}
+    for name, encoded in prompts.items():
+        for ids in encoded:
+            first = owner.setdefault(ids, name)
+            if first != name:
+                raise PromptFileError(f"a prompt is both in {first} and in {name}")
