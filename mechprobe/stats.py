@@ -6,6 +6,9 @@ cannot support is None, which every table shows as `not measured`; it is never 0
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -106,3 +109,165 @@ def split_half_cosine(
         halves = [a[i[k::2]].mean(axis=0) - b[j[k::2]].mean(axis=0) for k in (0, 1)]
         values.append(cosine(*halves))
     return float(np.mean(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval and the number of prompts behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        """For a table: `0.412 [0.330, 0.498]`."""
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class PairedShift:
+    """A cell's mean minus its baseline's over the same prompts, with a 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    baseline: float
+    """Mean of the baseline."""
+    effect: float | None
+    """Cohen's d_z: the mean difference over the differences' sample standard deviation."""
+
+    def __str__(self) -> str:
+        """For a table: `+0.412 [+0.330, +0.498]`."""
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def mean_estimate(
+    values: ArrayLike,
+    *,
+    clusters: Sequence[Any] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate | None:
+    """A mean with its BCa bootstrap interval, clusters of values resampled together.
+
+    Args:
+        values: One per prompt, shape (n,).
+        clusters: To which cluster each prompt belongs; None makes each its own.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Returns:
+        None with fewer than two clusters or a value that is not finite: no interval, no estimate.
+
+    Source: Efron 1987, through `scipy.stats.bootstrap`.
+    """
+    x = np.asarray(values, np.float64)
+    own: Any = np.arange(len(x)) if clusters is None else list(clusters)
+    if len(own) != len(x):
+        raise ValueError(f"{len(x)} values and {len(own)} clusters")
+    if not len(x) or not np.isfinite(x).all():
+        return None
+    _, which = np.unique(own, return_inverse=True)
+    counts: FloatArray = np.bincount(which).astype(np.float64)
+    sums: FloatArray = np.asarray(np.bincount(which, weights=x), np.float64)
+    if len(counts) < 2:
+        return None
+
+    def ratio(total: FloatArray, count: FloatArray, axis: int = -1) -> FloatArray:
+        found: FloatArray = total.sum(axis=axis) / count.sum(axis=axis)
+        return found
+
+    mean = float(x.mean())
+    if np.ptp(sums / counts) == 0:
+        return Estimate(mean, mean, mean, len(x))
+    low, high = _bootstrap((sums, counts), ratio, resamples, seed, paired=True)
+    return Estimate(mean, low, high, len(x))
+
+
+def paired_shift(
+    cell: ArrayLike,
+    baseline: ArrayLike,
+    *,
+    clusters: Sequence[Any] | None = None,
+    seed: int = 0,
+) -> PairedShift | None:
+    """Mean of cell minus baseline over prompts that both saw, shape (n,) each.
+
+    Returns:
+        None where `mean_estimate` of the differences is; the interval is that one's.
+    """
+    a, b = np.asarray(cell, np.float64), np.asarray(baseline, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"{a.shape} and {b.shape}: prompts are not paired")
+    found = mean_estimate(a - b, clusters=clusters, seed=seed)
+    if found is None:
+        return None
+    spread = float((a - b).std(ddof=1))
+    effect = found.value / spread if spread > 0 else None
+    return PairedShift(found.value, found.low, found.high, len(a), float(b.mean()), effect)
+
+
+def auroc_estimate(
+    positive: ArrayLike, negative: ArrayLike, *, resamples: int = 1000, seed: int = 0
+) -> Estimate | None:
+    """`auroc` with a percentile bootstrap interval, each side resampled on its own.
+
+    Where the sides separate completely a bootstrap knows no error; the open end is then Wilson's
+    bound for as many successes as the smaller side has values.
+
+    Returns:
+        None with fewer than two values on a side.
+    """
+    from scipy.stats import rankdata
+
+    a, b = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
+    value = auroc(a, b)
+    if value is None or min(len(a), len(b)) < 2:
+        return None
+    n = len(a) + len(b)
+    if value in (0.0, 1.0):
+        bound, _ = wilson(min(len(a), len(b)), min(len(a), len(b)))
+        return Estimate(value, *((bound, 1.0) if value else (0.0, 1 - bound)), n)
+
+    def area(x: FloatArray, y: FloatArray, axis: int = -1) -> FloatArray:
+        ranks = rankdata(np.concatenate([x, y], axis=axis), axis=axis)
+        m, k = x.shape[axis], y.shape[axis]
+        total = np.take(ranks, np.arange(m), axis=axis).sum(axis=axis)
+        found: FloatArray = (total - m * (m + 1) / 2) / (m * k)
+        return found
+
+    low, high = _bootstrap((a, b), area, resamples, seed, method="percentile")
+    return Estimate(value, low, high, n)
+
+
+def _bootstrap(
+    data: tuple[FloatArray, ...],
+    statistic: Callable[..., FloatArray],
+    resamples: int,
+    seed: int,
+    *,
+    paired: bool = False,
+    method: str = "BCa",
+) -> tuple[float, float]:
+    from scipy.stats import bootstrap
+
+    def interval(how: str) -> tuple[float, float]:
+        found = bootstrap(
+            data,
+            statistic,
+            n_resamples=resamples,
+            paired=paired,
+            vectorized=True,
+            method=how,
+            rng=np.random.default_rng(seed),
+            batch=256,
+        ).confidence_interval
+        return float(found.low), float(found.high)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # BCa warns where it is undefined, which is handled here
+        low, high = interval(method)
+        # BCa has no value where no resample falls below the estimate
+        return (low, high) if np.isfinite([low, high]).all() else interval("percentile")

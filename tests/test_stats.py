@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, ttest_rel
 from sklearn.metrics import roc_auc_score
 
 from mechprobe import stats
@@ -78,3 +78,62 @@ def test_split_half_is_one_without_noise_and_near_zero_without_signal():
     assert noise is not None
     assert abs(noise) < 0.15
     assert stats.split_half_cosine(np.zeros((3, 4)), np.zeros((9, 4))) is None
+
+
+def test_mean_estimate_agrees_with_student_on_normal_data():
+    x = np.random.default_rng(3).normal(size=400)
+    found = stats.mean_estimate(x)
+    half = norm.ppf(0.975) * x.std(ddof=1) / np.sqrt(len(x))
+    assert found.value == pytest.approx(x.mean(), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.02)
+    assert found.n == 400
+
+
+def test_mean_estimate_covers_what_it_says_and_clusters_widen_it():
+    rng = np.random.default_rng(0)
+    names = np.repeat(np.arange(20), 5)
+    hit = {"own": 0, "clustered": 0}
+    for trial in range(150):
+        x = rng.normal(size=20)[names] + 0.2 * rng.normal(size=100)  # true mean 0
+        for kind, clusters in (("own", None), ("clustered", names)):
+            e = stats.mean_estimate(x, clusters=clusters, resamples=500, seed=trial)
+            hit[kind] += e.low <= 0 <= e.high
+    assert hit["clustered"] / 150 > 0.87
+    assert hit["own"] / 150 < 0.75  # five prompts that go together are not five prompts
+
+
+def test_what_data_cannot_support_is_no_estimate():
+    assert stats.mean_estimate([]) is None
+    assert stats.mean_estimate([1.0]) is None
+    assert stats.mean_estimate([1.0, 2.0], clusters=["a", "a"]) is None
+    assert stats.mean_estimate([1.0, np.inf]) is None
+    assert stats.auroc_estimate([1.0], [0.0, 0.5]) is None
+    same = stats.mean_estimate([2.0, 2.0, 2.0])
+    assert (same.value, same.low, same.high) == (2.0, 2.0, 2.0)
+
+
+def test_paired_shift_is_the_mean_difference_and_cohens_dz():
+    rng = np.random.default_rng(1)
+    base = rng.normal(size=80)
+    cell = base + 0.5 + 0.25 * rng.normal(size=80)
+    found = stats.paired_shift(cell, base)
+    d = cell - base
+    t, _ = ttest_rel(cell, base)
+    assert found.value == pytest.approx(d.mean(), abs=1e-12)
+    assert found.effect == pytest.approx(t / np.sqrt(80), rel=1e-12)
+    assert found.low < 0.5 < found.high
+    assert found.baseline == pytest.approx(base.mean(), abs=1e-12)
+
+
+def test_auroc_estimate_covers_the_closed_form():
+    rng = np.random.default_rng(2)
+    truth, hits = norm.cdf(1 / np.sqrt(2)), 0  # of N(1, 1) against N(0, 1)
+    for trial in range(100):
+        e = stats.auroc_estimate(
+            rng.normal(1, 1, 60), rng.normal(size=60), resamples=300, seed=trial
+        )
+        hits += e.low <= truth <= e.high
+    assert hits >= 88
+    apart = stats.auroc_estimate([3.0, 4.0, 5.0], [0.0, 1.0, 2.0, 2.5])
+    assert (apart.value, apart.high) == (1.0, 1.0)
+    assert apart.low == pytest.approx(stats.wilson(3, 3)[0])
