@@ -1,0 +1,58 @@
+"""Which prompts a model refuses, by generation: the labels that two probes are held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mechprobe.behavior.refusal import get_instrument, is_unread
+
+if TYPE_CHECKING:
+    from mechprobe.models.checkpoint import Checkpoint
+    from mechprobe.models.rendering import EncodedPrompts
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """How one model answered some prompts, greedily."""
+
+    refused: tuple[bool | None, ...]
+    """In the prompts' order; None where generation ended before there was an answer to read."""
+    first_ids: tuple[int | None, ...]
+    """First generated token; None where the answer is empty."""
+    instrument: str
+    """Read whether an answer refuses."""
+    prompts: str
+    """Digest of the prompts' token ids."""
+
+    @property
+    def openings(self) -> tuple[int, ...]:
+        """First tokens of the refusing answers: the candidates of `find_refusal_tokens`."""
+        pairs = zip(self.refused, self.first_ids, strict=True)
+        return tuple(first for refused, first in pairs if refused and first is not None)
+
+
+def read_refusals(
+    checkpoint: Checkpoint,
+    prompts: EncodedPrompts,
+    *,
+    instrument: str = "hard",
+    max_new_tokens: int = 32,
+) -> Refusals:
+    """Let a model answer, and read the answers with a refusal instrument.
+
+    Raises:
+        SpecError: No instrument has this name.
+        GenerationError: The engine failed.
+    """
+    from mechprobe.generation import open_engine
+
+    reader = get_instrument(instrument)
+    with open_engine(checkpoint) as engine:
+        answers = engine.generate(prompts.ids, max_new_tokens=max_new_tokens)
+    return Refusals(
+        refused=tuple(None if is_unread(a.text) else reader(a.text) for a in answers),
+        first_ids=tuple(a.ids[0] if a.ids else None for a in answers),
+        instrument=instrument,
+        prompts=prompts.digest,
+    )
