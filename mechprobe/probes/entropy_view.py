@@ -1,0 +1,129 @@
+"""An entropy result as a table and as a figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from mechprobe.probes.figures import COLOURS, MARKERS, cell_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from mechprobe.probes.entropy import EntropyResult, PromptSetEntropy
+    from mechprobe.stats import Estimate
+
+
+def table(result: EntropyResult) -> Table:
+    """Measures by row, prompt sets by column."""
+    versus = f"against {cell_name(result.baseline)}" if result.baseline else None
+    out = Table(title=f"entropy: {cell_name(result.cell)}", box=None, pad_edge=False)
+    out.title_justify = out.caption_justify = "left"
+    for head in ("first generated token", "harmful prompts", "harmless prompts"):
+        out.add_column(head, no_wrap=True)
+    for label, values in _rows(result):
+        if any(value is not None for value in values):
+            cells = ["" if value is None else str(value) for value in values]
+            out.add_row(label, *cells)
+    lines = [versus, *(f"not measured: {line}" for line in result.not_measured)]
+    if result.tokens:
+        lines.insert(1, f"refusal tokens: {result.tokens}")
+    out.caption = "\n".join(line for line in lines if line) or None
+    return out
+
+
+def _rows(result: EntropyResult) -> list[tuple[str, list[Any]]]:
+    sides = (result.harmful, result.harmless)
+
+    def effect(side: PromptSetEntropy, name: str) -> str | None:
+        shift = getattr(side, name)
+        return None if shift is None or shift.effect is None else f"{shift.effect:+.2f}"
+
+    return [
+        ("prompts", [side.n for side in sides]),
+        ("entropy, nats", [side.entropy for side in sides]),
+        ("  shift against baseline", [side.shift for side in sides]),
+        ("  effect size d_z", [effect(side, "shift") for side in sides]),
+        ("KL(baseline ‖ cell), nats", [_small(side.kl) for side in sides]),
+        ("most probable token changed", [side.flips for side in sides]),
+        ("refusal log-odds, nats", [side.log_odds for side in sides]),
+        ("  shift against baseline", [side.log_odds_shift for side in sides]),
+        ("  effect size d_z", [effect(side, "log_odds_shift") for side in sides]),
+        ("refusal margin lost", [result.margin_lost, None]),
+    ]
+
+
+def _small(found: Estimate | None) -> str | None:
+    return f"{found.value:.2g} [{found.low:.2g}, {found.high:.2g}]" if found else None
+
+
+def figure(result: EntropyResult) -> Figure:
+    """Entropy and refusal log-odds of every prompt.
+
+    With a baseline: baseline across, cell upwards, no change on the diagonal. Without: the share of
+    prompts at or below each value.
+    """
+    panels = [("entropy", "entropy of the first token (nats)")]
+    if "log_odds" in result.harmful.per_prompt:
+        panels.append(("log_odds", "refusal log-odds (nats)"))
+    fig = Figure(figsize=(9.2 if len(panels) > 1 else 6.0, 4.7), dpi=100, layout="constrained")
+    for axes, (name, label) in zip(
+        np.atleast_1d(fig.subplots(1, len(panels))), panels, strict=True
+    ):
+        if result.baseline is None:
+            _cumulative(axes, result, name, label)
+        else:
+            _paired(axes, result, name, label)
+        axes.spines[["top", "right"]].set_visible(False)
+    versus = f"\nagainst {cell_name(result.baseline)}" if result.baseline else ""
+    fig.suptitle(f"Entropy probe: {cell_name(result.cell)}{versus}", fontsize=11)
+    return fig
+
+
+def _sides(result: EntropyResult) -> list[tuple[str, PromptSetEntropy]]:
+    return [("harmless", result.harmless), ("harmful", result.harmful)]
+
+
+def _paired(axes: Axes, result: EntropyResult, name: str, label: str) -> None:
+    everything = []
+    for side, found in _sides(result):
+        before = np.array(found.per_prompt[f"baseline_{name}"])
+        after = np.array(found.per_prompt[name])
+        everything += [before, after]
+        axes.scatter(
+            before,
+            after,
+            s=22,
+            alpha=0.6,
+            color=COLOURS[side],
+            marker=MARKERS[side],
+            linewidths=0,
+            label=f"{side} (n = {found.n})",
+        )
+    values = np.concatenate(everything)
+    pad = 0.05 * (float(np.ptp(values)) or 1.0)
+    span = (float(values.min()) - pad, float(values.max()) + pad)
+    axes.plot(span, span, color="0.4", linewidth=1, linestyle="--", zorder=0, label="no change")
+    if name == "log_odds" and span[0] < 0 < span[1]:
+        axes.axhline(0, color="0.85", linewidth=1, zorder=0)
+        axes.axvline(0, color="0.85", linewidth=1, zorder=0)
+    axes.set(xlim=span, ylim=span, aspect="equal")
+    axes.set_xlabel(f"baseline: {label}")
+    axes.set_ylabel(f"cell: {label}")
+    shift = result.harmful.shift if name == "entropy" else result.harmful.log_odds_shift
+    if shift is not None:
+        axes.set_title(f"shift on harmful: {shift} nats", fontsize=10)
+    axes.legend(loc="upper left" if name == "log_odds" else "lower right", fontsize=9)
+
+
+def _cumulative(axes: Axes, result: EntropyResult, name: str, label: str) -> None:
+    for side, found in _sides(result):
+        values = np.sort(found.per_prompt[name])
+        axes.ecdf(values, color=COLOURS[side], linewidth=2, label=f"{side} (n = {found.n})")
+    axes.set(ylim=(0, 1.02))
+    axes.set_xlabel(label)
+    axes.set_ylabel("share of prompts at or below")
+    axes.legend(loc="best", fontsize=9)
