@@ -1,0 +1,190 @@
+"""Causal check: the baseline's activations put back at the safety neurons of a quantized model.
+
+If the error at these neurons is what costs refusals, taking it away there must bring refusal
+log-odds back, and more so than at as many random neurons of the same scale. Patched are the last
+tokens of the prompt, the template's after the instruction, at all of the probe's layers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mechprobe import stats
+from mechprobe.activations import Patch, next_token_logits
+from mechprobe.errors import CheckpointError, SpecError
+from mechprobe.models.rendering import EncodedPrompts, require_parity
+from mechprobe.probes.matching import MIN_MATCHED, FloatArray, IntArray, draw_controls
+from mechprobe.probes.neuron_errors import ERRORS, Kind, Profile
+from mechprobe.probes.refusal_tokens import refusal_log_odds
+from mechprobe.stats import PairedShift
+
+if TYPE_CHECKING:
+    from mechprobe.models.checkpoint import Checkpoint
+    from mechprobe.probes.observation import Observation
+
+DRAWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Patching:
+    """Refusal log-odds (nats) that came back: patched minus as it is, paired by prompt."""
+
+    kind: Kind
+    cutoff: float
+    layers: tuple[int, ...]
+    positions: tuple[int, ...]
+    n_prompts: int
+    n_neurons: int
+    """Safety neurons, all layers together."""
+    n_unmatched: int
+    """Of them, those with no other of their scale."""
+    lost: PairedShift
+    """Cell minus baseline: what there is to bring back, negative where refusal was lost."""
+    whole: PairedShift
+    """At all safety neurons."""
+    everything: PairedShift
+    """At every neuron of these layers: the most that patching there can do."""
+    matched: PairedShift | None
+    """At the safety neurons that have a match; this and what follows is None below 80 % of them."""
+    random: tuple[float, ...]
+    """Mean of each draw of as many random neurons, one from each matched set."""
+    excess: PairedShift | None
+    """Matched safety neurons minus the mean of the random draws, prompt by prompt."""
+    p: float | None
+    """Share of draws, the safety neurons among them, that brought back as much or more."""
+
+    @property
+    def random_mean(self) -> float | None:
+        """Mean over the draws."""
+        return float(np.mean(self.random)) if self.random else None
+
+    @property
+    def random_interval(self) -> tuple[float, float] | None:
+        """Middle 95 % of the draws."""
+        if not self.random:
+            return None
+        low, high = np.percentile(self.random, [2.5, 97.5])
+        return float(low), float(high)
+
+    @property
+    def share(self) -> float | None:
+        """Of the loss, how much the safety neurons returned; None where no loss is certain."""
+        return None if self.lost.high >= 0 else self.whole.value / -self.lost.value
+
+
+def patch_back(
+    checkpoint: Checkpoint,
+    prompts: EncodedPrompts,
+    baseline: Observation,
+    profiles: Sequence[Profile],
+    refusal_tokens: Sequence[int],
+    *,
+    cutoff: float = 0.05,
+    draws: int = DRAWS,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Patching | None:
+    """Patch one kind of neuron and read the refusal log-odds.
+
+    Args:
+        checkpoint: The quantized cell, with a graph.
+        prompts: `evaluate/harmful`, as observed.
+        baseline: Observed at the probe's points and at all post-instruction positions.
+        profiles: Of one kind, from `measure`.
+        refusal_tokens: Ids, of the baseline.
+        cutoff: Share of safety neurons.
+        draws: Random sets of matched neurons.
+        batch_size: Prompts in memory at once.
+        seed: Of the draws.
+
+    Returns:
+        None for a single prompt, which has no interval.
+
+    Raises:
+        CheckpointError: No graph.
+        ParityError: The baseline saw other prompts.
+        SpecError: No refusal tokens, or no profiles.
+        StoreError: The baseline was not observed at these positions.
+    """
+    if checkpoint.module is None:
+        raise CheckpointError(f"{checkpoint.source}: patching needs a graph; load it as dense")
+    if not refusal_tokens or not profiles:
+        raise SpecError("patching needs refusal tokens and measured neurons")
+    require_parity(baseline.digest(ERRORS), prompts.digest, f"patching, {ERRORS}")
+    positions = tuple(range(-prompts.post_instruction, 0))
+    # in the cell's units: AWQ divides a neuron by its gain
+    values = {
+        each.point: (baseline.values(ERRORS, each.point, positions) / each.gain).astype(np.float32)
+        for each in profiles
+    }
+
+    def returned(neurons: Mapping[str, IntArray | None]) -> FloatArray:
+        patches = [
+            Patch(
+                point,
+                torch.from_numpy(
+                    values[point]
+                    if dims is None
+                    else np.ascontiguousarray(values[point][..., dims])
+                ),
+                positions,
+                None if dims is None else tuple(dims.tolist()),
+            )
+            for point, dims in neurons.items()
+            if dims is None or len(dims)
+        ]
+        logits = next_token_logits(
+            checkpoint, prompts, batch_size=batch_size, interventions=patches
+        )
+        return refusal_log_odds(logits.double().numpy(), refusal_tokens)
+
+    before = refusal_log_odds(baseline.logits(ERRORS), refusal_tokens)
+    cell = returned({})
+    lost = stats.paired_shift(cell, before)
+    whole = stats.paired_shift(
+        returned({each.point: np.flatnonzero(each.safety(cutoff)) for each in profiles}), cell
+    )
+    everything = stats.paired_shift(returned({each.point: None for each in profiles}), cell)
+    if lost is None or whole is None or everything is None:
+        return None
+    sets = {each.point: each.matched(cutoff) for each in profiles}
+    found = sum(len(each.safety) for each in sets.values())
+    unmatched = sum(len(each.unmatched) for each in sets.values())
+    plain = Patching(
+        kind=profiles[0].kind,
+        cutoff=cutoff,
+        layers=tuple(each.layer for each in profiles),
+        positions=positions,
+        n_prompts=len(prompts),
+        n_neurons=found + unmatched,
+        n_unmatched=unmatched,
+        lost=lost,
+        whole=whole,
+        everything=everything,
+        matched=None,
+        random=(),
+        excess=None,
+        p=None,
+    )
+    if found < MIN_MATCHED * (found + unmatched):
+        return plain
+    matched = returned({point: each.safety for point, each in sets.items()})
+    drawn = {
+        point: draw_controls(each, draws, seed + k) for k, (point, each) in enumerate(sets.items())
+    }
+    random = np.array(
+        [returned({point: dims[k] for point, dims in drawn.items()}) for k in range(draws)]
+    )
+    means = (random - cell).mean(axis=1)
+    return replace(
+        plain,
+        matched=stats.paired_shift(matched, cell),
+        random=tuple(means.tolist()),
+        excess=stats.paired_shift(matched, random.mean(axis=0)),
+        p=(1 + int((means >= (matched - cell).mean()).sum())) / (1 + draws),
+    )

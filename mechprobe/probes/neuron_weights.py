@@ -1,0 +1,230 @@
+"""Weight-space error of neurons: what quantization did to each one's own rows and columns.
+
+Two models are never in memory together. `save_weights` writes the few matrices of the baseline that
+matter, layer by layer, while the baseline is loaded; `weight_errors` reads them one at a time
+beside the cell.
+
+A residual dimension is written by the rows of attention's output and the down projection, an MLP
+neuron reads by its rows of the projections into the MLP and writes by its column of the down
+projection.
+
+AWQ changes the function's coordinates before it rounds: it divides a neuron by a factor and
+multiplies the down projection's column by it, and moves other factors between norms and matrices.
+Such a factor (up to 5 either way on an organism) is no error. It is fitted by least squares and
+taken out, and kept as the neuron's `gain`: activation of the baseline over that of the cell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mechprobe.activations.points import graph_of, n_layers
+from mechprobe.errors import CheckpointError, StoreError
+from mechprobe.models.architectures import backbone_path
+from mechprobe.probes.matching import FloatArray
+from mechprobe.probes.neuron_errors import mlp_point, residual_point, study_layers
+
+if TYPE_CHECKING:
+    from mechprobe.models.checkpoint import Checkpoint
+
+RESCALING = ("awq", "compressed-tensors")
+"""Methods whose writers may move factors between matrices before rounding."""
+_ROUNDS = 5
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WeightError:
+    """Of the neurons of one hook point."""
+
+    error: FloatArray
+    """‖ΔW‖ of each neuron's rows and columns, in the baseline's units, shape (dimension,)."""
+    norm: FloatArray
+    """‖W‖ of the same in the baseline, shape (dimension,)."""
+    gain: FloatArray
+    """The cell's activation times this is in the baseline's units; ones but for MLP neurons of a
+    checkpoint that was rescaled."""
+
+
+def save_weights(
+    checkpoint: Checkpoint, folder: str | Path, layers: Sequence[int] | None = None
+) -> Path:
+    """Write the matrices of the chosen layers, each in the narrowest type that holds it exactly.
+
+    Args:
+        checkpoint: The baseline.
+        folder: One safetensors file per layer is written there.
+        layers: Blocks; None takes the study's.
+
+    Raises:
+        CheckpointError: There is no dense graph.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    chosen = study_layers(n_layers(checkpoint)) if layers is None else tuple(layers)
+    facts = {"mechprobe": json.dumps({"schema": _SCHEMA, "model": checkpoint.digest})}
+    for layer in chosen:
+        matrices = {name: _narrow(weight) for name, weight in _matrices(checkpoint, layer)}
+        save_file(matrices, target / _file(layer), facts)
+    return target
+
+
+def weight_errors(checkpoint: Checkpoint, folder: str | Path) -> dict[str, WeightError]:
+    """Each neuron's weight error against the saved baseline, by hook point.
+
+    Args:
+        checkpoint: The cell, dense.
+        folder: What `save_weights` wrote of the baseline.
+
+    Raises:
+        CheckpointError: There is no dense graph, or its matrices are of other shapes.
+        StoreError: The folder holds no saved weights.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(Path(folder).glob("layer-*.safetensors"), key=_layer_of)
+    if not files:
+        raise StoreError(f"{folder}: holds no saved weights; write the baseline's first")
+    found: dict[str, WeightError] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as handle:
+                found |= _layer_errors(checkpoint, _layer_of(file), handle)
+        except (SafetensorError, OSError) as error:
+            raise StoreError(f"{file}: not saved weights ({error})") from error
+    return found
+
+
+def _layer_errors(checkpoint: Checkpoint, layer: int, handle: Any) -> dict[str, WeightError]:
+    rescaled = checkpoint.quant.method in RESCALING
+    residual: list[tuple[FloatArray, FloatArray]] = []
+    neurons: list[tuple[FloatArray, FloatArray]] = []
+    gain: FloatArray | None = None
+    saved = set(handle.keys())
+    for name, weight in _matrices(checkpoint, layer):
+        if name not in saved:
+            raise CheckpointError(f"{checkpoint.source}: layer {layer} has {name}, the other not")
+        cell, base = weight.double(), handle.get_tensor(name).to(weight.device).double()
+        if cell.shape != base.shape:
+            raise CheckpointError(
+                f"{checkpoint.source}: {name} of layer {layer} has shape {tuple(cell.shape)}, the "
+                f"baseline's {tuple(base.shape)}; they are not of one model"
+            )
+        writes = name in ("attention", "down")
+        if rescaled:
+            rows, columns = factors(cell, base, rows=not writes)
+            cell = cell / rows[:, None] / columns
+            if name == "down":
+                gain = _numpy(columns)
+        change = (cell - base) ** 2
+        base = base**2
+        if writes:
+            residual.append((_numpy(change.sum(1)), _numpy(base.sum(1))))
+        if name != "attention":
+            axis = 0 if name == "down" else 1
+            neurons.append((_numpy(change.sum(axis)), _numpy(base.sum(axis))))
+    found = {residual_point(layer): _collect(residual, None)}
+    if neurons:
+        found[mlp_point(layer)] = _collect(neurons, gain)
+    return found
+
+
+def factors(cell: Tensor, base: Tensor, *, rows: bool = True) -> tuple[Tensor, Tensor]:
+    """Least-squares r and c such that `cell ≈ diag(r) base diag(c)`; the median of r is 1.
+
+    Args:
+        cell: Shape (out, in), float64.
+        base: The same shape.
+        rows: Fit r too; else it is ones.
+    """
+    r, c = torch.ones_like(base[:, 0]), torch.ones_like(base[0])
+    for _ in range(_ROUNDS if rows else 1):
+        scaled = base * r[:, None]
+        c = _slope(cell, scaled, 0)
+        if rows:
+            r = _slope(cell, base * c, 1)
+            middle = r.median()
+            r, c = r / middle, c * middle
+    return r, c
+
+
+def _slope(cell: Tensor, base: Tensor, axis: int) -> Tensor:
+    power = (base**2).sum(axis)
+    slope = (cell * base).sum(axis) / torch.where(power > 0, power, 1.0)
+    # a neuron rounded to nothing has no factor; its error is its whole weight
+    return torch.where((power > 0) & (slope > 0), slope, torch.ones_like(slope))
+
+
+def _collect(
+    parts: Sequence[tuple[FloatArray, FloatArray]], gain: FloatArray | None
+) -> WeightError:
+    error = np.sqrt(np.sum([part[0] for part in parts], axis=0))
+    norm = np.sqrt(np.sum([part[1] for part in parts], axis=0))
+    return WeightError(error, norm, np.ones_like(error) if gain is None else gain)
+
+
+def _matrices(checkpoint: Checkpoint, layer: int) -> Iterator[tuple[str, Tensor]]:
+    """`attention`, `down` and the projections into the MLP, shape (out, in), as they lie."""
+    model, row = graph_of(checkpoint)
+    block = model.get_submodule(f"{backbone_path(model, row)}.{row.layers}.{layer}")
+    modules = dict(block.named_modules())
+    down = f"{row.mlp}.{row.down_projection}"
+    yield "attention", _weight(checkpoint, modules[f"{row.attn}.{row.attn_output}"])
+    if down not in modules:
+        return
+    weight = _weight(checkpoint, modules[down])
+    neurons = weight.shape[1]
+    yield "down", weight
+    for name, module in modules.items():
+        if name == down or not name.startswith(f"{row.mlp}.") or not _is_matrix(module):
+            continue
+        # Phi-3 keeps gate and up in one matrix, the one above the other
+        for part, rows in enumerate(torch.split(_weight(checkpoint, module), neurons)):
+            if rows.shape[0] == neurons:
+                yield f"{name.removeprefix(row.mlp + '.')}.{part}", rows
+
+
+def _is_matrix(module: torch.nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.dim() == 2
+
+
+def _weight(checkpoint: Checkpoint, module: torch.nn.Module) -> Tensor:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
+        raise CheckpointError(
+            f"{checkpoint.source}: its weights are packed; load it with kernel='dense'"
+        )
+    # GPT-2's Conv1D keeps (in, out)
+    return weight.detach().T if hasattr(module, "nx") else weight.detach()
+
+
+def _narrow(weight: Tensor) -> Tensor:
+    for dtype in (torch.float16, torch.bfloat16):
+        narrow = weight.to(dtype)
+        if torch.equal(narrow.to(weight.dtype), weight):
+            return narrow.cpu().contiguous()
+    return weight.cpu().contiguous()
+
+
+def _numpy(values: Tensor) -> FloatArray:
+    array: FloatArray = values.cpu().numpy()
+    return array
+
+
+def _file(layer: int) -> str:
+    return f"layer-{layer}.safetensors"
+
+
+def _layer_of(file: Path) -> int:
+    return int(file.stem.removeprefix("layer-"))

@@ -1,0 +1,378 @@
+"""Safety neurons: does quantization hit the dimensions that tell harmful from harmless hardest?
+
+*Study mode* (arXiv 2606.10154): the ratio of mean absolute error, safety dimensions over all
+others. It exceeds 1 for any error that grows with the activation, because the dimensions with the
+largest contrast tend to be large. The *proper* measure compares each safety dimension with others of its
+scale on held-out prompts, on residual dimensions and on MLP neurons (arXiv 2406.14144), at four
+cut-offs, beside relative error and the error of the neuron's own weights. Whether those neurons
+carry the lost refusals is tested by putting the baseline's activations back (`patch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator, InstanceOf
+
+from mechprobe.errors import StoreError
+from mechprobe.probes.matching import DRAWS, FloatArray
+from mechprobe.probes.neuron_errors import (
+    ERRORS,
+    FITS,
+    KINDS,
+    N_ERROR,
+    PLAIN,
+    SCALES,
+    Kind,
+    Profile,
+    contrast,
+    mlp_point,
+    point_of,
+    profile,
+    residual_point,
+    rows_of_error,
+    study_layers,
+)
+from mechprobe.probes.neuron_patching import Patching, patch_back
+from mechprobe.probes.neuron_ratios import (
+    CUTOFFS,
+    STUDY_CUTOFF,
+    ErrorRatio,
+    StudyRatio,
+    error_ratios,
+    study_ratio,
+)
+from mechprobe.probes.observation import Facts, Need, Observation
+from mechprobe.probes.saving import load_json, save_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+    from mechprobe.models.checkpoint import Checkpoint
+    from mechprobe.models.rendering import EncodedPrompts
+    from mechprobe.probes.neuron_weights import WeightError
+
+NAME = "safety_neurons"
+ARRAYS = "safety_neurons.npz"
+MIN_HELD_OUT = 16
+"""Prompts that scale must be measured on: half to match, half to see what is left."""
+_RESCALED = ("AWQ", "W4A", "W8A")
+"""Labels of checkpoints whose writer may have rescaled neurons before rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyNeuronsResult:
+    """How much error a cell's safety neurons take, beside other neurons."""
+
+    cell: Facts
+    baseline: Facts | None
+    layers: tuple[int, ...]
+    prompts: Mapping[str, str]
+    """Digest of each prompt set's token ids."""
+    n_fit: int
+    """Prompts of each label that chose the neurons; 0 in study mode, see `study`."""
+    n_error: int
+    """Harmful prompts that errors are measured on."""
+    n_scale: int
+    """Held-out harmful prompts that scale is measured on."""
+    study: StudyRatio | None
+    """Unadjusted for scale, as published."""
+    ratios: tuple[ErrorRatio, ...]
+    """By kind and cut-off: over all layers, then each layer."""
+    patching: tuple[Patching, ...]
+    """By kind; empty until `patch` has run."""
+    profiles: Annotated[tuple[Profile, ...], InstanceOf(), BeforeValidator(tuple)]
+    """The numbers behind it, dimension by dimension."""
+    not_measured: tuple[str, ...]
+    """What is missing above, and why."""
+
+    def overall(self, kind: Kind = "residual", cutoff: float = STUDY_CUTOFF) -> ErrorRatio | None:
+        """The ratio over all layers."""
+        for row in self.ratios:
+            if (row.kind, row.cutoff, row.layer) == (kind, cutoff, None):
+                return row
+        return None
+
+    def of_kind(self, kind: Kind) -> tuple[Profile, ...]:
+        """Profiles of one kind, in order of layers."""
+        return tuple(each for each in self.profiles if each.kind == kind)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the arrays stay in the npz file."""
+        facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "profiles"}
+        plain = {name: _plain(value) for name, value in facts.items()}
+        return {"probe": NAME, **plain, "profiles": []}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `safety_neurons.npz`, then `safety_neurons.json`, into a folder."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        arrays = {
+            f"{each.point}/{name}": value
+            for each in self.profiles
+            for name, value in _arrays(each).items()
+        }
+        part = target / f".{ARRAYS}"
+        with part.open("wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
+        part.replace(target / ARRAYS)
+        return save_json(self.to_dict(), target, NAME)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SafetyNeuronsResult:
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: A file is missing or is not one of these.
+        """
+        found = load_json(cls, folder, NAME)
+        file = (Path(folder) if Path(folder).is_dir() else Path(folder).parent) / ARRAYS
+        try:
+            with np.load(file, allow_pickle=False) as saved:
+                profiles = _profiles(saved)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{file}: not the arrays of a {NAME} result ({error})") from error
+        return replace(found, profiles=profiles)
+
+    def __rich__(self) -> Table:
+        """A table for people."""
+        from mechprobe.probes.safety_neurons_view import table
+
+        return table(self)
+
+    def plot(self) -> Figure:
+        """Error against scale, the ratios, and what patching returned."""
+        from mechprobe.probes.safety_neurons_view import figure
+
+        return figure(self)
+
+
+def needs(
+    n_layers: int, post_instruction: int = 1, *, study: bool = False, neurons: bool = True
+) -> tuple[Need, ...]:
+    """What the probe reads.
+
+    Args:
+        n_layers: Blocks of the model.
+        post_instruction: `EncodedPrompts.post_instruction`; patching puts these positions back.
+        study: Only what the published measure needs.
+        neurons: Whether the model has `mlp.hook_post` (a mixture of experts has not).
+    """
+    layers = study_layers(n_layers)
+    stream = tuple(residual_point(layer) for layer in layers)
+    if study:
+        return Need(ERRORS, stream), Need(PLAIN, stream)
+    points = stream + (tuple(mlp_point(layer) for layer in layers) if neurons else ())
+    return (
+        *(Need(name, points) for name in (*FITS, SCALES)),
+        Need(ERRORS, points, tuple(range(-post_instruction, 0)), logits=True),
+        Need(PLAIN, stream),
+    )
+
+
+def measure(
+    cell: Observation,
+    baseline: Observation | None,
+    *,
+    study: bool = False,
+    weights: Mapping[str, WeightError] | None = None,
+    cutoffs: Sequence[float] = CUTOFFS,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> SafetyNeuronsResult:
+    """Compare the error of safety neurons with that of others.
+
+    Args:
+        cell: Observed with `needs(...)`.
+        baseline: Observed on the same token ids; safety neurons are chosen on it.
+        study: Only the published measure.
+        weights: From `neuron_weights.weight_errors`; needed for the MLP neurons of a checkpoint
+            that AWQ rescaled.
+        cutoffs: Shares of the dimensions that count as safety dimensions.
+        draws: Of the permutation test.
+        seed: Of the draws.
+
+    Raises:
+        ParityError: The two saw different token ids, or are not of one model.
+    """
+    layers = study_layers(cell.facts.n_layers)
+    names = (ERRORS, PLAIN) if study else (*FITS, SCALES, ERRORS, PLAIN)
+    empty = SafetyNeuronsResult(
+        cell.facts, None, layers, {name: cell.digest(name) for name in names},
+        0, 0, 0, None, (), (), (), (),
+    )  # fmt: skip
+    if baseline is None:
+        return replace(empty, not_measured=("all: no baseline was given, so there is no error",))
+    for name in names:
+        cell.require_parity(baseline, name)
+    missing: list[str] = []
+    published = _study(cell, baseline, layers)
+    if published is None:
+        missing.append("study ratio: no error at some layer; is the cell its own baseline?")
+    if len(layers) < 5:
+        missing.append(f"five layers: {cell.facts.n_layers} blocks give only {len(layers)}")
+    found = replace(empty, baseline=baseline.facts, study=published)
+    if study:
+        missing.append("MLP neurons, other cut-offs, scale matching: not part of the study mode")
+        return replace(found, not_measured=tuple(missing))
+    n = baseline.store(ERRORS).n_prompts
+    n_error = len(rows_of_error(n))
+    held_out = n - n_error + baseline.store(SCALES).n_prompts
+    profiles = [
+        each
+        for kind in KINDS
+        if _has(cell, baseline, kind, layers, weights, missing)
+        for each in _profiles_of(cell, baseline, kind, layers, weights)
+    ]
+    found = replace(
+        found,
+        n_fit=baseline.store(FITS[0]).n_prompts,
+        n_error=n_error,
+        n_scale=held_out,
+        profiles=tuple(profiles),
+    )
+    if weights is None:
+        missing.append("weight-space error: the baseline's weights were not compared")
+    if held_out < MIN_HELD_OUT:
+        missing.append(f"ratios: {held_out} held-out prompts; {MIN_HELD_OUT} give a scale")
+        return replace(found, not_measured=tuple(missing))
+    rows = [
+        row
+        for kind in KINDS
+        if found.of_kind(kind)
+        for cutoff in cutoffs
+        for row in error_ratios(found.of_kind(kind), cutoff, draws=draws, seed=seed)
+    ]
+    missing += [line for kind in KINDS for line in _unmatched(kind, rows)]
+    return replace(found, ratios=tuple(rows), not_measured=tuple(missing))
+
+
+def patch(
+    result: SafetyNeuronsResult,
+    checkpoint: Checkpoint,
+    prompts: EncodedPrompts,
+    baseline: Observation,
+    refusal_tokens: Sequence[int],
+    **options: Any,
+) -> SafetyNeuronsResult:
+    """The result with its causal check, for each kind of neuron that was measured.
+
+    Args:
+        result: Of `measure`.
+        checkpoint: The cell, with a graph.
+        prompts: `evaluate/harmful`.
+        baseline: As given to `measure`.
+        refusal_tokens: Ids, of the baseline.
+        options: `cutoff`, `draws`, `batch_size`, `seed` of `patch_back`.
+    """
+    found, missing = [], list(result.not_measured)
+    for kind in KINDS:
+        profiles = result.of_kind(kind)
+        if not profiles:
+            missing.append(f"patching, {kind}: nothing was measured there")
+            continue
+        part = patch_back(checkpoint, prompts, baseline, profiles, refusal_tokens, **options)
+        if part is None:
+            missing.append(f"patching, {kind}: one prompt is too few")
+            continue
+        found.append(part)
+        if part.excess is None:
+            missing.append(
+                f"patching, {kind}, against random: {part.n_unmatched} of {part.n_neurons} safety "
+                "neurons have no other of their scale"
+            )
+    return replace(result, patching=tuple(found), not_measured=tuple(missing))
+
+
+def _study(cell: Observation, baseline: Observation, layers: Sequence[int]) -> StudyRatio | None:
+    """As published: dimensions chosen and errors measured on the same prompts."""
+    contrasts, errors = [], []
+    n = 0
+    for layer in layers:
+        point = residual_point(layer)
+        harmful = baseline.last(ERRORS, point)
+        n = len(harmful)
+        contrasts.append(contrast(harmful, baseline.last(PLAIN, point)))
+        change = np.abs(cell.last(ERRORS, point)[:N_ERROR] - harmful[:N_ERROR])
+        errors.append(change.mean(axis=0))
+    return study_ratio(contrasts, errors, layers, n_error=min(n, N_ERROR), n_fit=n)
+
+
+def _has(
+    cell: Observation,
+    baseline: Observation,
+    kind: Kind,
+    layers: Sequence[int],
+    weights: Mapping[str, WeightError] | None,
+    missing: list[str],
+) -> bool:
+    if kind == "residual":
+        return True
+    points = [point_of(kind, layer) for layer in layers]
+    if any(point not in seen.store(ERRORS) for point in points for seen in (cell, baseline)):
+        missing.append("MLP neurons: mlp.hook_post was not observed, or the model has none")
+        return False
+    if weights is None and cell.facts.precision.startswith(_RESCALED):
+        missing.append(
+            f"MLP neurons: {cell.facts.precision} may have rescaled them; compare the weights"
+        )
+        return False
+    return True
+
+
+def _profiles_of(
+    cell: Observation,
+    baseline: Observation,
+    kind: Kind,
+    layers: Sequence[int],
+    weights: Mapping[str, WeightError] | None,
+) -> list[Profile]:
+    gains = {} if weights is None else {name: found.gain for name, found in weights.items()}
+    rows = []
+    for layer in layers:
+        row = profile(cell, baseline, kind, layer, gains)
+        of = None if weights is None else weights.get(row.point)
+        rows.append(row if of is None else replace(row, weight_error=of.error, weight_norm=of.norm))
+    return rows
+
+
+def _unmatched(kind: Kind, rows: Sequence[ErrorRatio]) -> list[str]:
+    lost = [row for row in rows if row.kind == kind and row.layer is None and row.adjusted is None]
+    parts = [
+        f"{row.n_unmatched} of {row.n_safety} at {row.cutoff:.0%}" if row.ratio else "no error"
+        for row in lost
+    ]
+    why = "safety dimensions without an other of their scale"
+    return [f"scale-matched ratio, {kind}: {', '.join(parts)} ({why})"] if lost else []
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+def _arrays(each: Profile) -> dict[str, FloatArray]:
+    named = ((f.name, getattr(each, f.name)) for f in fields(each))
+    return {name: value for name, value in named if isinstance(value, np.ndarray)}
+
+
+def _profiles(saved: Mapping[str, Any]) -> tuple[Profile, ...]:
+    found: dict[str, dict[str, FloatArray]] = {}
+    for key in saved:
+        point, _, name = key.rpartition("/")
+        found.setdefault(point, {})[name] = saved[key]
+    return tuple(
+        Profile(
+            point=point,
+            kind="mlp" if ".mlp." in point else "residual",
+            layer=int(point.split(".")[1]),
+            **arrays,
+        )
+        for point, arrays in found.items()
+    )

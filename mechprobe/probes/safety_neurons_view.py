@@ -1,0 +1,226 @@
+"""A safety-neuron result as a table and as a figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mechprobe.probes.matching import AdjustedRatio
+from mechprobe.probes.neuron_errors import Kind, Profile
+from mechprobe.probes.neuron_patching import Patching
+from mechprobe.probes.neuron_ratios import STUDY_CUTOFF, ErrorRatio
+from mechprobe.probes.safety_neurons import SafetyNeuronsResult
+from mechprobe.stats import PairedShift
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+WORDS: dict[Kind, str] = {"residual": "residual dimensions", "mlp": "MLP neurons"}
+_Bar = tuple[str, float, float, float, str]
+_SAFETY, _OTHER, _PLAIN = "#b2182b", "#bbbbbb", "#2166ac"
+
+
+def table(result: SafetyNeuronsResult) -> Table:
+    """One line per number; ratios are error of safety neurons over error of others."""
+    from rich.table import Table
+
+    cell = result.cell
+    base = "none" if result.baseline is None else result.baseline.precision
+    found = Table(
+        title=f"Safety neurons: {cell.source} ({cell.precision}, {cell.kernel}) against {base}",
+        box=None,
+        pad_edge=False,
+        title_justify="left",
+        caption_justify="left",
+        caption="ratios: error at safety neurons / at others; 1 = no more than others",
+    )
+    for head in ("measure", "value [95 %]", "p", "from"):
+        found.add_column(head, justify="right" if head == "p" else "left")
+    if (study := result.study) is not None:
+        found.add_row(
+            "study ratio, unadjusted for scale",
+            _value(study.mean, study.low, study.high),
+            _p(study.p),
+            f"{len(study.layers)} layers, {study.n_error} harmful prompts",
+        )
+    for row in result.ratios:
+        if row.layer is None:
+            _ratio_rows(found, row)
+    for part in result.patching:
+        _patching_rows(found, part)
+    for line in result.not_measured:
+        found.add_row("not measured", line, style="dim")
+    return found
+
+
+def _ratio_rows(found: Table, row: ErrorRatio) -> None:
+    name = f"{WORDS[row.kind]}, top {row.cutoff:.0%}"
+    kept = row.n_safety - row.n_unmatched
+    adjusted = row.adjusted
+    found.add_row(
+        f"{name}: scale-matched",
+        _adjusted(adjusted),
+        _p(adjusted.p if adjusted else None),
+        f"{kept} of {row.n_safety} matched",
+        style=None if row.cutoff != STUDY_CUTOFF else "bold",
+    )
+    if row.cutoff != STUDY_CUTOFF:
+        return
+    found.add_row("  unadjusted", _value(row.ratio), "", "")
+    found.add_row("  relative to the activation", _value(row.relative), "", "")
+    if row.weight is not None:
+        found.add_row("  own weights", _value(row.weight), "", "")
+        found.add_row("  own weights, relative", _value(row.weight_relative), "", "")
+        weight = row.weight_adjusted
+        p = _p(weight.p if weight else None)
+        found.add_row("  own weights, scale-matched", _adjusted(weight), p, "")
+
+
+def _patching_rows(found: Table, part: Patching) -> None:
+    found.add_row(
+        f"patching {WORDS[part.kind]}: log-odds lost",
+        str(part.lost),
+        "",
+        f"{part.n_prompts} prompts, positions {part.positions[0]} to -1, nats",
+    )
+    share = "" if part.share is None else f", {part.share:.0%} of the loss"
+    found.add_row(
+        "  back at safety neurons", str(part.whole), "", f"{part.n_neurons} neurons{share}"
+    )
+    if part.matched is not None and part.random_interval is not None:
+        n = part.n_neurons - part.n_unmatched
+        low, high = part.random_interval
+        found.add_row("    those with a match", str(part.matched), "", f"{n} neurons")
+        found.add_row(
+            "    random, of their scale",
+            f"{part.random_mean:+.3f} [{low:+.3f}, {high:+.3f}]",
+            "",
+            f"{n} neurons, {len(part.random)} draws",
+        )
+        found.add_row("    safety - random", str(part.excess), _p(part.p), "", style="bold")
+    found.add_row("  back at all neurons", str(part.everything), "", "the most there is")
+
+
+def figure(result: SafetyNeuronsResult) -> Figure:
+    """Above: error against scale, and the ratios. Below: what patching returned."""
+    from matplotlib.figure import Figure
+
+    kinds = [kind for kind in WORDS if result.of_kind(kind)]
+    page = Figure(figsize=(9, 7 if result.patching else 4.2), layout="constrained")
+    cell = result.cell
+    page.suptitle(f"Safety neurons: {cell.source.rsplit('/', 1)[-1]}, {cell.precision}")
+    grid = page.add_gridspec(2 if result.patching else 1, 2)
+    left, right = page.add_subplot(grid[0, 0]), page.add_subplot(grid[0, 1])
+    if kinds:
+        profiles = result.of_kind(kinds[0])
+        _scatter(left, profiles[len(profiles) // 2])
+        _ratios(right, result)
+    else:
+        left.text(0.5, 0.5, "not measured", ha="center", va="center")
+        right.set_axis_off()
+    for column, part in enumerate(result.patching):
+        _bars(page.add_subplot(grid[1, column]), part)
+    return page
+
+
+def _scatter(axes: Axes, profile: Profile) -> None:
+    sets = profile.matched(STUDY_CUTOFF)
+    safety = profile.safety(STUDY_CUTOFF)
+    scale = np.exp(profile.scale)
+    axes.scatter(scale[~safety], profile.error[~safety], s=8, c=_OTHER, label="others")
+    for name, dims, face in (
+        ("safety, matched", sets.safety, _SAFETY),
+        ("safety, no match", sets.unmatched, "none"),
+    ):
+        if len(dims):
+            axes.scatter(
+                scale[dims], profile.error[dims], s=22, facecolors=face, edgecolors=_SAFETY,
+                label=f"{name} ({len(dims)})",
+            )  # fmt: skip
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="baseline activation, held-out RMS",
+        ylabel="mean |cell - baseline|",
+        title=f"{WORDS[profile.kind]}, layer {profile.layer}",
+    )
+    _plain_numbers(axes, "x")
+    _plain_numbers(axes, "y")
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _ratios(axes: Axes, result: SafetyNeuronsResult) -> None:
+    rows = [row for row in result.ratios if row.layer is None]
+    labels = []
+    for place, row in enumerate(rows):
+        labels.append(f"{'residual' if row.kind == 'residual' else 'MLP'} {row.cutoff:.0%}")
+        if row.ratio is not None:
+            axes.plot(row.ratio, place, "o", mfc="none", mec=_PLAIN)
+        found = row.adjusted
+        if found is None:
+            axes.annotate("not measured", (1.0, place), xytext=(6, -3), textcoords="offset points",
+                          fontsize=7, color="0.4")  # fmt: skip
+            continue
+        axes.plot(found.ratio, place, "s", color=_SAFETY, ms=5)
+        if found.low is not None and found.high is not None:
+            axes.plot([found.low, found.high], [place, place], "-", color=_SAFETY)
+    axes.plot([], [], "o", mfc="none", mec=_PLAIN, label="unadjusted")
+    axes.plot([], [], "s-", color=_SAFETY, ms=5, label="scale-matched, 95 %")
+    axes.axvline(1.0, color="0.5", lw=0.8, ls="--")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set(
+        xscale="log", xlabel="error at safety neurons / at others", title="All layers, by cut-off"
+    )
+    _plain_numbers(axes, "x")
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _bars(axes: Axes, part: Patching) -> None:
+    def row(name: str, shift: PairedShift, color: str, sign: int = 1) -> _Bar:
+        return name, sign * shift.value, sign * shift.low, sign * shift.high, color
+
+    rows = [row("lost", part.lost, "0.4", -1), row("back: safety", part.whole, _SAFETY)]
+    if part.matched is not None and part.random_mean is not None and part.random_interval:
+        rows += [
+            row("matched safety", part.matched, _SAFETY),
+            ("matched random", part.random_mean, *part.random_interval, _PLAIN),
+        ]
+    rows.append(row("all neurons", part.everything, "0.7"))
+    for place, (_, value, low, high, color) in enumerate(rows):
+        axes.barh(place, value, color=color, height=0.6)
+        axes.plot([low, high], [place, place], color="black", lw=1.2)
+    axes.set_yticks(range(len(rows)), [each[0] for each in rows])
+    axes.invert_yaxis()
+    axes.axvline(0.0, color="0.5", lw=0.8)
+    axes.set(
+        xlabel="refusal log-odds (nats)",
+        title=f"Patching {part.n_neurons} {WORDS[part.kind]}",
+    )
+
+
+def _plain_numbers(axes: Axes, which: str) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5, written out."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _value(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _adjusted(found: AdjustedRatio | None) -> str:
+    return _value(None) if found is None else _value(found.ratio, found.low, found.high)
+
+
+def _p(p: float | None) -> str:
+    return "" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
