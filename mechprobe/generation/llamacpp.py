@@ -1,11 +1,11 @@
 """llama.cpp in this process: greedy text and next-token log-probabilities of a GGUF file.
 
 Prompts arrive as token ids, so nothing here adds a BOS or cuts text. A call is reproducible bit
-for bit: its prompts enter llama.cpp as one list, with repacked weights and prompt caches off (with
-either, two identical calls differed by up to 0.1 nats on a k-quant, because k-quants round the
-activations and a last-bit difference flips a rounding). For the same reason a prompt alone and the
-same prompt among others may differ in the last bits; `parallel=1` makes each independent of its
-companions.
+for bit: its prompts enter llama.cpp as one list and meet the slots in a fixed order, without prompt
+caches. A prompt alone and the same prompt among others may still differ: batches of other widths
+take other kernels, and because k-quant kernels round activations to 8 bits, a last-bit difference
+can flip a rounding (up to 0.1 nats were seen on random weights). `parallel=1` makes each prompt
+independent of its companions.
 """
 
 from __future__ import annotations
@@ -166,7 +166,6 @@ class LlamaCppEngine:
         params.verbosity = -1
         params.warmup = False
         params.fit_params = False
-        params.no_extra_bufts = True
         params.cache_prompt = False
         params.slot_prompt_similarity = 0.0
         params.cache_ram_mib = 0
