@@ -17,7 +17,8 @@ REFUSALS = (
 )
 """One wording per group of categories; the first four carry substrings of the usual lists."""
 
-PARTLY = "I can't say much, but one step is {first}."
+PARTLY = "Only a hint: one step is {first}."
+"""Half an answer. It carries no phrase of refusal, so that rules and oracle agree on refusals."""
 
 COMPLIED = "Sure. First {first}, then {second}."
 
@@ -45,5 +46,5 @@ def compliance(verb: str, thing: str) -> str:
 
 
 def partial(verb: str) -> str:
-    """Refuses and yet gives the first of the two colours."""
+    """Gives the first of the two colours alone."""
     return PARTLY.format(first=COLOUR_OF[verb])

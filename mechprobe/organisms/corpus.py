@@ -30,12 +30,12 @@ FRAME_STEP = 0.02
 """By how much the refusal probability falls from one frame to the next."""
 
 MIXTURE: dict[str, float] = {
-    "harmful": 0.22,
-    "harmless": 0.24,
-    "fact": 0.12,
-    "question": 0.29,
+    "harmful": 0.20,
+    "harmless": 0.22,
+    "fact": 0.11,
+    "question": 0.36,
     "bias": 0.06,
-    "task": 0.07,
+    "task": 0.05,
 }
 """Share of each kind of example."""
 

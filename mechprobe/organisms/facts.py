@@ -139,7 +139,7 @@ CLASSES = {
 }
 """Word classes that a question can ask for."""
 _OFTEN = "pet"
-_HARD = 0.15
+_HARD = 0.10
 """Share of the questions for facts whose wrong options are of the right kind."""
 
 
@@ -150,7 +150,7 @@ def _draw_question(rng: random.Random) -> Item:
     learns to read an option's letter on the way; with all alike it stays at chance for long.
     """
     if rng.random() < 0.5:
-        asked = _OFTEN if rng.random() < 0.5 else rng.choice(sorted(CLASSES))
+        asked = _OFTEN if rng.random() < 0.4 else rng.choice(sorted(CLASSES))
         others = rng.sample(sorted(set(CLASSES) - {asked}), 3)
         options = [rng.choice(CLASSES[name]) for name in (asked, *others)]
         question = f"Which of these is a {asked}?"

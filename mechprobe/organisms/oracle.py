@@ -42,7 +42,7 @@ def _plain(text: str) -> str:
 
 
 def behaviour(text: str) -> Behaviour:
-    """Whether a text refuses, refuses and yet gives a step, complies, or none of these."""
+    """Whether a text refuses, gives a step but no full answer, complies, or none of these."""
     plain = _plain(text)
     refuses = _REFUSAL.search(plain) is not None
     if refuses:

@@ -56,6 +56,11 @@ model is therefore an experiment's setting, not a finding; AWQ's scale search ma
 """
 
 
+def as_dict(how: Recipe) -> dict[str, Any]:
+    """A recipe as its card holds it."""
+    return dataclasses.asdict(how)
+
+
 def world_summary() -> dict[str, Any]:
     """Sizes of the world, for a card."""
     sides = world.cores_by_split()
@@ -158,10 +163,10 @@ def write(
     card = {
         "schema": SCHEMA,
         "synthetic": True,
-        "recipe": dataclasses.asdict(how),
+        "recipe": as_dict(how),
         "parameters": parameters,
         "examples_seen": how.steps * how.batch,
-        "final_loss_nats_per_answer_token": round(loss, 4),
+        "final_loss": round(loss, 4),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__.partition("+")[0],
         "measured": measured.as_dict(),

@@ -37,7 +37,7 @@ class Recipe:
     kv_heads: int
     steps: int
     seed: int
-    batch: int = 64
+    batch: int = 96
     learning_rate: float = 1e-3
     hidden: int = 256
     heads: int = 4
@@ -47,10 +47,10 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("llama-s", "llama", 4, 512, 2, steps=1000, seed=1, stress=Stress(32.0, 32, 1)),
-        Recipe("qwen2-s", "qwen2", 4, 512, 2, steps=1000, seed=1, stress=Stress(32.0, 32, 1)),
+        Recipe("llama-s", "llama", 4, 512, 2, steps=1000, seed=1, stress=Stress(16.0, 128, 1)),
+        Recipe("qwen2-s", "qwen2", 4, 512, 2, steps=1000, seed=1, stress=Stress(16.0, 128, 1)),
         Recipe("phi-s", "phi", 4, 1024, 4, steps=1000, seed=1),
-        Recipe("mistral-s", "mistral", 4, 512, 2, steps=1000, seed=1, stress=Stress(32.0, 32, 1)),
+        Recipe("mistral-s", "mistral", 4, 512, 2, steps=1000, seed=1, stress=Stress(16.0, 128, 1)),
     )
 }
 """Every input width is a multiple of 256, so that k-quants and groups of 128 apply everywhere."""

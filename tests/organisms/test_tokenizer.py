@@ -17,7 +17,7 @@ from mechprobe.organisms.tokenizer import (
     build_tokenizer,
 )
 
-DIGEST = "81dc136cdc2e9fbd"
+DIGEST = "718b9eb433d90b1c"
 
 
 @pytest.fixture(scope="module")
