@@ -84,31 +84,46 @@ def kl_divergence(reference: ArrayLike, other: ArrayLike) -> FloatArray:
 
 
 def split_half_cosine(
-    positive: NDArray[Any], negative: NDArray[Any], *, rounds: int = 20, seed: int = 0
+    positive: NDArray[Any],
+    negative: NDArray[Any],
+    *,
+    twins: Sequence[tuple[int, int]] = (),
+    rounds: int = 20,
+    seed: int = 0,
 ) -> float | None:
     """Noise floor of a difference-of-means direction: cosine between two disjoint halves.
 
     A cosine between two models that is no lower than this says nothing about the models.
 
+    Twins must stay in one half. What both have in common cancels in the whole difference but not
+    between halves that hold one of them each; the halves then err in opposite ways, and the
+    cosine goes to -1 where the labels make little difference (an untrained model).
+
     Args:
         positive: Activations, shape (n, width).
         negative: Activations, shape (m, width).
+        twins: Rows of `positive` and of `negative` that belong together.
         rounds: Random splits to average over.
         seed: Of the splits.
 
     Returns:
-        The mean cosine, or None with fewer than four rows on a side.
+        The mean cosine, or None with fewer than four rows on a side, or where the halves of one
+        side do not differ from the other's at all.
     """
     if min(len(positive), len(negative)) < 4:
         return None
     rng = np.random.default_rng(seed)
     a, b = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
+    pairs = np.asarray(list(twins), np.int64).reshape(-1, 2)
+    single = [np.setdiff1d(np.arange(len(side)), pairs[:, k]) for k, side in enumerate((a, b))]
     values = []
     for _ in range(rounds):
-        i, j = rng.permutation(len(a)), rng.permutation(len(b))
+        both = pairs[rng.permutation(len(pairs))]
+        i, j = (np.concatenate([both[:, k], rng.permutation(single[k])]) for k in (0, 1))
         halves = [a[i[k::2]].mean(axis=0) - b[j[k::2]].mean(axis=0) for k in (0, 1)]
         values.append(cosine(*halves))
-    return float(np.mean(values))
+    mean = float(np.mean(values))
+    return mean if np.isfinite(mean) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +165,7 @@ def mean_estimate(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate | None:
-    """A mean with its BCa bootstrap interval, clusters of values resampled together.
+    """A mean with its bootstrap interval (BCa), clusters of values resampled together.
 
     Args:
         values: One per prompt, shape (n,).
@@ -182,7 +197,9 @@ def mean_estimate(
     mean = float(x.mean())
     if np.ptp(sums / counts) == 0:
         return Estimate(mean, mean, mean, len(x))
-    low, high = _bootstrap((sums, counts), ratio, resamples, seed, paired=True)
+    # BCa's corrections vanish with n, and its jackknife costs n²
+    method = "BCa" if len(counts) <= 1000 else "percentile"
+    low, high = _bootstrap((sums, counts), ratio, resamples, seed, paired=True, method=method)
     return Estimate(mean, low, high, len(x))
 
 
@@ -240,6 +257,28 @@ def auroc_estimate(
 
     low, high = _bootstrap((a, b), area, resamples, seed, method="percentile")
     return Estimate(value, low, high, n)
+
+
+def dprime_estimate(
+    positive: ArrayLike, negative: ArrayLike, *, resamples: int = 1000, seed: int = 0
+) -> Estimate | None:
+    """`dprime` with a percentile bootstrap interval, each side resampled on its own.
+
+    Returns:
+        None where `dprime` is.
+    """
+    a, b = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
+    value = dprime(a, b)
+    if value is None:
+        return None
+
+    def index(x: FloatArray, y: FloatArray, axis: int = -1) -> FloatArray:
+        spread = np.sqrt((x.var(axis=axis, ddof=1) + y.var(axis=axis, ddof=1)) / 2)
+        found: FloatArray = (x.mean(axis=axis) - y.mean(axis=axis)) / spread
+        return found
+
+    low, high = _bootstrap((a, b), index, resamples, seed, method="percentile")
+    return Estimate(value, low, high, len(a) + len(b))
 
 
 def _bootstrap(

@@ -1,0 +1,122 @@
+"""Calibration errors against torchmetrics and scikit-learn, and classifiers that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+from mechprobe.probes.reliability import ece_shift, expected_calibration_error, reliability
+
+torchmetrics = pytest.importorskip("torchmetrics.functional.classification")
+
+
+def draw(seed: int, n: int, sharpen: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Outcomes of known probabilities, which are stated with log-odds times `sharpen`."""
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(0.8, 1.2, size=n)
+    stated = 1 / (1 + np.exp(-sharpen * odds))
+    return stated, rng.random(n) < 1 / (1 + np.exp(-odds))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(30, 400), st.integers(2, 30))
+def test_equal_width_ece_equals_torchmetrics(seed, n, bins):
+    p, y = draw(seed, n)
+    expected = torchmetrics.binary_calibration_error(
+        torch.from_numpy(p), torch.from_numpy(y).int(), n_bins=bins, norm="l1"
+    )
+    assert expected_calibration_error(p, y, bins) == pytest.approx(expected.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize(("binning", "strategy"), [("width", "uniform"), ("mass", "quantile")])
+@pytest.mark.parametrize("seed", range(4))
+def test_ece_equals_sklearns_calibration_curve(binning, strategy, seed):
+    p, y = draw(seed, 1500)
+    share, mean = calibration_curve(y, p, n_bins=15, strategy=strategy)
+    found = reliability(p, y, resamples=10)
+    parts = found.bins_width if binning == "width" else found.bins_mass
+    weight = np.array([part.outcome.n for part in parts]) / 1500
+    np.testing.assert_allclose([part.probability for part in parts], mean, atol=1e-12)
+    np.testing.assert_allclose([part.outcome.rate for part in parts], share, atol=1e-12)
+    expected = float((weight * np.abs(share - mean)).sum())
+    ece = found.ece if binning == "width" else found.ece_mass
+    assert ece == pytest.approx(expected, abs=1e-12)
+    if binning == "mass":
+        assert {part.outcome.n for part in parts} == {100}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_brier_and_auroc_equal_sklearn(seed):
+    p, y = draw(seed, 200, sharpen=2)
+    found = reliability(np.round(p, 2), y, resamples=10)  # rounded: with ties
+    assert found.brier.value == pytest.approx(brier_score_loss(y, np.round(p, 2)), abs=1e-12)
+    assert found.auroc.value == pytest.approx(roc_auc_score(y, np.round(p, 2)), abs=1e-12)
+    assert found.gap.value == pytest.approx(np.round(p, 2).mean() - y.mean(), abs=1e-12)
+
+
+def test_bins_by_hand():
+    # bins (0, .5] and (.5, 1]: |0.5 - 0.3| and |2/3 - 0.8|, weighted 2 and 3 of 5
+    p, y = [0.1, 0.5, 0.6, 0.8, 1.0], [0, 1, 1, 0, 1]
+    assert expected_calibration_error(p, y, 2) == pytest.approx(
+        (2 * 0.2 + 3 * abs(2 / 3 - 0.8)) / 5
+    )
+    # equal probabilities stay together however they are ordered
+    p, y = [0.7] * 9 + [0.2], [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+    assert expected_calibration_error(p, y, 3, "mass") == pytest.approx(
+        expected_calibration_error(p[::-1], y[::-1], 3, "mass")
+    )
+
+
+def test_known_classifiers_come_out_as_what_they_are():
+    calibrated = reliability(*draw(0, 2000))
+    assert calibrated.verdict == "calibrated"
+    assert calibrated.ece <= calibrated.ece_limit
+    assert abs(calibrated.gap.value) < 0.03
+    over = reliability(*draw(0, 2000, sharpen=3.0))
+    assert over.verdict == "overconfident" and over.p_calibrated < 0.001
+    assert over.ece > 2 * over.ece_limit and over.gap.low > 0
+    under = reliability(*draw(0, 2000, sharpen=0.3))
+    assert under.verdict == "underconfident" and under.gap.high < 0
+    p, y = draw(1, 4000)
+    extreme = np.where(p > y.mean(), (p + 1) / 2, p / 2)
+    crossed = reliability(extreme, y)  # too high above the base rate, too low below it
+    assert crossed.p_calibrated < 0.001 and abs(crossed.gap.value) < 0.1
+    assert over.auroc.value == pytest.approx(calibrated.auroc.value, abs=1e-9)  # order is kept
+
+
+def test_the_verdict_is_not_fooled_by_small_samples():
+    found = [reliability(*draw(seed, 60), resamples=400, seed=seed) for seed in range(120)]
+    wrong = sum(one.verdict != "calibrated" for one in found)
+    assert wrong <= 13  # 5 % of 120 is 6; an ECE with a fixed limit would call most of them wrong
+    assert sum(one.gap.low <= 0 <= one.gap.high for one in found) >= 105
+    assert np.mean([one.ece for one in found]) > 0.08
+    assert np.mean([one.ece_if_calibrated for one in found]) == pytest.approx(
+        np.mean([one.ece for one in found]), abs=0.01
+    )
+    assert kstest([one.p_calibrated for one in found], "uniform").pvalue > 0.01
+
+
+def test_ece_shift_is_paired():
+    p, y = draw(3, 800)
+    sharp = 1 / (1 + (1 / p - 1) ** 3)
+    found = ece_shift((sharp, y), (p, y))
+    expected = expected_calibration_error(sharp, y) - expected_calibration_error(p, y)
+    assert found.value == pytest.approx(expected, abs=1e-12)
+    assert 0 < found.low < found.value < found.high
+    same = ece_shift((p, y), (p, y))
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_what_cannot_be_measured():
+    assert reliability([0.5], [1]) is None
+    assert reliability([], []) is None
+    assert reliability([0.5, 0.7, 0.9], [1, 1, 1]).auroc is None
+    for wrong in (([0.5, 1.2], [0, 1]), ([0.5], [0, 1]), ([np.nan, 0.1], [0, 1])):
+        with pytest.raises(ValueError, match=r"not pairs|not in \[0, 1\]"):
+            reliability(*wrong)
