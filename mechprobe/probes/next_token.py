@@ -18,8 +18,8 @@ from mechprobe.errors import NumericsError, VocabularyError
 from mechprobe.probes.observation import Observation
 
 FloatArray = NDArray[np.float64]
-ROWS = 32
-"""Prompts in memory at once; 150,000 float64 logits each."""
+ROWS = 8
+"""Prompts in memory at once, at up to 2 MB of float64 logits each."""
 
 
 def as_float64(logits: Any) -> FloatArray:

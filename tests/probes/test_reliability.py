@@ -13,8 +13,6 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from mechprobe.probes.reliability import ece_shift, expected_calibration_error, reliability
 
-torchmetrics = pytest.importorskip("torchmetrics.functional.classification")
-
 
 def draw(seed: int, n: int, sharpen: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Outcomes of known probabilities, which are stated with log-odds times `sharpen`."""
@@ -27,6 +25,7 @@ def draw(seed: int, n: int, sharpen: float = 1.0) -> tuple[np.ndarray, np.ndarra
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(30, 400), st.integers(2, 30))
 def test_equal_width_ece_equals_torchmetrics(seed, n, bins):
+    torchmetrics = pytest.importorskip("torchmetrics.functional.classification")
     p, y = draw(seed, n)
     expected = torchmetrics.binary_calibration_error(
         torch.from_numpy(p), torch.from_numpy(y).int(), n_bins=bins, norm="l1"
