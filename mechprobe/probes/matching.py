@@ -13,13 +13,14 @@ for exchangeable members, whatever the shape of the errors. Three things would b
 dealt with:
 
 - A control used twice would tie sets together: matching is without replacement.
-- Within the caliper the safety dimension still sits at a slightly larger scale: what the log error
-  owes to scale, fitted on the controls alone, is taken off first (bias-corrected matching).
+- Within the caliper, and within the noise of the scale, the safety dimension still tends to be the
+  larger one. What the log error owes to scale is taken off first: a line, fitted on all members of
+  all sets without knowing which are safety dimensions, read at a scale from other prompts.
 - One residual dimension is a safety dimension at several layers, and its errors there hang
   together: it is matched once, by its mean log-RMS, and its label moves at all layers together.
 
 Sources: Rosenbaum, Observational Studies, 2002, ch. 3 (permutation within matched sets); Abadie and
-Imbens 2011 (bias correction); Phipson and Smyth 2010 (the 1 + in the p).
+Imbens 2011 (bias-corrected matching); Phipson and Smyth 2010 (the 1 + in the p).
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def match(
 def without_scale(
     log_error: FloatArray, scale: FloatArray, matched_on: FloatArray, sets: MatchedSets
 ) -> FloatArray:
-    """Log error minus what it owes to scale: a line fitted on the matched controls.
+    """Log error minus what it owes to scale: a line fitted on the members of the matched sets.
 
     `scale` comes from other prompts than the scale that was matched on, which is the instrument of
     the slope. Thereby noise in neither of them biases the excess: where a safety dimension and its
@@ -124,11 +125,12 @@ def without_scale(
         log_error: Shape (dimension, layer).
         scale: Log-RMS on prompts that the matching did not see, the same shape.
         matched_on: Log-RMS that was matched on, layer by layer, the same shape.
-        sets: Whose controls are fitted; others, massive ones among them, have no pull.
+        sets: Whose members are fitted; massive dimensions, being in no set, have no pull.
     """
-    members = sets.controls[sets.controls >= 0]
-    x, y, z = (values[members] - values[members].mean(axis=0) for values in
-               (scale, log_error, matched_on))  # fmt: skip
+    members = np.concatenate([sets.safety, sets.controls[sets.controls >= 0]])
+    x, y, z = (
+        values[members] - values[members].mean(axis=0) for values in (scale, log_error, matched_on)
+    )
     shared = (z * x).sum(axis=0)
     slope = (z * y).sum(axis=0) / np.where(shared > 0, shared, np.inf)
     left: FloatArray = log_error - slope * (scale - scale[members].mean(axis=0))

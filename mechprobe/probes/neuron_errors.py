@@ -8,8 +8,8 @@ serves twice. Scale is of harmful prompts alone, because the errors are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from mechprobe.errors import ParityError
 from mechprobe.probes.matching import BoolArray, FloatArray, MatchedSets, match
 
 if TYPE_CHECKING:
+    from mechprobe.probes.neuron_weights import WeightError
     from mechprobe.probes.observation import Observation
 
 Kind = Literal["residual", "mlp"]
@@ -59,6 +60,11 @@ class Profile:
     def matched(self, share: float) -> MatchedSets:
         """Each safety dimension with others of its scale."""
         return match(self.scale, self.safety(share))
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """The arrays by name, those that there are."""
+        named = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in named if isinstance(value, np.ndarray)}
 
 
 def study_layers(n_layers: int) -> tuple[int, ...]:
@@ -123,9 +129,16 @@ def profile(
     baseline: Observation,
     kind: Kind,
     layer: int,
-    gains: Mapping[str, FloatArray],
+    weights: WeightError | None = None,
 ) -> Profile:
     """Read one hook point of both cells.
+
+    Args:
+        cell: Observed with the probe's needs.
+        baseline: The same.
+        kind: Of neuron.
+        layer: Its block.
+        weights: What quantization did to the neurons' weights, where that was compared.
 
     Raises:
         HookNameError: It was not observed.
@@ -141,7 +154,7 @@ def profile(
     held = np.concatenate(
         [np.delete(base, rows, axis=0), baseline.last(SCALES, point)],
     )
-    gain = gains.get(point, np.ones(base.shape[1]))
+    gain = np.ones(base.shape[1]) if weights is None else weights.gain
     return Profile(
         point=point,
         kind=kind,
@@ -152,9 +165,32 @@ def profile(
         scale=log_rms(held[::2]),
         scale_again=log_rms(held[1::2]),
         gain=gain,
+        weight_error=None if weights is None else weights.error,
+        weight_norm=None if weights is None else weights.norm,
     )
 
 
 def stacked(profiles: Sequence[Profile], name: str) -> FloatArray:
     """One array of all layers of a kind, shape (dimension, layer)."""
     return np.stack([getattr(each, name) for each in profiles], axis=1)
+
+
+def from_arrays(saved: Mapping[str, Any]) -> tuple[Profile, ...]:
+    """Profiles from what `arrays` gave, keyed `point/name`.
+
+    Raises:
+        TypeError: An array is missing or unknown.
+    """
+    found: dict[str, dict[str, FloatArray]] = {}
+    for key in saved:
+        point, _, name = key.rpartition("/")
+        found.setdefault(point, {})[name] = saved[key]
+    return tuple(
+        Profile(
+            point=point,
+            kind="mlp" if ".mlp." in point else "residual",
+            layer=int(point.split(".")[1]),
+            **arrays,
+        )
+        for point, arrays in found.items()
+    )

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 RESCALING = ("awq", "compressed-tensors")
 """Methods whose writers may move factors between matrices before rounding."""
-_ROUNDS = 5
+_ROUNDS = 30
+_SETTLED = 1e-4
+"""Relative change of a factor below which the fit has settled."""
 _SCHEMA = 1
 
 
@@ -148,13 +150,13 @@ def factors(cell: Tensor, base: Tensor, *, rows: bool = True) -> tuple[Tensor, T
         rows: Fit r too; else it is ones.
     """
     r, c = torch.ones_like(base[:, 0]), torch.ones_like(base[0])
-    for _ in range(_ROUNDS if rows else 1):
-        scaled = base * r[:, None]
-        c = _slope(cell, scaled, 0)
-        if rows:
-            r = _slope(cell, base * c, 1)
-            middle = r.median()
-            r, c = r / middle, c * middle
+    for _ in range(_ROUNDS):
+        before, c = c, _slope(cell, base * r[:, None], 0)
+        if not rows or float((c / before - 1).abs().max()) < _SETTLED:
+            break
+        r = _slope(cell, base * c, 1)
+        middle = r.median()
+        r, c = r / middle, c * middle
     return r, c
 
 

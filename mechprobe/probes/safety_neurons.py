@@ -2,9 +2,9 @@
 
 *Study mode* (arXiv 2606.10154): the ratio of mean absolute error, safety dimensions over all
 others. It exceeds 1 for any error that grows with the activation, because the dimensions with the
-largest contrast tend to be large. The *proper* measure compares each safety dimension with others of its
-scale on held-out prompts, on residual dimensions and on MLP neurons (arXiv 2406.14144), at four
-cut-offs, beside relative error and the error of the neuron's own weights. Whether those neurons
+largest contrast tend to be large. The *proper* measure compares each safety dimension with others
+of its scale on held-out prompts, on residual dimensions and on MLP neurons (arXiv 2406.14144), at
+four cut-offs, beside relative error and the error of the neuron's own weights. Whether the neurons
 carry the lost refusals is tested by putting the baseline's activations back (`patch`).
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BeforeValidator, InstanceOf
 
 from mechprobe.errors import StoreError
-from mechprobe.probes.matching import DRAWS, FloatArray
+from mechprobe.probes.matching import DRAWS
 from mechprobe.probes.neuron_errors import (
     ERRORS,
     FITS,
@@ -30,6 +30,7 @@ from mechprobe.probes.neuron_errors import (
     Kind,
     Profile,
     contrast,
+    from_arrays,
     mlp_point,
     point_of,
     profile,
@@ -115,7 +116,7 @@ class SafetyNeuronsResult:
         arrays = {
             f"{each.point}/{name}": value
             for each in self.profiles
-            for name, value in _arrays(each).items()
+            for name, value in each.arrays().items()
         }
         part = target / f".{ARRAYS}"
         with part.open("wb") as stream:
@@ -134,7 +135,7 @@ class SafetyNeuronsResult:
         file = (Path(folder) if Path(folder).is_dir() else Path(folder).parent) / ARRAYS
         try:
             with np.load(file, allow_pickle=False) as saved:
-                profiles = _profiles(saved)
+                profiles = from_arrays(saved)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{file}: not the arrays of a {NAME} result ({error})") from error
         return replace(found, profiles=profiles)
@@ -224,10 +225,10 @@ def measure(
     n_error = len(rows_of_error(n))
     held_out = n - n_error + baseline.store(SCALES).n_prompts
     profiles = [
-        each
+        profile(cell, baseline, kind, layer, (weights or {}).get(point_of(kind, layer)))
         for kind in KINDS
         if _has(cell, baseline, kind, layers, weights, missing)
-        for each in _profiles_of(cell, baseline, kind, layers, weights)
+        for layer in layers
     ]
     found = replace(
         found,
@@ -325,22 +326,6 @@ def _has(
     return True
 
 
-def _profiles_of(
-    cell: Observation,
-    baseline: Observation,
-    kind: Kind,
-    layers: Sequence[int],
-    weights: Mapping[str, WeightError] | None,
-) -> list[Profile]:
-    gains = {} if weights is None else {name: found.gain for name, found in weights.items()}
-    rows = []
-    for layer in layers:
-        row = profile(cell, baseline, kind, layer, gains)
-        of = None if weights is None else weights.get(row.point)
-        rows.append(row if of is None else replace(row, weight_error=of.error, weight_norm=of.norm))
-    return rows
-
-
 def _unmatched(kind: Kind, rows: Sequence[ErrorRatio]) -> list[str]:
     lost = [row for row in rows if row.kind == kind and row.layer is None and row.adjusted is None]
     parts = [
@@ -355,24 +340,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return asdict(value) if hasattr(value, "__dataclass_fields__") else value
-
-
-def _arrays(each: Profile) -> dict[str, FloatArray]:
-    named = ((f.name, getattr(each, f.name)) for f in fields(each))
-    return {name: value for name, value in named if isinstance(value, np.ndarray)}
-
-
-def _profiles(saved: Mapping[str, Any]) -> tuple[Profile, ...]:
-    found: dict[str, dict[str, FloatArray]] = {}
-    for key in saved:
-        point, _, name = key.rpartition("/")
-        found.setdefault(point, {})[name] = saved[key]
-    return tuple(
-        Profile(
-            point=point,
-            kind="mlp" if ".mlp." in point else "residual",
-            layer=int(point.split(".")[1]),
-            **arrays,
-        )
-        for point, arrays in found.items()
-    )
