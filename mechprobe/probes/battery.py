@@ -1,0 +1,263 @@
+"""All four probes on one cell: one observational pass, then what each makes of it.
+
+A baseline comes first and leaves a folder: its observation, its refusal tokens, its selected
+direction, its weights at the layers of the neurons. Every other cell reads that folder, so that two
+models are never in memory together. Each function here is one resumable piece of work; what it
+needs of a live model it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from mechprobe.activations.points import hook_names, n_layers
+from mechprobe.probes import (
+    calibration,
+    entropy,
+    neuron_weights,
+    refusal_direction,
+    refusal_tokens,
+    safety_neurons,
+)
+from mechprobe.probes.counting import counting
+from mechprobe.probes.direction import RefusalDirection
+from mechprobe.probes.fitting import Twins, fit_directions
+from mechprobe.probes.folder import ProbeFolder
+from mechprobe.probes.observation import Need, observe
+from mechprobe.probes.refusals import read_refusals
+
+if TYPE_CHECKING:
+    from mechprobe.behavior.multiple_choice import Question
+    from mechprobe.models.checkpoint import Checkpoint
+    from mechprobe.models.rendering import EncodedPrompts
+    from mechprobe.probes.calibration import CalibrationResult
+    from mechprobe.probes.entropy import EntropyResult
+    from mechprobe.probes.refusal_direction import RefusalDirectionResult
+    from mechprobe.probes.refusal_tokens import RefusalTokens
+    from mechprobe.probes.safety_neurons import SafetyNeuronsResult
+
+Probe = Literal["entropy", "refusal_direction", "calibration", "safety_neurons"]
+PROBES: tuple[Probe, ...] = get_args(Probe)
+EVALUATE = ("evaluate/harmful", "evaluate/harmless")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is asked of every cell of a model."""
+
+    prompts: Mapping[str, EncodedPrompts]
+    """`fit/…`, `select/…` and `evaluate/…`, each `harmful` and `harmless`."""
+    probes: tuple[Probe, ...] = PROBES
+    study: bool = False
+    """As arXiv 2606.10154 measures: see `docs/probes.md` for every difference."""
+    twins: Twins = ()
+    """Rows of the fitting prompts that differ by a small edit."""
+    clusters: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """By prompt set, which prompts are resampled together."""
+    questions: tuple[EncodedPrompts, Sequence[Question]] | None = None
+    """Labelled questions for calibration."""
+    tokens: RefusalTokens | None = None
+    """In place of those found in the baseline's refusals."""
+    place: tuple[int, int] | None = None
+    """Position and layer of the direction, in place of the selected one."""
+    causal: bool = True
+    """Steer by generation, and patch neurons."""
+    instrument: str = "hard"
+    max_new_tokens: int = 32
+    seed: int = 0
+
+    def has(self, *probes: Probe) -> bool:
+        """Whether any of them is asked for."""
+        return any(probe in self.probes for probe in probes)
+
+
+def needs_of(setup: Setup, checkpoint: Checkpoint, *, is_baseline: bool) -> tuple[Need, ...]:
+    """The union of what the probes read of a cell."""
+    post = setup.prompts[EVALUATE[0]].post_instruction
+    found: list[Need] = []
+    if setup.has("entropy"):
+        found += entropy.needs()
+    if setup.has("calibration"):
+        found += calibration.needs(study=setup.study)
+    if setup.has("refusal_direction"):
+        found += refusal_direction.needs(post, study=setup.study)
+    if setup.has("safety_neurons"):
+        neurons = any(name.endswith("mlp.hook_post") for name in hook_names(checkpoint))
+        found += safety_neurons.needs(
+            n_layers(checkpoint), post, study=setup.study, neurons=neurons
+        )
+    if is_baseline and not setup.study and setup.tokens is None:
+        found += refusal_tokens.needs()
+    return tuple(found)
+
+
+def observe_cell(
+    checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder, *, is_baseline: bool
+) -> None:
+    """The one observational pass."""
+    with counting(checkpoint) as count:
+        observe(
+            checkpoint,
+            setup.prompts,
+            needs_of(setup, checkpoint, is_baseline=is_baseline),
+            folder.observation_path,
+        )
+    if count.tokens:  # nothing, where a finished pass was found
+        folder.add_tokens("observational", count.tokens)
+
+
+def choose_tokens(checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder) -> RefusalTokens:
+    """Refusal tokens of a baseline: those given, else those its own refusals begin with."""
+    found = setup.tokens
+    if found is None:
+        with counting(checkpoint) as count:
+            refusals = read_refusals(
+                checkpoint,
+                setup.prompts["select/harmful"],
+                instrument=setup.instrument,
+                max_new_tokens=setup.max_new_tokens,
+            )
+        folder.add_tokens("generated, for refusal tokens", count.tokens)
+        found = refusal_tokens.find(folder.observation, refusals.openings, checkpoint.tokenizer)
+    folder.save_tokens(found)
+    return found
+
+
+def read_answers(checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder) -> None:
+    """What calibration holds probabilities against: generated refusals, labelled questions."""
+    with counting(checkpoint) as count:
+        folder.save_refusals(
+            {
+                name: read_refusals(
+                    checkpoint,
+                    setup.prompts[name],
+                    instrument=setup.instrument,
+                    max_new_tokens=setup.max_new_tokens,
+                )
+                for name in EVALUATE
+            }
+        )
+    folder.add_tokens("generated, for calibration", count.tokens)
+    if setup.questions is not None:
+        with counting(checkpoint) as count:
+            folder.save_questions(calibration.ask(checkpoint, *setup.questions))
+        folder.add_tokens("labelled", count.tokens)
+
+
+def probe_entropy(setup: Setup, folder: ProbeFolder, baseline: ProbeFolder | None) -> EntropyResult:
+    """Entropy, from the observations alone."""
+    result = entropy.measure(
+        folder.observation,
+        baseline.observation if baseline else None,
+        tokens=_tokens(setup, folder, baseline),
+        clusters=setup.clusters,
+        study=setup.study,
+    )
+    result.save(folder.path)
+    return result
+
+
+def probe_calibration(
+    setup: Setup, folder: ProbeFolder, baseline: ProbeFolder | None
+) -> CalibrationResult:
+    """Calibration, from the observations and the answers that were read."""
+    result = calibration.measure(
+        folder.observation,
+        baseline.observation if baseline else None,
+        tokens=_tokens(setup, folder, baseline),
+        refusals=folder.refusals,
+        baseline_refusals=baseline.refusals if baseline else None,
+        options=folder.questions,
+        baseline_options=baseline.questions if baseline else None,
+        clusters=setup.clusters,
+        study=setup.study,
+    )
+    result.save(folder.path)
+    return result
+
+
+def probe_direction(
+    checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder, baseline: ProbeFolder | None
+) -> RefusalDirectionResult:
+    """The refusal direction: selected on a baseline, compared at that place on other cells."""
+    cell = folder.observation
+    tokens = _tokens(setup, folder, baseline)
+    ids = tokens.ids if tokens else None
+    scores = None
+    with counting(checkpoint) as count:
+        if baseline is None and ids and not setup.study and setup.place is None:
+            scores = refusal_direction.score_candidates(
+                checkpoint,
+                fit_directions(cell, refusal_ids=ids),
+                setup.prompts["select/harmful"],
+                setup.prompts["select/harmless"],
+                ids,
+            )
+    if count.tokens:
+        folder.add_tokens("interventional, selection", count.tokens)
+    result = refusal_direction.measure(
+        cell,
+        RefusalDirection.load(baseline.path) if baseline else None,
+        refusal_ids=ids,
+        place=setup.place,
+        scores=scores,
+        twins=setup.twins,
+        study=setup.study,
+    )
+    if setup.causal and not setup.study and result.direction.norm > 0:
+        with counting(checkpoint) as count:
+            check = refusal_direction.causal_check(
+                checkpoint,
+                result.direction,
+                *(setup.prompts[name] for name in EVALUATE),
+                instrument=setup.instrument,
+                max_new_tokens=setup.max_new_tokens,
+                seed=setup.seed,
+            )
+        folder.add_tokens("interventional, steering", count.tokens)
+        result = result.with_causal(check)
+    result.save(folder.path)
+    return result
+
+
+def probe_neurons(
+    checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder, baseline: ProbeFolder | None
+) -> SafetyNeuronsResult:
+    """Safety neurons; a baseline leaves its weights for the cells that follow."""
+    weights = None
+    if baseline is None:
+        if not setup.study:
+            neuron_weights.save_weights(checkpoint, folder.weights)
+    elif baseline.weights.is_dir() and not setup.study:
+        weights = neuron_weights.weight_errors(checkpoint, baseline.weights)
+    seen = baseline.observation if baseline else None
+    result = safety_neurons.measure(
+        folder.observation, seen, study=setup.study, weights=weights, seed=setup.seed
+    )
+    if seen is not None and setup.causal and not setup.study and result.profiles:
+        tokens = _tokens(setup, folder, baseline)
+        if tokens:
+            with counting(checkpoint) as count:
+                result = safety_neurons.patch(
+                    result,
+                    checkpoint,
+                    setup.prompts[EVALUATE[0]],
+                    seen,
+                    tokens.ids,
+                    seed=setup.seed,
+                )
+            folder.add_tokens("interventional, patching", count.tokens)
+        else:
+            why = f"patching: {tokens.problem if tokens else 'no refusal tokens'}"
+            result = replace(result, not_measured=(*result.not_measured, why))
+    result.save(folder.path)
+    return result
+
+
+def _tokens(
+    setup: Setup, folder: ProbeFolder, baseline: ProbeFolder | None
+) -> RefusalTokens | None:
+    """The baseline's, whichever cell is probed; none in study mode, which reads none."""
+    return None if setup.study else (baseline or folder).tokens
