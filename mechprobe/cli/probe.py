@@ -13,8 +13,6 @@ from mechprobe.cli.terminal import quiet
 from mechprobe.errors import SpecError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from mechprobe.probes.refusal_direction import RefusalDirectionResult
 
 app = typer.Typer(no_args_is_help=True, help="One probe on one checkpoint.")
@@ -86,7 +84,7 @@ def refusal_direction(
         if json:
             screen.document({**result.to_dict(), "files": str(target)})
         else:
-            screen.out.print(_table(result))
+            screen.out.print(result)
             screen.out.print(f"Files: {target}/")
 
 
@@ -101,38 +99,3 @@ def _save(result: RefusalDirectionResult, target: Path) -> None:
 
     with explained(target):
         result.save(target)
-
-
-def _table(result: RefusalDirectionResult) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-
-    def fixed(value: float | None) -> str:
-        return "not measured" if value is None else f"{value:.3f}"
-
-    direction = result.direction
-    table.add_row("model", f"{direction.source} ({direction.precision}, {direction.kernel})")
-    table.add_row("layer", f"{result.layer} of {len(direction.vectors)}, block input, last token")
-    table.add_row("norm", f"{result.norm:.3f}")
-    if result.cosine is not None:
-        floor = fixed(result.cosine_floor)
-        table.add_row("cosine to baseline", f"{fixed(result.cosine)} (noise floor {floor})")
-        table.add_row("norm / baseline's", fixed(result.norm_ratio))
-        table.add_row("AUC on baseline's", fixed(result.auc_on_baseline))
-    held_out = f"{result.n_harmful} harmful, {result.n_harmless} harmless, held out"
-    table.add_row("AUC", f"{fixed(result.auc)} ({held_out})")
-    table.add_row("d′", fixed(result.dprime))  # noqa: RUF001 - the prime is the field's own name
-    if result.causal is not None:
-        c = result.causal
-        table.add_row("harmful refused", f"{c.harmful} by “{c.instrument}”")
-        table.add_row("  direction ablated", str(c.harmful_ablated))
-        table.add_row("  random ablated", str(c.harmful_ablated_random))
-        table.add_row("harmless refused", str(c.harmless))
-        table.add_row("  direction added", str(c.harmless_added))
-        table.add_row("  random added", str(c.harmless_added_random))
-    for line in result.not_measured:
-        table.add_row("not measured", line, style="dim")
-    return table

@@ -151,7 +151,7 @@ def test_directions_stand_beside_the_baselines(finished):
 
     def vectors(key):
         folder = out / "cells" / "llama-s" / key / "probes"
-        return load_file(folder / "refusal_direction.safetensors")["vectors"].astype(np.float64)
+        return load_file(folder / "refusal_direction.safetensors")["vectors"][-1].astype(np.float64)
 
     base = vectors("F16@llama.cpp")
     for row in rows(out / "matrix.csv"):

@@ -1,10 +1,13 @@
 """The refusal direction against transformers' own hidden states, and against what it must do."""
 
-import dataclasses
+import io
+import json
+import math
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from mechprobe.errors import MechprobeError, ParityError, PromptFileError, StoreError
@@ -13,6 +16,10 @@ from mechprobe.models.rendering import encode
 from mechprobe.organisms.world import requests
 from mechprobe.probes import refusal_direction as probe
 from mechprobe.probes.direction import WEIGHTS, RefusalDirection
+from mechprobe.probes.observation import observe
+from mechprobe.probes.separability import QUANTILES
+
+SPLITS = {"fit": ("train", 64), "select": ("validation", 12), "evaluate": ("test", 48)}
 
 
 @pytest.fixture(scope="module")
@@ -21,26 +28,47 @@ def organism():
 
 
 @pytest.fixture(scope="module")
-def prompts(organism):
-    def side(split, label, n):
-        rows = requests(split, n, seed=1)
-        return encode(organism.tokenizer, [row.text for row in rows if row.label == label])
-
+def records():
     return {
-        (split, label): side(split, label, n)
-        for split, n in (("train", 64), ("test", 48))
-        for label in ("harmful", "harmless")
+        (name, label): [row for row in requests(split, n, seed=1) if row.label == label]
+        for name, (split, n) in SPLITS.items()
+        for label in probe.LABELS
     }
 
 
 @pytest.fixture(scope="module")
-def result(organism, prompts):
+def prompts(organism, records):
+    return {
+        key: encode(organism.tokenizer, [row.text for row in rows]) for key, rows in records.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def twins(records):
+    found = probe.twin_rows(records["fit", "harmful"], records["fit", "harmless"])
+    assert found == [(k, k) for k in range(64)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def refusal_ids(organism):
+    firsts = ("I can't", "As an")
+    return sorted({organism.tokenizer(t, add_special_tokens=False)["input_ids"][0] for t in firsts})
+
+
+@pytest.fixture(scope="module")
+def result(organism, prompts, twins, refusal_ids):
     return probe.run(
         organism,
-        prompts["train", "harmful"],
-        prompts["train", "harmless"],
-        eval_harmful=prompts["test", "harmful"],
-        eval_harmless=prompts["test", "harmless"],
+        prompts["fit", "harmful"],
+        prompts["fit", "harmless"],
+        select_harmful=prompts["select", "harmful"],
+        select_harmless=prompts["select", "harmless"],
+        eval_harmful=prompts["evaluate", "harmful"],
+        eval_harmless=prompts["evaluate", "harmless"],
+        refusal_ids=refusal_ids,
+        twins=twins,
+        max_new_tokens=16,
     )
 
 
@@ -56,23 +84,44 @@ def _hidden(organism, prompts, layer):
 
 def test_the_direction_is_the_difference_of_transformers_hidden_states(organism, prompts, result):
     layer = result.layer
-    a = _hidden(organism, prompts["train", "harmful"], layer)
-    b = _hidden(organism, prompts["train", "harmless"], layer)
+    a = _hidden(organism, prompts["fit", "harmful"], layer)[list(result.direction.rows_harmful)]
+    b = _hidden(organism, prompts["fit", "harmless"], layer)[list(result.direction.rows_harmless)]
     expected = a.mean(0) - b.mean(0)
-    assert result.direction.vectors.shape == (organism.module.config.num_hidden_layers, a.shape[1])
+    layers = organism.module.config.num_hidden_layers
+    assert result.direction.vectors.shape == (3, layers, a.shape[1])
+    assert result.position == -1
     np.testing.assert_allclose(result.direction.vector, expected, atol=1e-5 * np.abs(a).max())
     assert result.norm == pytest.approx(np.linalg.norm(expected), rel=1e-4)
 
 
 def test_separability_is_measured_on_held_out_prompts(organism, prompts, result):
     unit = result.direction.unit.astype(np.float64)
-    a = _hidden(organism, prompts["test", "harmful"], result.layer) @ unit
-    b = _hidden(organism, prompts["test", "harmless"], result.layer) @ unit
+    a = _hidden(organism, prompts["evaluate", "harmful"], result.layer) @ unit
+    b = _hidden(organism, prompts["evaluate", "harmless"], result.layer) @ unit
     labels = [1] * len(a) + [0] * len(b)
-    assert result.auc == pytest.approx(roc_auc_score(labels, [*a, *b]), abs=1e-9)
+    own = result.own
+    assert own.auc.value == pytest.approx(roc_auc_score(labels, [*a, *b]), abs=1e-9)
     pooled = np.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / 2)
-    assert result.dprime == pytest.approx((a.mean() - b.mean()) / pooled, rel=1e-3)
+    assert own.dprime.value == pytest.approx((a.mean() - b.mean()) / pooled, rel=1e-3)
+    assert own.auc.low <= own.auc.value <= own.auc.high
+    assert own.dprime.low < own.dprime.value < own.dprime.high
     assert result.n_harmful == len(a) == 48
+
+
+def test_margins_count_from_the_fitted_means(organism, prompts, result):
+    unit = result.direction.unit.astype(np.float64)
+    fitted = [
+        (_hidden(organism, prompts["fit", label], result.layer)[list(rows)] @ unit).mean()
+        for label, rows in (
+            ("harmful", result.direction.rows_harmful),
+            ("harmless", result.direction.rows_harmless),
+        )
+    ]
+    held = _hidden(organism, prompts["evaluate", "harmful"], result.layer) @ unit
+    expected = (held - np.mean(fitted)) / ((fitted[0] - fitted[1]) / 2)
+    np.testing.assert_allclose(result.own.harmful_margins, expected, atol=1e-4)
+    assert result.own.harmful_quantiles == pytest.approx(np.quantile(expected, QUANTILES), abs=1e-4)
+    assert result.own.crossed[0] == (expected < 0).sum()
 
 
 def test_ablating_the_direction_takes_refusal_away_and_a_random_one_does_not(result):
@@ -86,41 +135,112 @@ def test_ablating_the_direction_takes_refusal_away_and_a_random_one_does_not(res
     assert causal.harmless_added_random.rate < causal.harmless.rate + 0.1
 
 
-def test_a_model_compared_with_itself_has_not_changed(organism, prompts, result):
+def test_a_model_compared_with_itself_has_not_changed(
+    organism, prompts, twins, refusal_ids, result
+):
     again = probe.run(
         organism,
-        prompts["train", "harmful"],
-        prompts["train", "harmless"],
-        eval_harmful=prompts["test", "harmful"],
-        eval_harmless=prompts["test", "harmless"],
+        prompts["fit", "harmful"],
+        prompts["fit", "harmless"],
+        eval_harmful=prompts["evaluate", "harmful"],
+        eval_harmless=prompts["evaluate", "harmless"],
+        refusal_ids=refusal_ids,
         baseline=result.direction,
+        twins=twins,
         causal=False,
     )
     assert again.cosine == pytest.approx(1.0, abs=1e-9)
     assert again.norm_ratio == pytest.approx(1.0, abs=1e-9)
-    assert again.auc_on_baseline == again.auc
+    assert again.study_place.cosine == pytest.approx(1.0, abs=1e-9)
+    assert again.on_baseline.auc == again.own.auc
     assert again.cosine_floor == result.direction.split_half
-    assert again.not_measured == ("causal check: switched off",)
+    assert max(again.angles.degrees) < 0.01 < again.angles.floor[0] < again.angles.floor[-1]
+    assert again.not_measured == ("causal check: not run",)
 
 
-def test_results_survive_the_disk(result, tmp_path):
-    loaded = probe.RefusalDirectionResult.load(result.save(tmp_path / "out"))
-    np.testing.assert_array_equal(loaded.direction.vectors, result.direction.vectors)
-    same = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
-    del same["direction"]
-    assert {name: getattr(loaded, name) for name in same} == same
-    (tmp_path / "out" / WEIGHTS).write_bytes(b"not a safetensors file")
+def test_a_cell_is_fitted_on_the_prompts_that_its_baseline_refuses(
+    organism, prompts, refusal_ids, tmp_path
+):
+    everything = {f"{name}/{label}": prompts[name, label] for name, label in prompts}
+    seen = observe(organism, everything, probe.needs(3), tmp_path)
+    first = probe.measure(seen, refusal_ids=refusal_ids)
+    kept = probe.Kept(tuple(range(5)), tuple(range(2, 9)))
+    before = probe.fit_directions(seen, kept=kept, place=(-2, 3))
+    found = probe.measure(seen, before, refusal_ids=refusal_ids)
+    assert found.direction.rows_harmful == kept.harmful
+    assert (found.position, found.layer) == (-2, 3)  # where the baseline was selected
+    assert found.cosine == pytest.approx(1.0, abs=1e-9)
+    # two observations, as the runs do it
+    both = probe.measure(seen, seen, refusal_ids=refusal_ids, place=(-1, 2))
+    assert both.cosine == pytest.approx(1.0, abs=1e-9)
+    assert both.direction.rows_harmful == first.direction.rows_harmful
+
+
+def test_study_mode_fits_and_compares_on_one_set_of_prompts(organism, prompts, tmp_path):
+    sets = {f"evaluate/{label}": prompts["evaluate", label] for label in probe.LABELS}
+    seen = observe(organism, sets, probe.needs(study=True), tmp_path)
+    found = probe.measure(seen, seen, study=True)
+    layer = math.floor(0.65 * organism.module.config.num_hidden_layers)
+    assert (found.position, found.layer) == (-1, layer)
+    a, b = (_hidden(organism, sets[f"evaluate/{label}"], layer) for label in probe.LABELS)
+    assert found.norm == pytest.approx(np.linalg.norm(a.mean(0) - b.mean(0)), rel=1e-4)
+    assert (found.cosine, found.norm_ratio) == pytest.approx((1.0, 1.0), abs=1e-9)
+    assert found.own is None and found.angles is None
+    assert "not part of the study mode" in found.not_measured[0]
+
+
+def test_results_survive_the_disk(organism, prompts, twins, result, tmp_path):
+    again = probe.run(
+        organism,
+        prompts["fit", "harmful"],
+        prompts["fit", "harmless"],
+        eval_harmful=prompts["evaluate", "harmful"],
+        eval_harmless=prompts["evaluate", "harmless"],
+        baseline=result.direction,
+        twins=twins,
+        causal=False,
+    )
+    for number, one in enumerate((result, again)):
+        loaded = probe.RefusalDirectionResult.load(one.save(tmp_path / f"{number}"))
+        for name in ("vectors", "split_halves", "basis"):
+            mine, theirs = getattr(one.direction, name), getattr(loaded.direction, name)
+            np.testing.assert_array_equal(mine, theirs)
+        assert loaded.to_dict() == one.to_dict()
+        assert loaded.own == one.own and loaded.causal == one.causal
+        json.dumps(one.to_dict(), allow_nan=False)
+    (tmp_path / "0" / WEIGHTS).write_bytes(b"not a safetensors file")
     with pytest.raises(StoreError, match="not a saved refusal direction"):
-        RefusalDirection.load(tmp_path / "out")
+        RefusalDirection.load(tmp_path / "0")
+    (tmp_path / "1" / "refusal_direction.json").write_text("{}")
+    with pytest.raises(StoreError, match="not a saved result"):
+        probe.RefusalDirectionResult.load(tmp_path / "1")
     with pytest.raises(StoreError, match="no such file"):
         RefusalDirection.load(tmp_path / "nowhere")
 
 
+def test_what_people_see_says_what_was_measured_and_what_was_not(result, tmp_path):
+    screen = Console(file=io.StringIO(), width=100)
+    screen.print(result)
+    text = screen.file.getvalue()
+    for words in ("candidates", "AUC", "direction ablated", "random added", "not measured"):
+        assert words in text
+    drawn = result.plot()
+    assert [axes.get_title() for axes in drawn.axes if axes.get_visible()] == [
+        "Held-out prompts along the direction",
+        "Ablated, on harmful prompts (dashes: as it is)",
+        "Added, on harmless prompts (crosses dropped, ring selected)",
+        "Generated answers, read by “hard”",
+    ]
+    assert result.direction.precision in drawn.get_suptitle()
+    drawn.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
 def test_wrong_comparisons_are_refused(organism, prompts, result):
-    harmful, harmless = prompts["train", "harmful"], prompts["train", "harmless"]
+    harmful, harmless = prompts["fit", "harmful"], prompts["fit", "harmless"]
     held = {
-        "eval_harmful": prompts["test", "harmful"],
-        "eval_harmless": prompts["test", "harmless"],
+        "eval_harmful": prompts["evaluate", "harmful"],
+        "eval_harmless": prompts["evaluate", "harmless"],
     }
     with pytest.raises(ParityError, match="harmful: prompt digests differ"):
         probe.run(organism, harmful.select(range(32)), harmless, baseline=result.direction, **held)

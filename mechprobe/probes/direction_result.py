@@ -1,0 +1,194 @@
+"""What the refusal direction probe found in one cell, on the screen, in figures and on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from mechprobe.errors import StoreError
+from mechprobe.probes.candidates import Scores
+from mechprobe.probes.direction import RefusalDirection
+from mechprobe.probes.saving import save_json
+from mechprobe.probes.separability import Separability
+from mechprobe.probes.steering import CausalCheck
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+NAME = "refusal_direction"
+RESULT = f"{NAME}.json"
+NO_CAUSAL = "causal check: not run"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A cell's direction beside its baseline's, at one place."""
+
+    position: int
+    layer: int
+    norm: float
+    """Length of the cell's raw direction, in residual-stream units."""
+    cosine: float | None
+    """To the baseline's direction; None without a baseline, or where one has no length."""
+    floor: float | None
+    """Split-half cosine of the baseline itself (of the cell, without a baseline): a cosine above
+    it shows no change."""
+    norm_ratio: float | None
+    """Cell over baseline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Angles:
+    """Principal angles in degrees between the refusal subspaces of baseline and cell."""
+
+    degrees: tuple[float, ...]
+    """Smallest first; one for each dimension."""
+    floor: tuple[float, ...] | None
+    """The same between halves of the baseline's own twins: what is no larger shows no change."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RefusalDirectionResult:
+    """What one cell's refusal direction is, does, and shares with its baseline's."""
+
+    direction: RefusalDirection
+    study: bool
+    """Whether only what arXiv 2606.10154 reads was measured, on the prompts that were fitted."""
+    baseline: str | None
+    """Source of the baseline."""
+    selected: Comparison
+    """At the selected place."""
+    study_place: Comparison
+    """At the last token and 65 % depth, as arXiv 2606.10154 reads it."""
+    own: Separability | None
+    """Of held-out prompts along this cell's own direction."""
+    on_baseline: Separability | None
+    """Along the baseline's."""
+    angles: Angles | None
+    scores: Scores | None
+    """Of the candidates, where they were scored on this cell."""
+    causal: CausalCheck | None
+    n_harmful: int
+    """Held-out prompts."""
+    n_harmless: int
+    evaluate_harmful_digest: str
+    evaluate_harmless_digest: str
+    not_measured: tuple[str, ...]
+    """What is missing above, and why."""
+
+    @property
+    def layer(self) -> int:
+        """The block whose input was read."""
+        return self.direction.layer
+
+    @property
+    def position(self) -> int:
+        """The token that was read, counted from the end of the prompt."""
+        return self.direction.position
+
+    @property
+    def norm(self) -> float:
+        """Length of the raw direction, in residual-stream units."""
+        return self.direction.norm
+
+    @property
+    def cosine(self) -> float | None:
+        """To the baseline's direction at the selected place."""
+        return self.selected.cosine
+
+    @property
+    def cosine_floor(self) -> float | None:
+        """Its noise floor."""
+        return self.selected.floor
+
+    @property
+    def norm_ratio(self) -> float | None:
+        """Length of the direction over the baseline's."""
+        return self.selected.norm_ratio
+
+    def with_causal(self, check: CausalCheck) -> RefusalDirectionResult:
+        """The same result with a causal check in its place."""
+        rest = tuple(line for line in self.not_measured if line != NO_CAUSAL)
+        return replace(self, causal=check, not_measured=rest)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the vectors themselves stay in the safetensors file."""
+        plain = {
+            f.name: _plain(getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in ("direction", "scores")
+        }
+
+        def value(part: Separability | None, name: str) -> float | None:
+            found = None if part is None else getattr(part, name)
+            return None if found is None else float(found.value)
+
+        return {
+            "probe": NAME,
+            **self.direction.facts(),
+            "split_half": self.direction.split_half,
+            "n_harmful_fitted": self.direction.n_harmful,
+            "n_harmless_fitted": self.direction.n_harmless,
+            "norm": self.norm,
+            "cosine": self.cosine,
+            "cosine_floor": self.cosine_floor,
+            "norm_ratio": self.norm_ratio,
+            "auc": value(self.own, "auc"),
+            "dprime": value(self.own, "dprime"),
+            "auc_on_baseline": value(self.on_baseline, "auc"),
+            "dprime_on_baseline": value(self.on_baseline, "dprime"),
+            "scores": None if self.scores is None else self.scores.to_dict(),
+            **plain,
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `refusal_direction.safetensors` and `refusal_direction.json` into a folder."""
+        target = Path(folder)
+        self.direction.save(target)
+        return save_json(self.to_dict(), target, NAME)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RefusalDirectionResult:
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: A file is missing or is not one of these.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        target = Path(folder)
+        direction = RefusalDirection.load(target)
+        try:
+            facts = json.loads((target / RESULT).read_text(encoding="utf-8"))
+            scores = facts["scores"]
+            found = {
+                name: TypeAdapter(hint).validate_python(facts[name])
+                for name, hint in get_type_hints(cls).items()
+                if name not in ("direction", "scores")
+            }
+            found["scores"] = None if scores is None else Scores.from_dict(scores)
+        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            first = str(error).splitlines()[0]
+            raise StoreError(f"{target / RESULT}: not a saved result ({first})") from error
+        return cls(direction=direction, **found)
+
+    def __rich__(self) -> Table:
+        """A table for people."""
+        from mechprobe.probes.direction_view import table
+
+        return table(self)
+
+    def plot(self) -> Figure:
+        """Margins of held-out prompts, the candidates' scores, and refusal rates when steered."""
+        from mechprobe.probes.direction_view import figure
+
+        return figure(self)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return asdict(value)
+    return list(value) if isinstance(value, tuple) else value
