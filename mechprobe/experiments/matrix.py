@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mechprobe.experiments.measure import compare_next_token, read_next_token
+from mechprobe.experiments.probe_columns import probe_columns
 from mechprobe.experiments.rundir import (
     RunDirectory,
     read_json,
@@ -85,7 +86,7 @@ def _row(run: RunDirectory, one: Mapping[str, Any], cells: Mapping[str, Any]) ->
     }
     row |= _refusal(run, one["folder"], base_folder, cell, base)
     row |= _choice(cell, base)
-    row |= _direction(run, one["folder"], cell)
+    row |= probe_columns(read_json(run / one["folder"] / "probes.json") if cell else {})
     gap = cell.get("kernel_gap") or {}
     row |= {
         "kernel_gap_kl": number(gap.get("mean_kl"), 9),
@@ -159,33 +160,6 @@ def _choice(cell: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
         "accuracy_instrument": mine.get("instrument"),
         **_rate("accuracy", mine, other),
         "accuracy_prompts": mine.get("prompts"),
-    }
-
-
-def _direction(run: RunDirectory, folder: str, cell: Mapping[str, Any]) -> Row:
-    probes = read_json(run / folder / "probes.json") if cell else {}
-    found = probes.get("refusal_direction") or {}
-    causal = found.get("causal") or {}
-
-    def rate(name: str) -> float | None:
-        return number((causal.get(name) or {}).get("rate"))
-
-    return {
-        "direction_layer": found.get("layer"),
-        "direction_norm": number(found.get("norm")),
-        "direction_norm_ratio": number(found.get("norm_ratio")),
-        "direction_cosine": number(found.get("cosine")),
-        "direction_cosine_floor": number(found.get("cosine_floor")),
-        "direction_auc": number(found.get("auc")),
-        "direction_dprime": number(found.get("dprime")),
-        "direction_auc_on_baseline": number(found.get("auc_on_baseline")),
-        "harmful_refusal_dense": rate("harmful"),
-        "harmful_refusal_ablated": rate("harmful_ablated"),
-        "harmful_refusal_ablated_random": rate("harmful_ablated_random"),
-        "harmless_refusal_dense": rate("harmless"),
-        "harmless_refusal_added": rate("harmless_added"),
-        "harmless_refusal_added_random": rate("harmless_added_random"),
-        "causal_n": (causal.get("harmful") or {}).get("n"),
     }
 
 

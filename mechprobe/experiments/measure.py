@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mechprobe.experiments.loading import held
-from mechprobe.experiments.rendered import LABELS, encoded_rows, prompt_rows
+from mechprobe.experiments.rendered import encoded_rows, prompt_rows
 from mechprobe.experiments.rundir import (
     explained,
     read_jsonl,
@@ -30,10 +28,6 @@ BATCH = 64
 
 def _model(task: Task) -> str:
     return str(task.step.params["cell"]["model"])
-
-
-def _prompts(task: Task, name: str, label: str | None = None) -> EncodedPrompts:
-    return encoded_rows(prompt_rows(task.run, _model(task), name, label))
 
 
 def open_checkpoint(task: Task) -> None:
@@ -123,8 +117,7 @@ def answer_questions(task: Task) -> None:
 
 
 def _gap_prompts(task: Task) -> EncodedPrompts:
-    rows = prompt_rows(task.run, _model(task), "evaluate")
-    return encoded_rows(rows)
+    return encoded_rows(prompt_rows(task.run, _model(task), "gap"))
 
 
 def native_next_token(task: Task) -> None:
@@ -150,39 +143,6 @@ def read_next_token(path: Path) -> tuple[np.ndarray[Any, np.dtype[np.float32]], 
     """Log-probabilities (n, vocabulary) and the digest of their prompts."""
     with explained(path), np.load(path, allow_pickle=False) as file:
         return file["logprobs"], str(file["prompts"])
-
-
-def probe_direction(task: Task) -> None:
-    """The refusal direction through the dense kernel, beside the baseline's."""
-    from mechprobe.probes.direction import RefusalDirection
-    from mechprobe.probes.refusal_direction import run
-
-    params = task.step.params
-    folder = params["baseline_folder"]
-    result = run(
-        held(task, "dense").checkpoint,
-        *(_prompts(task, "fit", label) for label in LABELS),
-        eval_harmful=_evaluation(task, "harmful"),
-        eval_harmless=_evaluation(task, "harmless"),
-        layer=params["layer"],
-        baseline=RefusalDirection.load(task.run / folder / "probes") if folder else None,
-        causal=params["causal"],
-        instrument=params["instrument"],
-        max_new_tokens=params["max_new_tokens"],
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        result.save(scratch)
-        _adopt(task, (Path(scratch) / Path(path).name for path in task.step.outputs))
-
-
-def _evaluation(task: Task, label: str) -> EncodedPrompts:
-    rows = prompt_rows(task.run, _model(task), "evaluate", label)
-    return encoded_rows(rows[: task.step.params["evaluate"]])
-
-
-def _adopt(task: Task, files: Iterable[Path]) -> None:
-    for target, file in zip(task.step.outputs, files, strict=True):
-        write_bytes(task.run / target, file.read_bytes())
 
 
 def kernel_gap(task: Task) -> None:

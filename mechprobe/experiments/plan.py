@@ -12,6 +12,7 @@ from typing import Any
 
 from mechprobe.errors import MechprobeError, TemplateError
 from mechprobe.experiments.plan_cells import PlannedCell, baseline_key, plan_cells
+from mechprobe.experiments.plan_probes import probe_parts
 from mechprobe.experiments.rendered import draw_rows, rows_digest
 from mechprobe.experiments.sources import file_digest, find_source
 from mechprobe.experiments.spec import ModelSpec, Spec
@@ -64,12 +65,9 @@ def _prompts_step(spec: Spec, model: ModelSpec) -> Step:
         "chat_template": model.chat_template,
         "chat_template_digest": _template_digest(model.chat_template),
         "prompts": spec.prompts.model_dump(),
-        "refusal": spec.tasks.refusal.prompts if spec.tasks.refusal else 0,
+        "counts": _counts(spec),
         "questions": choice.questions if choice else 0,
         "questions_source": choice.source if choice else None,
-        "fit": spec.probes.refusal_direction.fit if spec.probes.refusal_direction else 0,
-        "evaluate": spec.probes.refusal_direction.evaluate if spec.probes.refusal_direction else 0,
-        "gap": spec.probes.kernel_gap.prompts if spec.probes.kernel_gap else 0,
     }
     params["rows"] = rows_digest(draw_rows(params))
     try:
@@ -84,6 +82,18 @@ def _prompts_step(spec: Spec, model: ModelSpec) -> Step:
         label="prompts",
         blocked=blocked,
     )
+
+
+def _counts(spec: Spec) -> dict[str, int]:
+    """Prompts of each label, by set."""
+    probes = spec.probes
+    return {
+        "refusal": spec.tasks.refusal.prompts if spec.tasks.refusal else 0,
+        "fit": probes.fit if probes.run else 0,
+        "select": probes.select if probes.run else 0,
+        "evaluate": probes.evaluate if probes.run else 0,
+        "gap": probes.kernel_gap.prompts if probes.kernel_gap else 0,
+    }
 
 
 def _template_digest(path: str | None) -> str | None:
@@ -160,22 +170,24 @@ def _cell_steps(
             needs=needs,
             label="native log-probabilities",
         )
-    if probe := spec.probes.refusal_direction:
+    if spec.probes.run:
         base = next((p for p in planned if p.cell.key == baseline_key(cell)), None)
-        name = "refusal-direction"
-        step(
-            name,
-            "measure:probe_direction",
-            ("probes/refusal_direction.json", "probes/refusal_direction.safetensors"),
-            params={
-                **probe.model_dump(),
-                "instrument": spec.tasks.refusal.instrument if spec.tasks.refusal else "hard",
-                "baseline_folder": base.folder if base else None,
-            },
-            needs=(*needs, *([f"{base.folder}/{name}"] if base else [])),
-            memory=2 * one.size,  # float32 of what has 16 bits, and more of what has fewer
-            label="refusal direction",
-        )
+        done = tuple(s.name for s in steps)
+        for part in probe_parts(spec, base.folder if base else None):
+            step(
+                part.name,
+                f"probed:{part.action}",
+                part.outputs,
+                params=part.params,
+                needs=(
+                    *needs,
+                    *(f"{folder}/{name}" for name in part.needs if f"{folder}/{name}" in done),
+                    *([f"{base.folder}/{name}" for name in part.baseline_needs] if base else []),
+                ),
+                memory=2 * one.size,  # float32 of what has 16 bits, and more of what has fewer
+                label=part.label,
+            )
+            done += (f"{folder}/{part.name}",)
     if spec.probes.kernel_gap:
         step(
             "kernel-gap",

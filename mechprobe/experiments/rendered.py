@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from mechprobe.behavior.prompt_set import Split
 
 LABELS = ("harmful", "harmless")
-_SPLITS: dict[str, Split] = {"refusal": "test", "fit": "train", "evaluate": "validation"}
-"""What each set is drawn from: whatever is fitted is never what is reported."""
+SPLITS: dict[str, Split] = {"fit": "train", "select": "validation", "evaluate": "test"}
+"""What each set is drawn from: whatever is fitted or selected is never what is reported."""
+_REPORTED = ("refusal", "evaluate", "gap")
+"""Sets of the reported split; each is the beginning of one draw, so that answers can be shared."""
 
 
 def prompt_set(source: str, split: Split, n: int, seed: int) -> PromptSet:
@@ -56,18 +58,18 @@ def draw_rows(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     given: Mapping[str, Any] = params["prompts"]
     source, seed = given["source"], int(given["seed"])
-    counts = {
-        "refusal": params["refusal"],
-        "fit": params["fit"],
-        "evaluate": max(params["evaluate"], -(-params["gap"] // 2)),
-    }
+    counts = {**params["counts"], "gap": -(-params["counts"]["gap"] // 2)}
     rows: list[dict[str, Any]] = []
-    for name, n in counts.items():
-        if n:
-            rows += [
-                {"set": name, **asdict(record)}
-                for record in prompt_set(source, _SPLITS[name], n, seed)
-            ]
+    for name in ("fit", "select"):
+        if counts[name]:
+            drawn = prompt_set(source, SPLITS[name], counts[name], seed)
+            rows += [{"set": name, **asdict(record)} for record in drawn]
+    most = max(counts[name] for name in _REPORTED)
+    held_out = prompt_set(source, SPLITS["evaluate"], most, seed) if most else ()
+    for name in _REPORTED:
+        for label in LABELS:
+            mine = [record for record in held_out if record.label == label][: counts[name]]
+            rows += [{"set": name, **asdict(record)} for record in mine]
     if params["questions"]:
         from mechprobe.experiments.questions import question_rows
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -20,6 +20,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
 QuantizeTo = Literal[
     "awq", "gptq", "gptq-int8", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K"
 ]
+ProbeName = Literal["entropy", "refusal_direction", "calibration", "safety_neurons"]
+PROBE_NAMES: tuple[ProbeName, ...] = get_args(ProbeName)
 SIXTEEN_BITS = {"transformers": ("FP16", "BF16", "FP32"), "llama.cpp": ("F16", "BF16", "F32")}
 """Precisions that can be a baseline, by engine, best first."""
 
@@ -91,28 +93,31 @@ class Tasks(_Strict):
     multiple_choice: ChoiceTask | None = None
 
 
-class DirectionProbe(_Strict):
-    """Refusal direction through the dense kernel."""
-
-    fit: int = Field(default=128, ge=2)
-    """Prompts of each label that the direction is fitted on."""
-    evaluate: int = Field(default=32, ge=2)
-    """Held-out prompts of each label that everything else is measured on."""
-    layer: int | None = Field(default=None, ge=0)
-    causal: bool = True
-    max_new_tokens: int = Field(default=32, ge=1)
-
-
 class GapProbe(_Strict):
-    """KL between the native and the dense kernel of a cell, on the prompts of the probes."""
+    """KL between the native and the dense kernel of a cell, on held-out prompts."""
 
     prompts: int = Field(default=64, ge=1)
 
 
 class Probes(_Strict):
-    """What is looked at inside."""
+    """What is looked at inside, through the dense kernel."""
 
-    refusal_direction: DirectionProbe | None = None
+    run: tuple[ProbeName, ...] = Field(default=(), strict=False)
+    """Which probes; none by default."""
+    fit: int = Field(default=128, ge=2)
+    """Prompts of each label that directions and neurons are fitted on."""
+    select: int = Field(default=32, ge=2)
+    """Prompts of each label that refusal tokens and the direction's place are selected on."""
+    evaluate: int = Field(default=100, ge=2)
+    """Held-out prompts of each label that everything is reported on."""
+    layer: int | None = Field(default=None, ge=0)
+    """Block whose input carries the direction, at the last token; selected by default."""
+    causal: bool = True
+    """Steer by generation, and patch neurons."""
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Of what the probes generate."""
+    study: bool = False
+    """Measure as arXiv 2606.10154 does."""
     kernel_gap: GapProbe | None = None
 
 

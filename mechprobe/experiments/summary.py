@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.experiments.rundir import read_json, read_jsonl, write_json
+from mechprobe.experiments.spec import PROBE_NAMES
 from mechprobe.experiments.steps import Task
 
 
@@ -79,8 +80,11 @@ def summarise_cell(task: Task) -> None:
     content["next_token"] = ok("next-token")
     content["kernel_gap"] = read_json(file("scores/kernel_gap.json")) if ok("kernel-gap") else None
     probes: dict[str, Any] = {}
-    if ok("refusal-direction"):
-        probes["refusal_direction"] = read_json(file("probes/refusal_direction.json"))
+    for name in PROBE_NAMES:
+        if ok(name.replace("_", "-")):
+            probes[name] = read_json(file(f"probes/{name}.json"))
+    if ok("observe"):
+        probes["forward_tokens"] = read_json(file("probes/forward_tokens.json"))
     write_json(task.run / task.step.outputs[0], plain(content))
     write_json(task.run / task.step.outputs[1], plain(probes))
 

@@ -58,19 +58,22 @@ def _small(name: str) -> Callable[[Row], str]:
 
 _COLUMNS = (
     _Column("cell", lambda r: r["precision"], 0),
-    _Column("engine", lambda r: r["engine"], 130),
+    _Column("engine", lambda r: r["engine"], 170),
     _Column("bits", _fixed("bits_per_weight", 2), 0),
     _Column("harmful\nrefused %", lambda r: _interval(r, "harmful_refusal"), 0),
     _Column("Δ", lambda r: _points(r, "harmful_refusal"), 0),
     _Column("harmless\nrefused %", lambda r: percent(r["harmless_refusal_rate"]), 0),
-    _Column("Δ", lambda r: _points(r, "harmless_refusal"), 120),
+    _Column("Δ", lambda r: _points(r, "harmless_refusal"), 160),
     _Column("right\n%", lambda r: percent(r["accuracy_rate"]), 0),
     _Column("Δ", lambda r: _points(r, "accuracy"), 100),
+    _Column("margin\nlost", _fixed("refusal_margin_lost", 2), 0),
     _Column("direction\ncosine", _fixed("direction_cosine", 3), 0),
-    _Column("AUC", _fixed("direction_auc", 3), 100),
-    _Column("ablated\n%", lambda r: percent(r["harmful_refusal_ablated"]), 100),
-    _Column("added\n%", lambda r: percent(r["harmless_refusal_added"]), 120),
-    _Column("kernel\ngap KL", _small("kernel_gap_kl"), 80),
+    _Column("ablated\n%", lambda r: percent(r["harmful_refusal_ablated"]), 140),
+    _Column("added\n%", lambda r: percent(r["harmless_refusal_added"]), 140),
+    _Column("ECE", _fixed("ece", 3), 110),
+    _Column("neurons\nratio", _fixed("neurons_ratio", 2), 120),
+    _Column("patched\nback", _fixed("patching_returned", 2), 160),
+    _Column("kernel\ngap KL", _small("kernel_gap_kl"), 130),
 )
 
 
@@ -108,6 +111,8 @@ def legend(rows: Sequence[Row]) -> str:
     if first["accuracy_n"]:
         parts.append(f"right: {first['accuracy_n']} four-option questions")
     parts.append("Δ: points against the 16-bit cell of the same engine")
+    if any(row["refusal_margin_lost"] for row in rows):
+        parts.append("margin lost: refusal log-odds of the first token, nats")
     if first["direction_layer"]:
         floor = next((r["direction_cosine_floor"] for r in rows if r["direction_cosine_floor"]), "")
         noise = f" (noise floor {float(floor):.3f})" if floor else ""
@@ -115,6 +120,10 @@ def legend(rows: Sequence[Row]) -> str:
             f"direction: dense kernel, layer {first['direction_layer']}, cosine to that "
             f"cell's{noise}"
         )
+    if any(row["ece"] for row in rows):
+        parts.append("ECE: confidence on the four options")
+    if any(row["neurons_ratio"] for row in rows):
+        parts.append("neurons ratio: error of safety dimensions over others of their scale")
     return "; ".join(parts) + "."
 
 

@@ -97,15 +97,13 @@ def observe_cell(
     checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder, *, is_baseline: bool
 ) -> None:
     """The one observational pass."""
-    with counting(checkpoint) as count:
-        observe(
-            checkpoint,
-            setup.prompts,
-            needs_of(setup, checkpoint, is_baseline=is_baseline),
-            folder.observation_path,
-        )
-    if count.tokens:  # nothing, where a finished pass was found
-        folder.add_tokens("observational", count.tokens)
+    found = observe(
+        checkpoint,
+        setup.prompts,
+        needs_of(setup, checkpoint, is_baseline=is_baseline),
+        folder.observation_path,
+    )
+    folder.add_tokens("observational", found.facts.forward_tokens)
 
 
 def choose_tokens(checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder) -> RefusalTokens:

@@ -1,15 +1,15 @@
-"""How many tokens went through a model, padding included."""
+"""How many tokens went through a model, padding left out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mechprobe.activations.points import graph_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from mechprobe.models.checkpoint import Checkpoint
 
@@ -23,18 +23,19 @@ class Counter:
 
 @contextmanager
 def counting(checkpoint: Checkpoint) -> Iterator[Counter]:
-    """Count what the input embedding sees while the block runs.
+    """Count the tokens of every forward pass while the block runs.
 
     Raises:
         CheckpointError: The checkpoint has no graph.
     """
     count = Counter()
 
-    def add(_: nn.Module, __: object, output: Tensor) -> None:
-        count.tokens += output.shape[:-1].numel()
+    def add(_: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        ids = given["input_ids"] if "input_ids" in given else args[0]
+        mask = given.get("attention_mask")
+        count.tokens += ids.numel() if mask is None else int(mask[:, -ids.shape[1] :].sum())
 
-    embedding = graph_of(checkpoint)[0].get_input_embeddings()
-    handle = embedding.register_forward_hook(add)
+    handle = graph_of(checkpoint)[0].register_forward_pre_hook(add, with_kwargs=True)
     try:
         yield count
     finally:

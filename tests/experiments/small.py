@@ -23,7 +23,11 @@ tasks:
   refusal: {prompts: 40, max_new_tokens: 12}
   multiple_choice: {questions: 24}
 probes:
-  refusal_direction: {fit: 12, evaluate: 6, max_new_tokens: 6}
+  run: [entropy, refusal_direction, calibration, safety_neurons]
+  fit: 12
+  select: 8
+  evaluate: 6
+  max_new_tokens: 6
   kernel_gap: {prompts: 24}
 """
 CELLS = ("FP16@transformers", "Q4_K_M@llama.cpp", "Q2_K@llama.cpp")

@@ -111,7 +111,7 @@ name: memory
 models: [{name: m, source: "organism:llama-s", cells: [{precision: FP16}]}]
 prompts: {source: organism}
 tasks: {refusal: null}
-probes: {refusal_direction: {fit: 2, evaluate: 2, causal: false}}
+probes: {run: [refusal_direction], fit: 2, select: 2, evaluate: 2, causal: false}
 """
     monkeypatch.setattr(loading, "free_memory", lambda: 8_000_000)
     done = run_spec(parse_spec(text, "m"), tmp_path / "run", lambda *_: nullcontext(NoDisplay()))

@@ -26,7 +26,9 @@ prompts: {{source: {prompts}}}
 tasks:
   refusal: {{prompts: 4, max_new_tokens: 8}}
 probes:
-  refusal_direction: {{fit: 4, evaluate: 4}}
+  run: [refusal_direction]
+  fit: 4
+  evaluate: 4
   kernel_gap: {{prompts: 4}}
 """
 
