@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,13 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mechprobe.cli import options
-from mechprobe.cli.terminal import quiet
+from mechprobe.cli.terminal import quiet, say_error
 from mechprobe.errors import SpecError
 
 if TYPE_CHECKING:
-    from mechprobe.probes.refusal_direction import RefusalDirectionResult
+    from mechprobe.experiments.spec import ProbeName
 
-app = typer.Typer(no_args_is_help=True, help="One probe on one checkpoint.")
+INCOMPLETE = 4
+
+app = typer.Typer(
+    no_args_is_help=True, help="Look inside one checkpoint, beside its unquantized baseline."
+)
 
 
 @app.callback()
@@ -23,8 +28,7 @@ def _root() -> None:
     pass
 
 
-@app.command("refusal-direction")
-def refusal_direction(
+def _command(
     model: options.Model,
     baseline: Annotated[
         str | None, typer.Option(help="The unquantized checkpoint to compare with.")
@@ -36,10 +40,26 @@ def refusal_direction(
             help="builtin, organism, a JSONL file, or a folder with Arditi's split files.",
         ),
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Block; 65 % depth by default.")] = None,
+    questions: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Labelled questions, a JSONL file.")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Block of the direction; selected by default.")
+    ] = None,
     fit: Annotated[int, typer.Option(min=2, help="Fitting prompts of each label.")] = 128,
-    evaluate: Annotated[int, typer.Option(min=2, help="Held-out prompts of each label.")] = 32,
-    causal: Annotated[bool, typer.Option(help="Generate under ablation and addition.")] = True,
+    select: Annotated[int, typer.Option(min=2, help="Selection prompts of each label.")] = 32,
+    evaluate: Annotated[int, typer.Option(min=2, help="Held-out prompts of each label.")] = 100,
+    causal: Annotated[bool, typer.Option(help="Steer by generation, patch neurons.")] = True,
+    study: Annotated[
+        bool, typer.Option("--study", help="Measure as arXiv 2606.10154 does; see docs/probes.md.")
+    ] = False,
+    refusal_token: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="A refusal token; may be repeated. Found by default."),
+    ] = None,
+    refusal_preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A published list: llama3, qwen, gemma, …")
+    ] = None,
     instrument: Annotated[str, typer.Option(help="What reads refusals.")] = "hard",
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 32,
     kernel: Annotated[str, typer.Option(metavar="dense|native")] = "dense",
@@ -49,53 +69,87 @@ def refusal_direction(
     tokenizer: options.TokenizerFrom = None,
     chat_template: options.ChatTemplate = None,
     template: options.TemplateName = "chat",
+    seed: Annotated[int, typer.Option(help="Chooses prompts and random controls.")] = 0,
+    figure: Annotated[bool, typer.Option(help="Also draw PNG files.")] = True,
     out: options.Out = None,
     json: options.Json = False,
 ) -> None:
-    """Refusal direction: norm, cosine to the baseline's, separability, causal check.
+    """Stand-in for the signature: each command takes a part of it."""
 
-    Written as safetensors and JSON into --out (runs/refusal-direction/MODEL by default).
-    """
-    from mechprobe.experiments.probing import ProbeRequest, probe_refusal_direction
 
+_LEFT_OUT: dict[str, set[str]] = {
+    "entropy": {"questions", "layer", "causal", "fit"},
+    "refusal_direction": {"questions"},
+    "calibration": {"layer", "causal", "fit"},
+    "safety_neurons": {"questions", "layer"},
+}
+_HELP: dict[str, str] = {
+    "entropy": "Entropy of the first token, KL, changed tokens, and the refusal margin lost.",
+    "refusal_direction": "Refusal direction: selected, compared, steered.",
+    "calibration": "Confidence against labels, and refusal probability against the answers.",
+    "safety_neurons": "Quantization error of safety neurons, against others of their scale.",
+}
+_FILES = "\n\nResults go to --out (runs/probes/MODEL by default), the baseline's to its subfolder."
+
+
+def _add(command: str, probes: tuple[ProbeName, ...], left_out: set[str], text: str) -> None:
+    def run(**given: Any) -> None:
+        _run(probes, given)
+
+    whole = inspect.signature(_command, eval_str=True)
+    kept = [p for name, p in whole.parameters.items() if name not in left_out]
+    run.__signature__ = whole.replace(parameters=kept)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in kept}
+    app.command(command, help=text + _FILES)(run)
+
+
+for _name, _text in _HELP.items():
+    _add(_name.replace("_", "-"), (_name,), _LEFT_OUT[_name], _text)  # type: ignore[arg-type]
+_add("all", tuple(_HELP), set(), "All four probes over one observational pass.")  # type: ignore[arg-type]
+
+
+def _run(probes: tuple[ProbeName, ...], given: dict[str, Any]) -> None:
+    from mechprobe.experiments.probing import ProbeRequest, run_probes
+
+    figure, json, out = given.pop("figure"), given.pop("json"), given.pop("out")
+    if probes == ("safety_neurons",) and given["baseline"] is None:
+        raise SpecError("safety neurons are compared with a baseline; name it with --baseline")
+    folder = re.sub(r"[^\w.-]+", "-", given["model"]).strip("-")
+    target = out or Path("runs/probes") / folder
     request = ProbeRequest(
-        model=model,
-        baseline=baseline,
-        prompts=prompts,
-        layer=layer,
-        kernel=_one_of("--kernel", kernel, ("dense", "native")),
-        device=device,
-        revision=revision,
-        expect=expect,
-        tokenizer=tokenizer,
-        chat_template=chat_template,
-        template=_one_of("--template", template, ("chat", "raw")),
-        fit=fit,
-        evaluate=evaluate,
-        causal=causal,
-        instrument=instrument,
-        max_new_tokens=max_new_tokens,
+        **given
+        | {
+            "out": target,
+            "probes": probes,
+            "kernel": _one_of("--kernel", given["kernel"], ("dense", "native")),
+            "template": _one_of("--template", given["template"], ("chat", "raw")),
+            "refusal_tokens": tuple(given.pop("refusal_token") or ()),
+        }
     )
-    target = out or Path("runs/refusal-direction") / re.sub(r"[^\w.-]+", "-", model).strip("-")
     with quiet() as screen, screen.err.status("") as status:
-        result = probe_refusal_direction(request, status.update)
-        _save(result, target)
+        from mechprobe.experiments.rundir import explained
+
+        with explained(target):
+            found = run_probes(request, status.update)
+            if figure:
+                for name, result in found.items():
+                    result.plot().savefig(target / f"{name}.png", dpi=120)
         status.stop()
         if json:
-            screen.document({**result.to_dict(), "files": str(target)})
+            documents = {name: result.to_dict() for name, result in found.items()}
+            only = next(iter(documents.values()))
+            screen.document((only if len(found) == 1 else documents) | {"files": str(target)})
         else:
-            screen.out.print(result)
+            for result in found.values():
+                screen.out.print(result)
+                screen.out.print()
             screen.out.print(f"Files: {target}/")
+    if "safety_neurons" in found and given["baseline"] is None:
+        say_error(SpecError("safety neurons were not measured: name the unquantized --baseline"))
+        raise typer.Exit(INCOMPLETE)
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
         raise SpecError(f"{option} {value}: use {' or '.join(allowed)}")
     return value
-
-
-def _save(result: RefusalDirectionResult, target: Path) -> None:
-    from mechprobe.experiments.rundir import explained
-
-    with explained(target):
-        result.save(target)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import StoreError
 from mechprobe.experiments.loading import held
 from mechprobe.experiments.rendered import LABELS, SPLITS, encoded_rows, prompt_rows
 from mechprobe.experiments.rundir import explained, read_jsonl
@@ -25,14 +23,8 @@ def observe(task: Task) -> None:
 
     setup, folder, baseline = _work(task)
     checkpoint = held(task, "dense").checkpoint
-    if (folder.observation_path / "observation.json").exists():
-        shutil.rmtree(folder.observation_path)  # finished, and of other inputs
     with explained(folder.path):
-        try:
-            battery.observe_cell(checkpoint, setup, folder, is_baseline=baseline is None)
-        except StoreError:  # what a kill left is of other inputs, or damaged
-            shutil.rmtree(folder.observation_path)
-            battery.observe_cell(checkpoint, setup, folder, is_baseline=baseline is None)
+        battery.observe_cell(checkpoint, setup, folder, is_baseline=baseline is None)
         if baseline is None and not setup.study:
             battery.choose_tokens(checkpoint, setup, folder)
 

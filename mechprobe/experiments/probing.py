@@ -1,31 +1,45 @@
-"""One probe on one checkpoint, beside its baseline: never two models in memory together."""
+"""Probes on one checkpoint, beside its baseline: never two models in memory together."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechprobe.errors import CheckpointError
 from mechprobe.experiments.loading import load_tokenizer
-from mechprobe.experiments.rendered import LABELS, prompt_set
+from mechprobe.experiments.questions import as_questions, question_rows
+from mechprobe.experiments.rendered import LABELS, SPLITS, prompt_set
+from mechprobe.experiments.spec import PROBE_NAMES, ProbeName
 
 if TYPE_CHECKING:
-    from mechprobe.behavior.prompt_set import Split
+    from transformers import PreTrainedTokenizerBase
+
     from mechprobe.models.checkpoint import Checkpoint, Kernel
-    from mechprobe.models.rendering import EncodedPrompts, Template
-    from mechprobe.probes.refusal_direction import RefusalDirectionResult
+    from mechprobe.models.rendering import Template
+    from mechprobe.probes.battery import Setup
+    from mechprobe.probes.folder import ProbeFolder
+    from mechprobe.probes.refusal_tokens import RefusalTokens
+
+BASELINE = "baseline"
+"""Folder of the baseline's probes, within the cell's."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """What a user asks of the refusal direction."""
+    """What a user asks of the probes."""
 
     model: str
+    out: Path
+    probes: tuple[ProbeName, ...] = PROBE_NAMES
     baseline: str | None = None
     prompts: str | None = None
     """A prompt source; None is the world's for an organism, else the built-in set."""
+    questions: str | None = None
+    """A JSONL file of labelled questions; None is the world's for an organism, else none."""
+    n_questions: int = 200
     layer: int | None = None
     kernel: Kernel = "dense"
     device: str = "cpu"
@@ -35,9 +49,13 @@ class ProbeRequest:
     chat_template: Path | None = None
     template: Template = "chat"
     fit: int = 128
-    evaluate: int = 32
+    select: int = 32
+    evaluate: int = 100
     causal: bool = True
+    study: bool = False
     instrument: str = "hard"
+    refusal_tokens: tuple[str, ...] = ()
+    refusal_preset: str | None = None
     max_new_tokens: int = 32
     seed: int = 0
 
@@ -47,9 +65,15 @@ def prompt_source(model: str, prompts: str | None) -> str:
     return prompts or ("organism" if model.startswith("organism:") else "builtin")
 
 
-def render_splits(request: ProbeRequest) -> dict[tuple[Split, str], EncodedPrompts]:
-    """Fitting and held-out prompts of both labels, rendered with the baseline's tokenizer."""
+def make_setup(request: ProbeRequest) -> Setup:
+    """Prompts rendered with the baseline's tokenizer, and everything else that is asked for.
+
+    Raises:
+        MechprobeError: Prompts, questions or refusal tokens cannot be used.
+    """
     from mechprobe.models.rendering import encode
+    from mechprobe.probes.battery import Setup
+    from mechprobe.probes.fitting import twin_rows
 
     tokenizer = load_tokenizer(
         request.tokenizer or request.baseline or request.model,
@@ -57,57 +81,115 @@ def render_splits(request: ProbeRequest) -> dict[tuple[Split, str], EncodedPromp
         str(request.chat_template) if request.chat_template else None,
     )
     source = prompt_source(request.baseline or request.model, request.prompts)
-    wanted: tuple[tuple[Split, int], ...] = (
-        ("train", request.fit),
-        ("validation", request.evaluate),
-    )
-    rendered: dict[tuple[Split, str], EncodedPrompts] = {}
-    for split, n in wanted:
-        drawn = prompt_set(source, split, n, request.seed)
+    counts = {"fit": request.fit, "select": request.select, "evaluate": request.evaluate}
+    records = {}
+    for name, n in counts.items():
+        drawn = prompt_set(source, SPLITS[name], n, request.seed)
         for label in LABELS:
-            texts = [record.text for record in drawn if record.label == label]
-            rendered[split, label] = encode(tokenizer, texts, template=request.template)
-    return rendered
+            records[f"{name}/{label}"] = [each for each in drawn if each.label == label]
+    setup = Setup(
+        prompts={
+            name: encode(tokenizer, [each.text for each in rows], template=request.template)
+            for name, rows in records.items()
+        },
+        probes=request.probes,
+        study=request.study,
+        twins=twin_rows(records["fit/harmful"], records["fit/harmless"]),
+        clusters={name: [each.cluster for each in rows] for name, rows in records.items()},
+        tokens=_named_tokens(request, tokenizer),
+        place=None if request.layer is None else (-1, request.layer),
+        causal=request.causal,
+        instrument=request.instrument,
+        max_new_tokens=request.max_new_tokens,
+        seed=request.seed,
+    )
+    asked = request.questions or ("organism" if source == "organism" else None)
+    if asked is None or "calibration" not in request.probes or request.study:
+        return setup
+    questions = as_questions(question_rows(asked, request.n_questions, request.seed))
+    texts = [question.prompt for question in questions]
+    return replace(
+        setup, questions=(encode(tokenizer, texts, template=request.template), questions)
+    )
 
 
-def probe_refusal_direction(
+def _named_tokens(
+    request: ProbeRequest, tokenizer: PreTrainedTokenizerBase
+) -> RefusalTokens | None:
+    from mechprobe.probes.refusal_presets import given_tokens, preset_tokens
+
+    if request.refusal_preset is not None:
+        return preset_tokens(tokenizer, request.refusal_preset)
+    if request.refusal_tokens:
+        return given_tokens(tokenizer, pieces=request.refusal_tokens)
+    return None
+
+
+def run_probes(
     request: ProbeRequest, say: Callable[[str], None] = lambda text: None
-) -> RefusalDirectionResult:
-    """Fit, compare and test the refusal direction of one checkpoint.
+) -> dict[str, Any]:
+    """Probe a checkpoint, and its baseline first where there is one.
 
     Args:
-        request: What to probe.
+        request: What to probe; `out` gets the cell's files, `out/baseline` the baseline's.
         say: Told what is being done.
+
+    Returns:
+        By probe, the result dataclass of the cell.
 
     Raises:
         MechprobeError: A checkpoint or the prompts cannot be used.
     """
     from mechprobe.behavior.refusal import get_instrument
-    from mechprobe.probes import refusal_direction as probe
+    from mechprobe.probes.folder import ProbeFolder
 
     get_instrument(request.instrument)
     say("rendering prompts")
-    prompts = render_splits(request)
-    fitting = [prompts["train", label] for label in LABELS]
-    before = None
+    setup = make_setup(request)
+    baseline = None
     if request.baseline is not None:
         say(f"baseline {request.baseline}")
+        baseline = ProbeFolder(request.out / BASELINE)
         checkpoint = _load(request, request.baseline)
-        before = probe.fit(checkpoint, *fitting, layer=request.layer)
+        # a baseline is measured, not steered: what its cells are compared with needs no answer
+        _probe(checkpoint, replace(setup, causal=False), baseline, None, say)
         del checkpoint
         gc.collect()
     say(f"model {request.model}")
-    return probe.run(
-        _load(request, request.model, revision=request.revision, expect=request.expect),
-        *fitting,
-        eval_harmful=prompts["validation", "harmful"],
-        eval_harmless=prompts["validation", "harmless"],
-        layer=request.layer,
-        baseline=before,
-        causal=request.causal,
-        instrument=request.instrument,
-        max_new_tokens=request.max_new_tokens,
-    )
+    checkpoint = _load(request, request.model, revision=request.revision, expect=request.expect)
+    return _probe(checkpoint, setup, ProbeFolder(request.out), baseline, say)
+
+
+def _probe(
+    checkpoint: Checkpoint,
+    setup: Setup,
+    folder: ProbeFolder,
+    baseline: ProbeFolder | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    from mechprobe.probes import battery
+
+    if checkpoint.module is None:
+        raise CheckpointError(f"{checkpoint.source}: a probe needs the dense kernel for a GGUF")
+    what = checkpoint.source
+    say(f"{what}: observing")
+    battery.observe_cell(checkpoint, setup, folder, is_baseline=baseline is None)
+    if baseline is None and not setup.study:
+        battery.choose_tokens(checkpoint, setup, folder)
+    found: dict[str, Any] = {}
+    for name in setup.probes:
+        say(f"{what}: {name.replace('_', ' ')}")
+        if name == "entropy":
+            found[name] = battery.probe_entropy(setup, folder, baseline)
+        elif name == "refusal_direction":
+            found[name] = battery.probe_direction(checkpoint, setup, folder, baseline)
+        elif name == "calibration":
+            if not setup.study:
+                battery.read_answers(checkpoint, setup, folder)
+            found[name] = battery.probe_calibration(setup, folder, baseline)
+        else:
+            found[name] = battery.probe_neurons(checkpoint, setup, folder, baseline)
+    return found
 
 
 def _load(request: ProbeRequest, source: str, **more: Any) -> Checkpoint:

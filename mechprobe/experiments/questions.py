@@ -10,6 +10,7 @@ from mechprobe.errors import SpecError
 from mechprobe.experiments.rendered import encoded_rows
 
 if TYPE_CHECKING:
+    from mechprobe.behavior.multiple_choice import Question
     from mechprobe.experiments.loading import Loaded
 
 
@@ -39,18 +40,25 @@ def question_rows(source: str, n: int, seed: int) -> list[dict[str, Any]]:
     ]
 
 
+def as_questions(rows: Sequence[Mapping[str, Any]]) -> list[Question]:
+    """The questions of `question_rows`."""
+    from mechprobe.behavior.multiple_choice import Question
+
+    return [
+        Question(row["id"], row["text"], tuple(row["options"]), int(row["answer"])) for row in rows
+    ]
+
+
 def score_questions(loaded: Loaded, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the model chooses, by the log-likelihood of the letters.
 
     Raises:
         GenerationError: Every option ties on every question: the engine has no log-probabilities.
     """
-    from mechprobe.behavior.multiple_choice import Question, score_letters
+    from mechprobe.behavior.multiple_choice import score_letters
 
     prompts = encoded_rows(rows)
-    asked = [
-        Question(row["id"], row["text"], tuple(row["options"]), int(row["answer"])) for row in rows
-    ]
+    asked = as_questions(rows)
     result = score_letters(loaded.engine, prompts, asked, loaded.checkpoint.tokenizer)
     return [
         {

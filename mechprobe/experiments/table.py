@@ -96,8 +96,8 @@ def matrix_table(rows: Sequence[Row], title: str, width: int) -> Table:
     return table
 
 
-def legend(rows: Sequence[Row]) -> str:
-    """What the columns are, with n and instruments."""
+def legend(rows: Sequence[Row], width: int) -> str:
+    """What the columns shown at this width are, with n and instruments."""
     first = next((row for row in rows if row["status"] == "ok"), None)
     if first is None:
         return ""
@@ -120,10 +120,13 @@ def legend(rows: Sequence[Row]) -> str:
             f"direction: dense kernel, layer {first['direction_layer']}, cosine to that "
             f"cell's{noise}"
         )
-    if any(row["ece"] for row in rows):
+    titles = {column.title for column in _COLUMNS if column.width <= width}
+    if "ECE" in titles and any(row["ece"] for row in rows):
         parts.append("ECE: confidence on the four options")
-    if any(row["neurons_ratio"] for row in rows):
+    if "neurons\nratio" in titles and any(row["neurons_ratio"] for row in rows):
         parts.append("neurons ratio: error of safety dimensions over others of their scale")
+    if "patched\nback" in titles and any(row["patching_returned"] for row in rows):
+        parts.append("patched back: log-odds returned by the baseline's safety dimensions, nats")
     return "; ".join(parts) + "."
 
 

@@ -8,11 +8,13 @@ needs of a live model it is given.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mechprobe.activations.points import hook_names, n_layers
+from mechprobe.errors import SpecError, StoreError
 from mechprobe.probes import (
     calibration,
     entropy,
@@ -96,13 +98,18 @@ def needs_of(setup: Setup, checkpoint: Checkpoint, *, is_baseline: bool) -> tupl
 def observe_cell(
     checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder, *, is_baseline: bool
 ) -> None:
-    """The one observational pass."""
-    found = observe(
-        checkpoint,
-        setup.prompts,
-        needs_of(setup, checkpoint, is_baseline=is_baseline),
-        folder.observation_path,
-    )
+    """The one observational pass; what a folder holds of other inputs is replaced."""
+    layers = n_layers(checkpoint)
+    if setup.place is not None and not 0 <= setup.place[1] < layers:
+        raise SpecError(f"layer {setup.place[1]}: this model has layers 0 to {layers - 1}")
+    needs = needs_of(setup, checkpoint, is_baseline=is_baseline)
+    try:
+        found = observe(checkpoint, setup.prompts, needs, folder.observation_path)
+    except StoreError:
+        if not folder.observation_path.exists():
+            raise
+        shutil.rmtree(folder.observation_path)
+        found = observe(checkpoint, setup.prompts, needs, folder.observation_path)
     folder.add_tokens("observational", found.facts.forward_tokens)
 
 

@@ -66,7 +66,7 @@ def test_capture_writes_a_store(main, tmp_path):
 def test_probe_compares_a_cell_with_its_baseline(main, gguf, tmp_path):
     done = main(
         "probe", "refusal-direction", "-m", gguf, "--baseline", ORGANISM, "--prompts", "organism",
-        "--fit", 12, "--evaluate", 4, "--max-new-tokens", 4, "--json", "--out", "rd",
+        "--fit", 12, "--select", 8, "--evaluate", 4, "--max-new-tokens", 4, "--json", "--out", "rd",
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     found = json.loads(done.out)
@@ -81,7 +81,7 @@ def test_probe_compares_a_cell_with_its_baseline(main, gguf, tmp_path):
     # the same model as its own baseline: cosine and norm ratio are 1
     done = main(
         "probe", "refusal-direction", "-m", gguf, "--baseline", gguf, "--prompts", "organism",
-        "--fit", 12, "--evaluate", 4, "--no-causal",
+        "--fit", 12, "--select", 8, "--evaluate", 4, "--no-causal", "--no-figure",
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     assert re.search(r"cosine to baseline +1\.000", done.out)
@@ -93,7 +93,7 @@ def test_a_users_prompts_feed_a_probe(main, tmp_path):
         {"text": f"{label} {split} {i}", "label": label, "split": split}
         for i in range(3)
         for label in ("harmful", "harmless")
-        for split in ("train", "validation")
+        for split in ("train", "validation", "test")
     ]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = main(

@@ -116,6 +116,6 @@ probes: {run: [refusal_direction], fit: 2, select: 2, evaluate: 2, causal: false
     monkeypatch.setattr(loading, "free_memory", lambda: 8_000_000)
     done = run_spec(parse_spec(text, "m"), tmp_path / "run", lambda *_: nullcontext(NoDisplay()))
     (name,) = done.outcome.failures
-    assert name == "cells/m/FP16@transformers/refusal-direction"
+    assert name == "cells/m/FP16@transformers/observe"
     assert "its dense kernel needs at least 0.0 GiB" in done.outcome.results[name].error
     assert done.outcome.results["cells/m/FP16@transformers/checkpoint"].ok

@@ -107,8 +107,8 @@ def test_another_length_of_answers_runs_only_the_answers(model):
 def test_another_instrument_generates_nothing_again(model):
     text = SPEC.replace("max_new_tokens: 8", "max_new_tokens: 8, instrument: prefix")
     parts = {name.split("/")[-1] for name in changed(keys(plan(model)), keys(plan(model, text)))}
-    # the probe's causal check reads its generations with the same instrument
-    assert parts == {"score-refusal", "refusal-direction", "cell", "tables"}
+    # the probes read refusal tokens and steered answers with the same instrument
+    assert parts == {"score-refusal", "observe", "refusal-direction", "cell", "tables"}
 
 
 def _write(file, first, n=4):

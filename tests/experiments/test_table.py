@@ -31,7 +31,10 @@ def _row(precision, engine, baseline="", refused=194, **more):
         "direction_layer": "2",
         "direction_cosine": "0.9876" if baseline else "",
         "direction_cosine_floor": "0.991" if baseline else "",
-        "direction_auc": "0.999",
+        "refusal_margin_lost": "0.731" if baseline else "",
+        "ece": "0.012",
+        "neurons_ratio": "1.04" if baseline else "",
+        "patching_returned": "0.35" if baseline else "",
         "harmful_refusal_ablated": "0.02",
         "harmless_refusal_added": "1.0",
         "kernel_gap_kl": "0.000000231",
@@ -54,7 +57,7 @@ def _shown(thing, width):
     return out.getvalue()
 
 
-@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("width", [80, 100, 120, 140, 170])
 def test_every_row_fits_the_terminal_uncut(width):
     text = _shown(table.matrix_table(ROWS, "m", width), width)
     assert max(map(len, text.splitlines())) <= width
@@ -67,9 +70,9 @@ def test_every_row_fits_the_terminal_uncut(width):
 
 
 def test_a_wider_terminal_shows_more():
-    texts = [_shown(table.matrix_table(ROWS, "m", w), w) for w in (80, 100, 140)]
-    assert "AUC" not in texts[0]
-    assert "AUC" in texts[1]
+    texts = [_shown(table.matrix_table(ROWS, "m", w), w) for w in (80, 120, 170)]
+    assert "ECE" not in texts[0]
+    assert "ECE" in texts[1]
     assert "llama.cpp" in texts[2]
 
 
@@ -100,7 +103,9 @@ def test_a_failed_cell_keeps_its_row_and_shows_no_number():
 
 
 def test_the_legend_names_instrument_and_numbers():
-    text = table.legend(ROWS)
+    text = table.legend(ROWS, 80)
+    assert "ECE" not in text
+    assert "ECE" in table.legend(ROWS, 120)
     assert "200 harmful and 200 harmless" in text
     assert "“hard”" in text
     assert "noise floor 0.991" in text

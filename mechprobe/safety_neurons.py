@@ -1,0 +1,8 @@
+"""`python -m mechprobe.safety_neurons --model M`: the probe of that name."""
+
+import sys
+
+from mechprobe.cli.app import run
+
+if __name__ == "__main__":
+    sys.exit(run(prefix=["probe", "safety-neurons"]))
