@@ -65,31 +65,21 @@ def load_plain(
     device: str,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Load an unquantized folder through transformers' own loader, streaming from the files.
+    """Load an unquantized folder through transformers' own loader, tensor by tensor.
+
+    transformers would map the files, and their pages stay resident until the last tensor is read:
+    half a model more for float16 weights in a float32 graph.
 
     Raises:
         CheckpointError: Keys or shapes do not fit the configuration.
     """
-    from transformers import AutoModelForCausalLM
-
-    files = {entry.file.name for entry in table.values()}
-    standard = all(name.startswith("model") and name.endswith(".safetensors") for name in files)
+    state: dict[str, Any] = {name: _Unread(entry, read) for name, entry in table.items()}
+    graph = _empty_graph(config, trust_remote_code)
     with _quiet_transformers(), _load_errors(str(folder)):
-        if standard:
-            model, info = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-            )
-        else:
-            state = {name: read(entry).to(dtype) for name, entry in table.items()}
-            graph = _empty_graph(config, trust_remote_code)
-            model, info = type(graph).from_pretrained(
-                None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
-            )
+        model, info = type(graph).from_pretrained(
+            None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+        )
+        _add_generation_config(model, folder)
     _check(str(folder), info, set())
     return _finish(model, device)
 
@@ -135,12 +125,26 @@ def load_dense(
         model, info = type(graph).from_pretrained(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
         )
-        if (folder / "generation_config.json").is_file():
-            from transformers import GenerationConfig
-
-            model.generation_config = GenerationConfig.from_pretrained(folder)
+        _add_generation_config(model, folder)
     _check(str(folder), info, empty_biases)
     return _finish(model, device)
+
+
+class _Unread:
+    """A tensor that transformers' loader reads when its turn comes, as it does with slices."""
+
+    def __init__(self, entry: TensorEntry, read: Reader) -> None:
+        self._entry, self._read = entry, read
+
+    def __getitem__(self, _: object) -> Tensor:
+        return self._read(self._entry)
+
+
+def _add_generation_config(model: PreTrainedModel, folder: Path) -> None:
+    if (folder / "generation_config.json").is_file():
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 def _empty_graph(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:

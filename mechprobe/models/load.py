@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mechprobe.errors import CheckpointError, VocabularyError
 from mechprobe.models.checkpoint import Checkpoint, Kernel
+from mechprobe.models.memory import give_back
 from mechprobe.models.source import Source, resolve_source
 from mechprobe.models.weights import digest_files, stored_dtype, weight_files
 
@@ -85,6 +86,7 @@ def load_checkpoint(
         allow_pickle,
         trust_remote_code,
     )
+    give_back()
     return _load_gguf(request) if found.kind == "gguf" else _load_folder(request)
 
 

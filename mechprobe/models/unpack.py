@@ -1,7 +1,8 @@
 """The packed tensors of one layer, read from the file and dequantized.
 
-One layer at a time: the packed tensors are memory-mapped and dropped again, so that a model needs
-little more memory than its dense weights.
+One layer at a time: the packed tensors are read and dropped again, so that a model needs little
+more memory than its dense weights. Files are read and not mapped: every page of a mapped file that
+was touched counts as the process's memory until the file is closed.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def open_weights(files: Sequence[Path]) -> Iterator[tuple[dict[str, TensorEntry]
         handles: dict[Path, Any] = {}
         for file in files:
             try:
-                handles[file] = stack.enter_context(safe_open(file, framework="pt"))
+                handles[file] = stack.enter_context(
+                    safe_open(file, framework="pt", backend="pread")
+                )
             except SafetensorError as error:
                 raise CheckpointError(f"{file}: unreadable: {error}; fetch it again") from error
 

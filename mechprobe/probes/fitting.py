@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mechprobe import stats
 from mechprobe.errors import MechprobeError, PromptFileError
 from mechprobe.probes.direction import RefusalDirection, default_layer
+from mechprobe.probes.next_token import logit_rows
 from mechprobe.probes.refusal_tokens import refusal_log_odds
 from mechprobe.probes.subspaces import DIMENSIONS, refusal_subspace, split_half_angles
 
@@ -109,7 +110,7 @@ def fit_directions(
     chosen = tuple(sorted(positions or stores[0].positions))
     n_layers = cell.facts.n_layers
     if kept is None and refusal_ids is not None:
-        kept = Kept.by_score(*(refusal_log_odds(cell.logits(name), refusal_ids) for name in sides))
+        kept = Kept.by_score(*(_log_odds(cell, name, refusal_ids) for name in sides))
     if kept is None:
         kept = Kept(*(tuple(range(store.n_prompts)) for store in stores))
     pairs = _renumber(twins, kept)
@@ -161,6 +162,12 @@ def fit_directions(
         n_harmful_given=stores[0].n_prompts,
         n_harmless_given=stores[1].n_prompts,
     )
+
+
+def _log_odds(cell: Observation, prompts: str, ids: Sequence[int]) -> FloatArray:
+    """A few prompts at a time: all logits in float64 would be much beside a small model."""
+    rows = logit_rows(cell, None, prompts)
+    return np.concatenate([refusal_log_odds(logits, ids) for logits, _ in rows])
 
 
 def _difference(a: FloatArray, b: FloatArray) -> FloatArray:

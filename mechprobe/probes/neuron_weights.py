@@ -40,7 +40,11 @@ RESCALING = ("awq", "compressed-tensors")
 _ROUNDS = 30
 _SETTLED = 1e-4
 """Relative change of a factor below which the fit has settled."""
+_BLOCK = 256
+"""Rows that are in memory as float64."""
 _SCHEMA = 1
+Squares = tuple[FloatArray, FloatArray]
+"""Of the change and of the baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,32 +113,30 @@ def weight_errors(checkpoint: Checkpoint, folder: str | Path) -> dict[str, Weigh
 
 def _layer_errors(checkpoint: Checkpoint, layer: int, handle: Any) -> dict[str, WeightError]:
     rescaled = checkpoint.quant.method in RESCALING
-    residual: list[tuple[FloatArray, FloatArray]] = []
-    neurons: list[tuple[FloatArray, FloatArray]] = []
+    residual: list[Squares] = []
+    neurons: list[Squares] = []
     gain: FloatArray | None = None
     saved = set(handle.keys())
     for name, weight in _matrices(checkpoint, layer):
         if name not in saved:
             raise CheckpointError(f"{checkpoint.source}: layer {layer} has {name}, the other not")
-        cell, base = weight.double(), handle.get_tensor(name).to(weight.device).double()
-        if cell.shape != base.shape:
+        base = handle.get_tensor(name).to(weight.device)
+        if weight.shape != base.shape:
             raise CheckpointError(
-                f"{checkpoint.source}: {name} of layer {layer} has shape {tuple(cell.shape)}, the "
-                f"baseline's {tuple(base.shape)}; they are not of one model"
+                f"{checkpoint.source}: {name} of layer {layer} has shape {tuple(weight.shape)}, "
+                f"the baseline's {tuple(base.shape)}; they are not of one model"
             )
         writes = name in ("attention", "down")
+        rows = columns = None
         if rescaled:
-            rows, columns = factors(cell, base, rows=not writes)
-            cell = cell / rows[:, None] / columns
+            rows, columns = factors(weight.double(), base.double(), rows=not writes)
             if name == "down":
                 gain = _numpy(columns)
-        change = (cell - base) ** 2
-        base = base**2
+        by_row, by_column = _squares(weight, base, rows, columns)
         if writes:
-            residual.append((_numpy(change.sum(1)), _numpy(base.sum(1))))
+            residual.append(by_row)
         if name != "attention":
-            axis = 0 if name == "down" else 1
-            neurons.append((_numpy(change.sum(axis)), _numpy(base.sum(axis))))
+            neurons.append(by_column if name == "down" else by_row)
     found = {residual_point(layer): _collect(residual, None)}
     if neurons:
         found[mlp_point(layer)] = _collect(neurons, gain)
@@ -158,6 +160,27 @@ def factors(cell: Tensor, base: Tensor, *, rows: bool = True) -> tuple[Tensor, T
         middle = r.median()
         r, c = r / middle, c * middle
     return r, c
+
+
+def _squares(
+    cell: Tensor, base: Tensor, rows: Tensor | None, columns: Tensor | None
+) -> tuple[Squares, Squares]:
+    """Sums of squares of change and baseline, by row and by column, without the factors.
+
+    In float64, a block of rows at a time: whole matrices would be much beside a small model.
+    """
+    by_row: list[tuple[Tensor, Tensor]] = []
+    by_column = torch.zeros(2, cell.shape[1], dtype=torch.float64, device=cell.device)
+    for start in range(0, len(cell), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        new, old = cell[part].double(), base[part].double()
+        if rows is not None and columns is not None:
+            new = new / rows[part, None] / columns
+        change, old = (new - old) ** 2, old**2
+        by_row.append((change.sum(1), old.sum(1)))
+        by_column += torch.stack([change.sum(0), old.sum(0)])
+    change_rows, base_rows = (torch.cat(side) for side in zip(*by_row, strict=True))
+    return (_numpy(change_rows), _numpy(base_rows)), (_numpy(by_column[0]), _numpy(by_column[1]))
 
 
 def _slope(cell: Tensor, base: Tensor, axis: int) -> Tensor:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mechprobe.activations.plan import LOGITS
 from mechprobe.activations.store import ActivationStore
 from mechprobe.errors import PromptFileError, StoreError
+from mechprobe.models.memory import give_back
 from mechprobe.models.rendering import require_parity
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def observe(
         n_layers(checkpoint),
         tokens,
     )
+    give_back()
     text = json.dumps({"schema": SCHEMA, **asdict(facts)}, indent=1) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     return Observation(folder, facts)
