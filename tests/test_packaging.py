@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 SHIPPED = {
     "mechprobe/py.typed",
     "mechprobe/experiments/specs/demo.yaml",
+    "mechprobe/experiments/notebooks/neurons.ipynb",
+    "mechprobe/experiments/notebooks/refusal_direction.ipynb",
     "mechprobe/behavior/data/requests.jsonl",
     "mechprobe/organisms/data/llama-s/model.safetensors",
     "mechprobe/organisms/data/llama-s/card.json",

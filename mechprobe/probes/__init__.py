@@ -3,9 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mechprobe.probes import refusal_direction
+    from mechprobe.probes import (
+        battery,
+        calibration,
+        entropy,
+        refusal_direction,
+        safety_neurons,
+    )
 
-__all__ = ["refusal_direction"]
+__all__ = ["battery", "calibration", "entropy", "refusal_direction", "safety_neurons"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,3 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return import_module(f"mechprobe.probes.{name}")
     raise AttributeError(f"module 'mechprobe.probes' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
