@@ -38,6 +38,7 @@ from mechprobe.generation.decoding import (
     fresh_cache,
     prompt_logits,
 )
+from mechprobe.models.memory import give_back
 from mechprobe.models.rendering import EncodedPrompts
 
 if TYPE_CHECKING:
@@ -141,8 +142,9 @@ class TransformersEngine:
         return np.stack(rows) if rows else np.zeros((0, width), np.float32)
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Let go of the weights, and of the memory of the caches."""
         self._checkpoint = None
+        give_back()
 
     def __enter__(self) -> TransformersEngine:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +87,7 @@ def load_checkpoint(
         allow_pickle,
         trust_remote_code,
     )
+    gc.collect()  # a model that was let go may be part of a cycle
     give_back()
     return _load_gguf(request) if found.kind == "gguf" else _load_folder(request)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 
 
@@ -13,7 +12,6 @@ def give_back() -> None:
     It keeps what is freed between other things, and the next model does not fit into such holes:
     the second model of a process would need a third more memory than the first.
     """
-    gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:
