@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mechprobe import probes
     from mechprobe.activations import Ablate, ActivationStore, Add, Patch
     from mechprobe.session import Model, capture, load
 
@@ -22,12 +23,14 @@ _HOMES = {
     "load": "mechprobe.session",
 }
 
-__all__ = ["Ablate", "ActivationStore", "Add", "Model", "Patch", "capture", "load"]
+__all__ = ["Ablate", "ActivationStore", "Add", "Model", "Patch", "capture", "load", "probes"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "probes":
+        return import_module("mechprobe.probes")
     raise AttributeError(f"module 'mechprobe' has no attribute {name!r}")
 
 

@@ -23,7 +23,10 @@ FLOORS = {
     "experiments": 10,
     "cli": 11,
     "__main__": 12,
+    "entropy": 12,
     "refusal_direction": 12,
+    "calibration": 12,
+    "safety_neurons": 12,
 }
 
 
