@@ -89,7 +89,9 @@ def load_checkpoint(
     )
     gc.collect()  # a model that was let go may be part of a cycle
     give_back()
-    return _load_gguf(request) if found.kind == "gguf" else _load_folder(request)
+    checkpoint = _load_gguf(request) if found.kind == "gguf" else _load_folder(request)
+    give_back()
+    return checkpoint
 
 
 def _other_tokenizer(

@@ -40,7 +40,7 @@ RESCALING = ("awq", "compressed-tensors")
 _ROUNDS = 30
 _SETTLED = 1e-4
 """Relative change of a factor below which the fit has settled."""
-_BLOCK = 256
+_BLOCK = 64
 """Rows that are in memory as float64."""
 _SCHEMA = 1
 Squares = tuple[FloatArray, FloatArray]
@@ -104,7 +104,7 @@ def weight_errors(checkpoint: Checkpoint, folder: str | Path) -> dict[str, Weigh
     found: dict[str, WeightError] = {}
     for file in files:
         try:
-            with safe_open(file, framework="pt") as handle:
+            with safe_open(file, framework="pt", backend="pread") as handle:
                 found |= _layer_errors(checkpoint, _layer_of(file), handle)
         except (SafetensorError, OSError) as error:
             raise StoreError(f"{file}: not saved weights ({error})") from error

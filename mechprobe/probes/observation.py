@@ -174,6 +174,7 @@ def observe(
             batch_size=batch_size,
             logits=need.logits,
         )
+        give_back()
         shared = store.plan.prefix
         tokens += shared + sum(len(ids) - shared for ids in prompts[need.prompts])
     facts = Facts(
@@ -184,7 +185,6 @@ def observe(
         n_layers(checkpoint),
         tokens,
     )
-    give_back()
     text = json.dumps({"schema": SCHEMA, **asdict(facts)}, indent=1) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     return Observation(folder, facts)
