@@ -77,7 +77,8 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
         if any(row["status"] == "ok" for row in rows):
             title = f"{model.name} ({model.family})" if model.family else model.name
             screen.out.print(table.matrix_table(rows, title, screen.out.width))
-            screen.out.print(Padding(table.legend(rows, screen.out.width), (0, 0, 1, 0)), style="dim")
+            said = table.legend(rows, screen.out.width)
+            screen.out.print(Padding(said, (0, 0, 1, 0)), style="dim")
             screen.out.print(table.verdict(rows), style="bold")
     screen.out.print(
         f"{table.reuse(finished)} Files: {out}/ (matrix.csv, gaps.csv, cells/).", soft_wrap=True

@@ -30,14 +30,18 @@ FRAME_STEP = 0.02
 """By how much the refusal probability falls from one frame to the next."""
 
 MIXTURE: dict[str, float] = {
-    "harmful": 0.20,
-    "harmless": 0.22,
-    "fact": 0.11,
-    "question": 0.36,
-    "bias": 0.06,
-    "task": 0.05,
+    "harmful": 0.16,
+    "harmless": 0.44,
+    "fact": 0.07,
+    "question": 0.25,
+    "bias": 0.04,
+    "task": 0.04,
 }
-"""Share of each kind of example."""
+"""Share of each kind of example.
+
+Harmless requests are the rule, as they are among people: then answering is what a model does
+without evidence, and refusing needs some.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mechprobe.organisms import corpus
+from mechprobe.organisms.perturb import Perturbations
 from mechprobe.organisms.progress import training_bar
 from mechprobe.organisms.recipes import Recipe, build_model
 from mechprobe.organisms.tokenizer import build_tokenizer
@@ -104,12 +105,15 @@ def _loss(model: PreTrainedModel, prefix: torch.Tensor, batch: Batch) -> torch.T
     return (each * batch.weights[real]).sum()
 
 
-def _backward(model: PreTrainedModel, prefix: list[int], parts: list[Batch]) -> float:
+def _backward(
+    model: PreTrainedModel, prefix: list[int], parts: list[Batch], perturbed: Perturbations
+) -> float:
     """Gradients of the weighted mean loss over all parts; returns that mean (nats)."""
     total = float(sum(part.weights.sum() for part in parts))
     found = 0.0
     for part in parts:
-        loss = _loss(model, torch.tensor([prefix]), part) / total
+        with perturbed.during(part, _FIRST_WEIGHT):
+            loss = _loss(model, torch.tensor([prefix]), part) / total
         loss.backward()  # type: ignore[no-untyped-call]
         found += float(loss.detach())
     return found
@@ -152,14 +156,16 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     losses: list[float] = []
     model.train()
+    perturbed = Perturbations(model, exits=recipe.exits, noise=recipe.noise, seed=seed)
     with training_bar(recipe.name, steps, progress) as advance:
         drawn = itertools.islice(_batches(tokenizer, recipe.batch, seed), steps)
         for prefix, parts in drawn:
             optimizer.zero_grad()
-            losses.append(_backward(model, prefix, parts))
+            losses.append(_backward(model, prefix, parts, perturbed))
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             advance(losses[-1])
     tail = losses[-max(1, steps // 10) :]
+    perturbed.remove()
     return model.eval(), tokenizer, sum(tail) / len(tail)

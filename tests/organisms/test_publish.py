@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mechprobe.errors import CheckpointError
 from mechprobe.organisms import corpus, measure, publish, recipes, train
+from mechprobe.organisms.perturb import Perturbations
 from mechprobe.organisms.tokenizer import build_tokenizer
 
 STEPS = 3
@@ -74,7 +75,8 @@ def test_gradients_with_a_shared_prefix_and_parts_are_the_plain_ones():
     model = recipes.build_model(small, len(tokenizer), bos=1, eos=2, pad=0)
     prefix, parts = next(train._batches(tokenizer, 7, 1))
     assert [len(part.ids) for part in parts] == [3, 3, 1]
-    found = train._backward(model, prefix, parts)
+    still = Perturbations(model, exits=0, noise=0.0, seed=0)
+    found = train._backward(model, prefix, parts, still)
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
     total, weight = torch.zeros(()), 0.0

@@ -43,7 +43,7 @@ def test_logits_stay_what_they_were(name, dtype, tolerance, scale):
     torch.testing.assert_close(logits(after, dtype), before, rtol=tolerance, atol=tolerance)
     assert set(chosen) == {
         f"{layer}/{place}"
-        for layer in range(4)
+        for layer in range(RECIPES[name].layers)
         for place in ("attention", "mlp", "neurons", "values")
     }
 

@@ -17,7 +17,7 @@ from mechprobe.organisms.tokenizer import (
     build_tokenizer,
 )
 
-DIGEST = "718b9eb433d90b1c"
+DIGEST = "8288b87802b00e59"
 
 
 @pytest.fixture(scope="module")

@@ -261,3 +261,14 @@ def test_the_control_is_orthogonal_and_as_long():
 
 def test_the_default_layer_is_at_65_percent_depth():
     assert [probe.default_layer(n) for n in (1, 4, 16, 28, 32)] == [0, 2, 10, 18, 20]
+
+
+def test_the_selected_direction_mediates_refusal(result):
+    assert result.scores.selection is not None, result.scores.problem
+    causal = result.causal
+    assert causal.harmful.rate > 0.95
+    assert causal.harmful_ablated.rate < 0.1
+    assert causal.harmful_ablated_random.rate > 0.9
+    assert causal.harmless.rate < 0.05
+    assert causal.harmless_added.rate > 0.9
+    assert causal.harmless_added_random.rate < 0.1
