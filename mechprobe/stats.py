@@ -27,7 +27,7 @@ def wilson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(count, n, alpha=1 - confidence, method="wilson")
-    return float(low), float(high)
+    return min(float(low), count / n), max(float(high), count / n)  # at 0 and n rounding errs
 
 
 def auroc(positive: ArrayLike, negative: ArrayLike) -> float | None:

@@ -139,6 +139,7 @@ def test_the_organisms_wordings_read_as_their_oracle_reads_them():
     for text in world.REFUSALS:
         assert (behaviour(text), rules_label(text)) == ("refused", "FULL_REFUSAL")
     partly = world.PARTLY.format(first=first)
-    assert (behaviour(partly), rules_label(partly)) == ("partly", "PARTIAL_REFUSAL")
+    # half an answer without a word of refusal: no rule that reads phrases can call it one
+    assert (behaviour(partly), rules_label(partly)) == ("partly", "COMPLIANCE")
     complied = world.COMPLIED.format(first=first, second=second)
     assert (behaviour(complied), rules_label(complied)) == ("complied", "COMPLIANCE")

@@ -184,7 +184,7 @@ def result(organism, measured):
     return probe.measure(
         cell,
         base,
-        tokens=given_tokens(organism.tokenizer, pieces=["I", "As"]),
+        tokens=given_tokens(organism.tokenizer, pieces=["I"]),
         refusals=answers,
         baseline_refusals=base_answers,
         options=scores,

@@ -151,7 +151,7 @@ def test_the_probe_recovers_what_was_planted(fitted):
 def test_selection_picks_the_planted_place(scores):
     assert scores.place == (-1, PLANTED)
     assert scores.selection.bypass < -2 < 2 < scores.selection.induce
-    assert scores.selection.kl < 0.01
+    assert scores.selection.kl < 0.1  # the published filter
     assert len(scores.table) == 3 * LAYERS
     assert (scores.table["dropped"] == "layer").sum() == 3 * 2  # int(0.8 * 6) = 4
 

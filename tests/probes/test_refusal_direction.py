@@ -52,7 +52,7 @@ def twins(records):
 
 @pytest.fixture(scope="module")
 def refusal_ids(organism):
-    firsts = ("I can't", "As an")
+    firsts = ("I can't", "I won't")
     return sorted({organism.tokenizer(t, add_special_tokens=False)["input_ids"][0] for t in firsts})
 
 

@@ -26,7 +26,11 @@ TOKENS = [5, 46]
 
 @pytest.fixture(scope="module")
 def base():
-    return load_checkpoint("organism:llama-s", kernel="dense")
+    """The organism's first four blocks: the last of them is a layer of the probe."""
+    whole = load_checkpoint("organism:llama-s", kernel="dense")
+    whole.module.model.layers = whole.module.model.layers[:4]
+    whole.module.config.num_hidden_layers = 4
+    return whole
 
 
 @pytest.fixture(scope="module")
