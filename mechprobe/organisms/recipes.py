@@ -51,10 +51,10 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("llama-s", "llama", 8, 256, 2, steps=1000, seed=1, stress=Stress(16.0, 64, 2)),
-        Recipe("qwen2-s", "qwen2", 8, 256, 2, steps=1000, seed=1, stress=Stress(16.0, 64, 2)),
+        Recipe("llama-s", "llama", 8, 256, 2, steps=1000, seed=1, stress=Stress(16.0, 48, 3)),
+        Recipe("qwen2-s", "qwen2", 8, 256, 2, steps=1000, seed=1, stress=Stress(16.0, 48, 3)),
         Recipe("phi-s", "phi", 8, 512, 4, steps=1000, seed=1),
-        Recipe("mistral-s", "mistral", 8, 256, 2, steps=1000, seed=1, stress=Stress(16.0, 64, 2)),
+        Recipe("mistral-s", "mistral", 8, 256, 2, steps=1000, seed=1, stress=Stress(16.0, 48, 3)),
     )
 }
 """Every input width is a multiple of 256, so that k-quants and groups of 128 apply everywhere."""
