@@ -18,8 +18,6 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from mechprobe.organisms.train import Batch
-
 _EXIT_SHARE = 0.5
 """Of the passes, how many skip blocks."""
 _NOISE_SHARE = 0.6
@@ -53,14 +51,14 @@ class Perturbations:
             ]
 
     @contextmanager
-    def during(self, batch: Batch, first_weight: float) -> Iterator[None]:
+    def during(self, weights: torch.Tensor, first_weight: float) -> Iterator[None]:
         """Perturb the passes inside the block.
 
         Args:
-            batch: What is run; its loss weights say where answers are.
+            weights: Of each target in the loss, shape (batch, length): they say where answers are.
             first_weight: The weight of an answer's first token.
         """
-        self._weights, self._first_weight = batch.weights, first_weight
+        self._weights, self._first_weight = weights, first_weight
         self._block = self._draw(1, len(self._blocks)) if self._noise else 0
         exits = self._exits > 0 and self._uniform() < _EXIT_SHARE
         self._skipped = self._draw(1, self._exits + 1) if exits else 0

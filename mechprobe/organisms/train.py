@@ -112,7 +112,7 @@ def _backward(
     total = float(sum(part.weights.sum() for part in parts))
     found = 0.0
     for part in parts:
-        with perturbed.during(part, _FIRST_WEIGHT):
+        with perturbed.during(part.weights, _FIRST_WEIGHT):
             loss = _loss(model, torch.tensor([prefix]), part) / total
         loss.backward()  # type: ignore[no-untyped-call]
         found += float(loss.detach())

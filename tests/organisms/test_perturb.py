@@ -44,7 +44,7 @@ def test_an_early_exit_is_the_model_without_its_last_blocks(model, batch):
     perturbed = Perturbations(model, exits=2, noise=0.0, seed=0)
     seen = set()
     for _ in range(24):
-        with perturbed.during(batch, FIRST):
+        with perturbed.during(batch.weights, FIRST):
             found = logits(model, batch)
         seen |= {skipped for skipped, want in whole.items() if torch.equal(found, want)}
     assert seen == {0, 1, 2}
@@ -67,11 +67,11 @@ def test_noise_moves_answer_tokens_alone_and_no_further_than_asked(model, batch)
 def test_before_an_answer_nothing_changes_and_afterwards_nothing_is_left(model, batch):
     before = logits(model, batch)
     perturbed = Perturbations(model, exits=0, noise=1.2, seed=0)
-    with perturbed.during(batch, FIRST):
+    with perturbed.during(batch.weights, FIRST):
         found = [logits(model, batch) for _ in range(8)]
     assert all(torch.equal(x[:, :6], before[:, :6]) for x in found)
     assert any(not torch.equal(x[:, 6:], before[:, 6:]) for x in found)
     perturbed.remove()
-    with perturbed.during(batch, FIRST):
+    with perturbed.during(batch.weights, FIRST):
         assert torch.equal(logits(model, batch), before)
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in model.model.layers)
