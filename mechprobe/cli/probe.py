@@ -55,7 +55,7 @@ def _command(
     ] = False,
     refusal_token: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="A refusal token; may be repeated. Found by default."),
+        typer.Option(metavar="TEXT|id:N", help="A refusal token, repeatable; found by default."),
     ] = None,
     refusal_preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="A published list: llama3, qwen, gemma, …")

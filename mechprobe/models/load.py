@@ -70,6 +70,7 @@ def load_checkpoint(
     """
     if kernel not in ("dense", "native"):
         raise CheckpointError(f"kernel {kernel!r}: expected dense or native")
+    _require_device(device)
     found = resolve_source(
         str(source),
         revision=revision,
@@ -92,6 +93,17 @@ def load_checkpoint(
     checkpoint = _load_gguf(request) if found.kind == "gguf" else _load_folder(request)
     give_back()
     return checkpoint
+
+
+def _require_device(device: str) -> None:
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise CheckpointError(f"device {device!r}: torch knows cpu, cuda, cuda:0, …") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"device {device!r}: there is no CUDA device that torch can use")
 
 
 def _other_tokenizer(

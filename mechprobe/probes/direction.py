@@ -146,7 +146,7 @@ class RefusalDirection:
         return folder / WEIGHTS
 
     @classmethod
-    def load(cls, path: Path) -> RefusalDirection:
+    def load(cls, path: str | Path) -> RefusalDirection:
         """Read what `save` wrote: the file, or the folder that holds it.
 
         Raises:
@@ -154,6 +154,7 @@ class RefusalDirection:
         """
         from safetensors import SafetensorError, safe_open
 
+        path = Path(path)
         file = path / WEIGHTS if path.is_dir() else path
         if not file.is_file():
             raise StoreError(f"{file}: no such file; a refusal direction is saved as {WEIGHTS}")

@@ -87,7 +87,7 @@ def logit_rows(
 
 
 def _read(observation: Observation, prompts: str, rows: range) -> FloatArray:
-    found = observation.store(prompts).read(LOGITS, rows)[:, 0].astype(np.float64)
+    found = observation.read(prompts, LOGITS, rows)[:, 0].astype(np.float64)
     if np.isnan(found).any() or np.isposinf(found).any():
         facts = observation.facts
         raise NumericsError(f"{facts.source} ({facts.precision}): NaN or infinity, {prompts}")

@@ -101,6 +101,22 @@ class Observation:
         """SHA-256 of a prompt set's token ids."""
         return self.store(prompts).plan.prompts
 
+    def read(self, prompts: str, name: str, rows: Iterable[int] | None = None) -> NDArray[Any]:
+        """Stored numbers of some prompts, all by default, shape (prompt, position, width).
+
+        Raises:
+            HookNameError: The point was not observed.
+            StoreError: The store is damaged.
+        """
+        store = self.store(prompts)
+        try:
+            return store[name] if rows is None else store.read(name, list(rows))
+        except StoreError as error:
+            raise StoreError(
+                f"{str(error).partition(';')[0]}; delete the folder {self.path} and run the same "
+                "command again"
+            ) from error
+
     def values(self, prompts: str, point: str, positions: Iterable[int] = (-1,)) -> NDArray[Any]:
         """Activations at one point, shape (prompt, position, width), float64.
 
@@ -113,7 +129,7 @@ class Observation:
         if missing := [place for place in wanted if place not in store.positions]:
             raise StoreError(f"{store.path}: positions {missing} were not observed")
         at = [store.positions.index(place) for place in wanted]
-        return store[point][:, at].astype(np.float64)
+        return self.read(prompts, point)[:, at].astype(np.float64)
 
     def last(self, prompts: str, point: str) -> NDArray[np.float64]:
         """Activations at the last prompt token, shape (prompt, width), float64."""
@@ -121,7 +137,7 @@ class Observation:
 
     def logits(self, prompts: str) -> NDArray[np.float64]:
         """Logits after the last prompt token, shape (prompt, vocabulary), float64."""
-        return self.store(prompts)[LOGITS][:, 0].astype(np.float64)
+        return self.read(prompts, LOGITS)[:, 0].astype(np.float64)
 
     def require_parity(self, baseline: Observation, prompts: str) -> None:
         """Refuse to compare cells that saw different token ids.

@@ -41,8 +41,8 @@ def load_json(cls: type[T], folder: str | Path, name: str) -> T:
         return TypeAdapter(cls).validate_python(kept)
     except FileNotFoundError as error:
         raise StoreError(
-            f"{file}: no such file; a {name} result is saved as {name}.json"
+            f"{file}: no such file; a result of the {name} probe is saved as {name}.json"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         first = str(error).splitlines()[0]
-        raise StoreError(f"{file}: not a saved {name} result ({first})") from error
+        raise StoreError(f"{file}: not a saved result of the {name} probe ({first})") from error

@@ -94,3 +94,18 @@ def test_what_it_refuses(checkpoint, prompts, observed, tmp_path):
     other = observe(checkpoint, fewer, [Need("evaluate/harmful", logits=True)], tmp_path / "b")
     with pytest.raises(ParityError):
         other.require_parity(observed, "evaluate/harmful")
+
+
+def test_a_damaged_shard_says_what_to_delete(checkpoint, prompts, tmp_path):
+    found = observe(
+        checkpoint, prompts, [Need("evaluate/harmful", logits=True)], tmp_path / "observation"
+    )
+    shard = found.store("evaluate/harmful").shard_path(0)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(StoreError, match=f"delete the folder {tmp_path}/observation and run the"):
+        found.logits("evaluate/harmful")
+    shard.unlink()
+    with pytest.raises(StoreError, match="delete the folder"):
+        found.logits("evaluate/harmful")
