@@ -56,6 +56,10 @@ class StoreError(MechprobeError):
     """An activation store is corrupt, truncated, or belongs to another capture."""
 
 
+class StaleStoreError(StoreError):
+    """A store holds another capture, or a damaged one: capturing into it again needs it gone."""
+
+
 class GenerationError(MechprobeError):
     """An engine could not produce text or log-probabilities."""
 

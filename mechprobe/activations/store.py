@@ -26,7 +26,7 @@ from mechprobe.activations.shards import (
     replace_durably,
     write_shard,
 )
-from mechprobe.errors import HookNameError, NumericsError, StoreError
+from mechprobe.errors import HookNameError, NumericsError, StaleStoreError, StoreError
 
 MANIFEST = "capture.json"
 
@@ -58,7 +58,7 @@ class ActivationStore:
         except FileNotFoundError as error:
             raise StoreError(f"{folder}: no activation store here ({MANIFEST} missing)") from error
         except (OSError, ValueError) as error:
-            raise StoreError(
+            raise StaleStoreError(
                 f"{manifest}: unreadable plan ({error}); delete the folder and capture again"
             ) from error
 
@@ -67,23 +67,27 @@ class ActivationStore:
         """Begin a store, or go on with one whose plan is the same.
 
         Raises:
-            StoreError: The folder holds another capture, or a shard that is not this plan's.
+            StaleStoreError: The folder holds another capture, or a shard that is not this plan's.
+            StoreError: It cannot be written.
         """
         folder = Path(path)
         if (folder / MANIFEST).exists():
             store = cls.open(folder)
             if store.plan != plan:
-                raise StoreError(
+                raise StaleStoreError(
                     f"{folder}: holds another capture (its {store.plan.differences(plan)} differ); "
                     "choose another folder, or delete this one"
                 )
             for shard in store.finished_shards():
-                store.check_shard(shard)
+                try:
+                    store.check_shard(shard)
+                except StoreError as error:
+                    raise StaleStoreError(str(error)) from error
             return store
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.glob("shard-*.h5")):
-                raise StoreError(
+                raise StaleStoreError(
                     f"{folder}: has shards and no {MANIFEST}; delete the folder and capture again"
                 )
             temporary = folder / f".{MANIFEST}.part"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mechprobe.activations.points import hook_names, n_layers
-from mechprobe.errors import SpecError, StoreError
+from mechprobe.errors import SpecError, StaleStoreError
 from mechprobe.probes import (
     calibration,
     entropy,
@@ -105,9 +105,7 @@ def observe_cell(
     needs = needs_of(setup, checkpoint, is_baseline=is_baseline)
     try:
         found = observe(checkpoint, setup.prompts, needs, folder.observation_path)
-    except StoreError:
-        if not folder.observation_path.exists():
-            raise
+    except StaleStoreError:
         shutil.rmtree(folder.observation_path)
         found = observe(checkpoint, setup.prompts, needs, folder.observation_path)
     folder.add_tokens("observational", found.facts.forward_tokens)
@@ -145,7 +143,9 @@ def read_answers(checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder) -> N
             }
         )
     folder.add_tokens("generated, for calibration", count.tokens)
-    if setup.questions is not None:
+    if setup.questions is None:
+        folder.forget_questions()
+    else:
         with counting(checkpoint) as count:
             folder.save_questions(calibration.ask(checkpoint, *setup.questions))
         folder.add_tokens("labelled", count.tokens)

@@ -87,6 +87,10 @@ class ProbeFolder:
         }
         save_json(facts, self.path, "questions")
 
+    def forget_questions(self) -> None:
+        """Remove the scores of an earlier run that asked questions."""
+        (self.path / "questions.json").unlink(missing_ok=True)
+
     @property
     def questions(self) -> OptionScores | None:
         """Scores on labelled questions; None where none were asked."""

@@ -71,6 +71,7 @@ def test_rates_are_those_of_the_texts(finished, label):
         agreed = sum(hard[name] == (said[name] == "refused") for name in decided)
         assert int(row["oracle_decided_n"]) == len(decided)
         assert float(row["oracle_agreement"]) == pytest.approx(agreed / len(decided), abs=1e-6)
+        assert key in CELLS[1:] or (agreed, len(decided)) == (80, 80)  # 16 bits break no text
         refused[key] = [hard[answer["id"]] for answer in mine]
         count = sum(refused[key])
         assert int(row[f"{label}_refusal_count"]) == count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -251,4 +252,33 @@ def test_awq_looks_the_same_through_both_kernels(organism, setup, baseline, tmp_
     assert 0.5 * np.abs(apart[0] - apart[1]).sum(axis=1).max() <= np.sqrt(gap["max_kl"] / 2) + 1e-6
     shifts = [found[kernel].harmful for kernel in ("dense", "native")]
     assert shifts[0].kl.value == pytest.approx(shifts[1].kl.value, abs=10 * gap["max_kl"] ** 0.5)
-    assert shifts[0].flips.n - shifts[0].flips.count >= 0
+    assert shifts[0].flips == shifts[1].flips
+
+
+def test_a_full_disk_takes_no_finished_shard_away(organism, setup, tmp_path, monkeypatch):
+    from mechprobe.activations import shards
+    from mechprobe.errors import StoreError
+
+    folder, whole = ProbeFolder(tmp_path / "cell"), shards.replace_durably
+    written = []
+
+    def full(temporary, path):
+        if path.suffix == ".h5" and written:
+            raise OSError(28, "No space left on device")
+        written.extend([path] if path.suffix == ".h5" else [])
+        whole(temporary, path)
+
+    monkeypatch.setattr(shards, "replace_durably", full)
+    with pytest.raises(StoreError, match="finished shards are kept"):
+        battery.observe_cell(organism, setup, folder, is_baseline=True)
+    assert [path.exists() for path in written] == [True]
+
+
+def test_an_observation_of_other_prompts_is_replaced(organism, setup, tmp_path):
+    folder = ProbeFolder(tmp_path / "cell")
+    few = {name: prompts.select(range(8)) for name, prompts in setup.prompts.items()}
+    battery.observe_cell(
+        organism, dataclasses.replace(setup, prompts=few), folder, is_baseline=True
+    )
+    battery.observe_cell(organism, setup, folder, is_baseline=True)
+    assert folder.observation.digest("fit/harmful") == setup.prompts["fit/harmful"].digest

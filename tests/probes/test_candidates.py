@@ -77,7 +77,7 @@ def plant(organism):
         for name in ("gate_proj", "up_proj", "down_proj"):
             getattr(mlp, name).weight.zero_()
         mlp.gate_proj.weight[0, CONSTANT] = 1.0
-        mlp.up_proj.weight[0] = 0.05 * v
+        mlp.up_proj.weight[0] = 0.048 * v
         mlp.down_proj.weight[COMPLY, 0] = -1.0
         model.lm_head.weight.zero_()
         model.lm_head.weight[refuse] = 4.0 * v
@@ -151,7 +151,7 @@ def test_the_probe_recovers_what_was_planted(fitted):
 def test_selection_picks_the_planted_place(scores):
     assert scores.place == (-1, PLANTED)
     assert scores.selection.bypass < -2 < 2 < scores.selection.induce
-    assert scores.selection.kl < 0.1  # the published filter
+    assert scores.selection.kl < 0.01
     assert len(scores.table) == 3 * LAYERS
     assert (scores.table["dropped"] == "layer").sum() == 3 * 2  # int(0.8 * 6) = 4
 
