@@ -16,7 +16,8 @@ def test_a_missing_organism_says_how_to_train_it(monkeypatch, tmp_path):
     monkeypatch.setenv("MECHPROBE_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"run: mechprobe organisms train qwen2-s$"):
         organisms.organism_path("qwen2-s")
-    with pytest.raises(CheckpointError, match="there are: llama-s, mistral-s, phi-s, qwen2-s"):
+    names = "llama-m, llama-s, mistral-s, phi-s, qwen2-m, qwen2-s"
+    with pytest.raises(CheckpointError, match=f"there are: {names}"):
         organisms.organism_path("nobody")
 
 
