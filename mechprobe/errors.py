@@ -76,6 +76,10 @@ class RunDirectoryError(MechprobeError):
     """A run directory is locked, belongs to another spec, or cannot be written."""
 
 
+class TableError(MechprobeError):
+    """A table cannot be analysed: a column is missing or a value is none; the message names it."""
+
+
 class MissingExtraError(MechprobeError):
     """An optional dependency is not installed; the message ends with the line that installs it."""
 
