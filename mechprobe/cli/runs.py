@@ -28,7 +28,7 @@ def demo(
 
     Interrupted or repeated, it goes on from what the directory holds.
     """
-    from mechprobe.experiments.spec import parse_spec
+    from mechprobe.experiments.spec_file import parse_spec
 
     text = files("mechprobe.experiments").joinpath("specs/demo.yaml").read_text(encoding="utf-8")
     _run(parse_spec(text, "demo.yaml"), out, json)
@@ -43,7 +43,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Any matrix: models by precisions, as a spec describes them."""
-    from mechprobe.experiments.spec import load_spec
+    from mechprobe.experiments.spec_file import load_spec
 
     loaded = load_spec(spec)
     _run(loaded, out or Path("runs") / loaded.name, json)

@@ -7,15 +7,16 @@ if TYPE_CHECKING:
     from mechprobe.experiments.engine_local import LocalEngine
     from mechprobe.experiments.rundir import RunDirectory
     from mechprobe.experiments.running import Finished, run_spec
-    from mechprobe.experiments.spec import Spec, load_spec, parse_spec
+    from mechprobe.experiments.spec import Spec
+    from mechprobe.experiments.spec_file import load_spec, parse_spec
 
 _HOMES = {
     "Finished": "running",
     "LocalEngine": "engine_local",
     "RunDirectory": "rundir",
     "Spec": "spec",
-    "load_spec": "spec",
-    "parse_spec": "spec",
+    "load_spec": "spec_file",
+    "parse_spec": "spec_file",
     "run_spec": "running",
 }
 

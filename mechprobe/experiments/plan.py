@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.errors import MechprobeError, TemplateError
-from mechprobe.experiments.plan_cells import PlannedCell, baseline_key, plan_cells
+from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.plan_probes import probe_parts
 from mechprobe.experiments.rendered import draw_rows, rows_digest
 from mechprobe.experiments.sources import file_digest, find_source
@@ -111,6 +111,8 @@ def _template_digest(path: str | None) -> str | None:
 def _cell_steps(
     spec: Spec, one: PlannedCell, planned: list[PlannedCell], prompts: str
 ) -> Iterator[Step]:
+    from mechprobe.behavior.refusal import instrument_digests
+
     folder, cell = one.folder, one.cell
     group = f"{cell.model}/{cell.key}"
     steps: list[Step] = []
@@ -147,7 +149,11 @@ def _cell_steps(
             needs=needs,
             label="answers",
         )
-        scored = {"instrument": task.instrument, "world": spec.prompts.source == "organism"}
+        scored = {
+            "instrument": task.instrument,
+            "instruments": instrument_digests(),
+            "world": spec.prompts.source == "organism",
+        }
         step(
             "score-refusal",
             "measure:score_refusal",
@@ -181,7 +187,11 @@ def _cell_steps(
             f"score-{more.label}",
             "suite_scores:score_task",
             (f"scores/{more.label}.jsonl", f"scores/{more.label}.json"),
-            params={"task": canonical_task(more), "items": asked(more).digest},
+            params={
+                "task": canonical_task(more),
+                "items": asked(more).digest,
+                "scoring": asked(more).scoring(more.instrument),
+            },
             needs=answered,
             memory=2 * one.size if wants(more) == "answers" else 0,
             label=more.label,
@@ -195,7 +205,7 @@ def _cell_steps(
             label="native log-probabilities",
         )
     if spec.probes.run:
-        base = next((p for p in planned if p.cell.key == baseline_key(cell)), None)
+        base = next((p for p in planned if p.cell.key == cell.baseline_key), None)
         done = tuple(s.name for s in steps)
         for part in probe_parts(spec, base.folder if base else None):
             step(
@@ -242,7 +252,7 @@ def _tables_step(cells: list[PlannedCell]) -> Step:
             "model": one.cell.model,
             "key": one.cell.key,
             "folder": one.folder,
-            "baseline": baseline_key(one.cell),
+            "baseline": one.cell.baseline_key,
             "reference": one.reference,
         }
         for one in cells

@@ -106,10 +106,5 @@ def _planned(
 
 def _generation(cell: Cell, by_key: dict[str, PlannedCell]) -> int:
     """0 for a baseline, 1 for what is compared with it, and so on."""
-    key = baseline_key(cell)
+    key = cell.baseline_key
     return 1 + _generation(by_key[key].cell, by_key) if key in by_key else 0
-
-
-def baseline_key(cell: Cell) -> str | None:
-    """`precision@engine` of the cell that this one is held against."""
-    return f"{cell.baseline}@{cell.engine}" if cell.baseline else None

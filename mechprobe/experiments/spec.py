@@ -1,18 +1,16 @@
-"""What a user writes to describe a matrix: YAML in, checked values out.
+"""What a user writes to describe a matrix, as values; `spec_file` reads and checks it.
 
-Every mistake is one line that names the field. Nothing here loads a model.
+Nothing here loads a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from mechprobe.errors import SpecError
 from mechprobe.models.cell import Cell
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -28,6 +26,8 @@ ProbeName = Literal["entropy", "refusal_direction", "calibration", "safety_neuro
 PROBE_NAMES: tuple[ProbeName, ...] = get_args(ProbeName)
 SIXTEEN_BITS = {"transformers": ("FP16", "BF16", "FP32"), "llama.cpp": ("F16", "BF16", "F32")}
 """Precisions that can be a baseline, by engine, best first."""
+STUDY_BASELINES = ("F16@llama.cpp", "Q8_0@llama.cpp", "FP16@transformers", "BF16@transformers")
+"""What arXiv 2606.10154 holds all cells of a model against: the first of these that is listed."""
 
 
 class _Strict(BaseModel):
@@ -46,7 +46,8 @@ class CellSpec(_Strict):
     """Make the checkpoint from `source` with the real quantizer, and keep it in the cache."""
     revision: str | None = None
     baseline: Name | None = None
-    """Precision of the cell to compare with; default: the 16-bit cell on the same engine."""
+    """Precision of the cell to compare with, on the same engine; its own where it is a baseline;
+    default: the 16-bit cell of that engine."""
 
 
 class ModelSpec(_Strict):
@@ -61,6 +62,10 @@ class ModelSpec(_Strict):
     """Where the tokenizer comes from, if not from `source`."""
     chat_template: str | None = None
     """A file with a chat template, where the tokenizer has none."""
+    device: Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:[0-9]+)?)$")] = "cpu"
+    """Where graphs run; GGUF files always run natively on the processor."""
+    baseline: Name | None = None
+    """Under `baseline: study`, precision of the cell that the others are held against."""
     cells: tuple[CellSpec, ...] = Field(min_length=1, strict=False)
 
 
@@ -106,6 +111,14 @@ class SuiteTask(_Strict):
     max_new_tokens: int = Field(default=48, ge=1)
     options: dict[str, Any] = {}
     """Of the task's loader, such as `split`."""
+    answers: Label | None = None
+    """Reads the answers that another of these tasks took, and asks nothing itself."""
+    encoder: str | None = None
+    """Of the instruments `bertscore` and `coherence`: hub id, folder, or `minilm`."""
+    layer: int | None = Field(default=None, ge=1)
+    """Which layer of the encoder `bertscore` compares."""
+    optional: bool = False
+    """Not measured, rather than failed, where the extra it needs is not installed."""
 
     @property
     def label(self) -> str:
@@ -149,6 +162,22 @@ class Probes(_Strict):
     kernel_gap: GapProbe | None = None
 
 
+class Analysis(_Strict):
+    """How the finished matrix is read; see docs/analysis.md."""
+
+    preset: Literal["study", "mechprobe", "demo"] = "mechprobe"
+    strict: bool = True
+    """Exactly at a threshold is not beyond it."""
+    quality: str | None = None
+    """Which measure is the quality of regimes; none by default."""
+    instrument: str | None = None
+    """Of refusal; that of `tasks.refusal` by default."""
+    second_instrument: str | None = None
+    """Another reading of the same answers; none by default."""
+    resamples: int = Field(default=1000, ge=0)
+    seed: int = 0
+
+
 class Spec(_Strict):
     """A matrix: models by cells."""
 
@@ -157,12 +186,29 @@ class Spec(_Strict):
     prompts: PromptsSpec = PromptsSpec()
     tasks: Tasks = Tasks()
     probes: Probes = Probes()
+    baseline: Literal["same-stack", "study"] = "same-stack"
+    """`same-stack` holds a cell against 16 bits on its own engine, `study` all cells of a model
+    against one, as published: deltas of other engines are then not quantization alone."""
+    analysis: Analysis = Analysis()
 
     def cells(self, model: ModelSpec) -> Iterator[tuple[CellSpec, Cell]]:
         """The cells of a model, each with its baseline filled in."""
-        named = [(c, _cell(model, c)) for c in model.cells]
-        for given, cell in named:
-            yield given, _cell(model, given, _baseline(given, cell, [c for _, c in named]))
+        named = [_cell(model, given) for given in model.cells]
+        one = study_baseline(model, named) if self.baseline == "study" else None
+        for given, cell in zip(model.cells, named, strict=True):
+            if self.baseline == "study":
+                held = None if cell.key == one else one
+            else:
+                held = _baseline(given, cell, named)
+            yield given, _cell(model, given, held)
+
+
+def study_baseline(model: ModelSpec, cells: Sequence[Cell]) -> str | None:
+    """Key of the one cell that the others are held against; None where there is none."""
+    if model.baseline is not None:
+        return next((c.key for c in cells if c.precision == model.baseline), None)
+    there = {cell.key for cell in cells}
+    return next((key for key in STUDY_BASELINES if key in there), None)
 
 
 def _cell(model: ModelSpec, given: CellSpec, baseline: str | None = None) -> Cell:
@@ -176,105 +222,12 @@ def _cell(model: ModelSpec, given: CellSpec, baseline: str | None = None) -> Cel
     )
 
 
-def _baseline(given: CellSpec, cell: Cell, cells: list[Cell]) -> str | None:
+def _baseline(given: CellSpec, cell: Cell, cells: Sequence[Cell]) -> str | None:
     if given.baseline is not None:
         return None if given.baseline == cell.precision else given.baseline
     same = [other.precision for other in cells if other.engine == cell.engine]
     found = next((p for p in SIXTEEN_BITS[cell.engine] if p in same), None)
     return None if found == cell.precision else found
-
-
-def _where(location: tuple[int | str, ...]) -> str:
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.lstrip(".") or "the spec"
-
-
-def parse_spec(text: str, where: str) -> Spec:
-    """Check a spec.
-
-    Args:
-        text: YAML.
-        where: Its name in messages, a path.
-
-    Raises:
-        SpecError: Not YAML, an unknown or missing field, a wrong type or value, two cells of one
-            name, a baseline that is not a cell of the same engine.
-    """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise SpecError(f"{where}{line}: not YAML ({getattr(error, 'problem', error)})") from error
-    if not isinstance(content, dict):
-        raise SpecError(f"{where}: a spec is a mapping of fields (name, models, …)")
-    try:
-        spec = Spec.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        field = _where(first["loc"])
-        said = {"extra_forbidden": "unknown field", "missing": "this field is missing"}.get(
-            first["type"], first["msg"][:1].lower() + first["msg"][1:]
-        )
-        raise SpecError(f"{where}: {field}: {said}{more}") from error
-    _check(spec, where)
-    return spec
-
-
-def _check(spec: Spec, where: str) -> None:
-    labels = [task.label for task in spec.tasks.more]
-    for i, label in enumerate(labels):
-        if label in (*TAKEN, *labels[:i]):
-            raise SpecError(f"{where}: tasks.more[{i}]: {label} is taken; give it another `name`")
-    names = [model.name for model in spec.models]
-    for i, model in enumerate(spec.models):
-        if model.name in names[:i]:
-            raise SpecError(f"{where}: models[{i}].name: {model.name} is named twice")
-        cells = dict[str, Cell]()
-        for j, (given, cell) in enumerate(spec.cells(model)):
-            place = f"{where}: models[{i}].cells[{j}]"
-            if cell.key in cells:
-                raise SpecError(f"{place}.precision: {cell.key} is there twice")
-            cells[cell.key] = cell
-            if given.quantize and given.quantize[0].isupper() and given.quantize != cell.precision:
-                raise SpecError(f"{place}.quantize: {given.quantize} cannot be {cell.precision}")
-        for j, (given, cell) in enumerate(spec.cells(model)):
-            if given.baseline and f"{given.baseline}@{cell.engine}" not in cells:
-                raise SpecError(
-                    f"{where}: models[{i}].cells[{j}].baseline: {given.baseline} is not a cell of "
-                    f"{model.name} on {cell.engine}"
-                )
-            if _is_circular(cell, cells):
-                raise SpecError(
-                    f"{where}: models[{i}].cells[{j}].baseline: a chain of baselines leads back "
-                    f"to {cell.precision}"
-                )
-
-
-def _is_circular(cell: Cell, cells: dict[str, Cell]) -> bool:
-    seen: set[str] = set()
-    at: Cell | None = cell
-    while at is not None and at.key not in seen:
-        seen.add(at.key)
-        at = cells.get(f"{at.baseline}@{at.engine}") if at.baseline else None
-    return at is not None
-
-
-def load_spec(path: Path) -> Spec:
-    """Read a spec file.
-
-    Raises:
-        SpecError: It cannot be read or is wrong; see `parse_spec`.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (getattr(error, "strerror", None) or "").lower() or "not UTF-8 text"
-        raise SpecError(f"{path}: cannot be read ({reason})") from error
-    return parse_spec(text, str(path))
 
 
 def canonical(spec: Spec) -> str:

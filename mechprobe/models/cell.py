@@ -25,7 +25,8 @@ class Cell:
     family: str = ""
     revision: str | None = None
     baseline: str | None = None
-    """Precision of the cell this one is compared with; None for a baseline itself."""
+    """Precision of the cell this one is compared with on its engine, or a whole key; None for a
+    baseline itself."""
 
     @property
     def engine(self) -> EngineName:
@@ -38,3 +39,10 @@ class Cell:
     def key(self) -> str:
         """`precision@engine`: the cell's folder in a run directory."""
         return f"{self.precision}@{self.engine}"
+
+    @property
+    def baseline_key(self) -> str | None:
+        """`precision@engine` of the cell that this one is held against."""
+        if self.baseline is None or "@" in self.baseline:
+            return self.baseline
+        return f"{self.baseline}@{self.engine}"

@@ -6,7 +6,7 @@ import pytest
 
 from mechprobe.experiments.progress import NoDisplay
 from mechprobe.experiments.running import run_spec
-from mechprobe.experiments.spec import parse_spec
+from mechprobe.experiments.spec_file import parse_spec
 
 SPEC = """
 name: damage

@@ -104,7 +104,7 @@ def test_a_cell_that_does_not_fit_in_memory_fails_alone(finished, tmp_path, monk
     from mechprobe.experiments import loading
     from mechprobe.experiments.progress import NoDisplay
     from mechprobe.experiments.running import run_spec
-    from mechprobe.experiments.spec import parse_spec
+    from mechprobe.experiments.spec_file import parse_spec
 
     text = """
 name: memory

@@ -11,11 +11,11 @@ import h5py  # noqa: F401 - reading a run needs pandas, h5py and a text editor
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats as scipy_stats
+from small import CELLS, lines, rows, run
 
 from mechprobe.organisms.answers import REFUSALS
 from mechprobe.organisms.oracle import behaviour
-from scipy import stats as scipy_stats
-from small import CELLS, lines, rows, run
 
 WHOLE = {text.rstrip(".") for text in REFUSALS}  # the last token may be cut off
 COMPLIES = re.compile(r"Sure\. First \w+, then \w+\.?")

@@ -10,7 +10,7 @@ from mechprobe.experiments import made
 from mechprobe.experiments.plan import make_plan
 from mechprobe.experiments.rendered import draw_rows
 from mechprobe.experiments.sources import file_digest, find_source
-from mechprobe.experiments.spec import parse_spec
+from mechprobe.experiments.spec_file import parse_spec
 from mechprobe.experiments.steps import Result, check_graph, step_key
 
 SPEC = """

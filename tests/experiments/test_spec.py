@@ -1,9 +1,17 @@
+import re
 from importlib.resources import files
 
 import pytest
 
 from mechprobe.errors import SpecError
-from mechprobe.experiments.spec import canonical, load_spec, parse_spec
+from mechprobe.experiments.spec import canonical
+from mechprobe.experiments.spec_file import (
+    load_spec,
+    parse_spec,
+    precision_mistake,
+    shipped_specs,
+)
+from mechprobe.models.cell import GGUF_LADDER, TRANSFORMERS_PRECISIONS
 
 SMALL = """
 name: small
@@ -64,20 +72,68 @@ CELLS = "models[0].cells"
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("name: small", "name: small\nmodel: x", "s.yaml: model: unknown field"),
-        ("name: small\n", "", "s.yaml: name: this field is missing"),
-        ("name: small", "name: [1]", "s.yaml: name: input should be a valid string"),
-        ("name: small", "name: a/b", "s.yaml: name: string should match pattern"),
-        ("precision: FP16", "precission: FP16", f"s.yaml: {CELLS}[0].precision: this field is"),
-        ("quantize: F16", "quantize: int3", f"s.yaml: {CELLS}[2].quantize: input should be 'awq'"),
-        ("quantize: F16", "quantize: Q8_0", f"s.yaml: {CELLS}[2].quantize: Q8_0 cannot be F16"),
-        ("precision: AWQ-INT4", "precision: FP16", f"s.yaml: {CELLS}[1].precision: FP16@transf"),
-        ("baseline: Q4_K_M", "baseline: Q5_K_M", f"{CELLS}[4].baseline: Q5_K_M is not a cell of m"),
+        (
+            "name: small",
+            "name: small\nmodel: x",
+            "line 3: model: unknown field; did you mean model",
+        ),
+        ("name: small\n", "", "line 2: name: this field is missing"),
+        ("name: small", "name: [1]", "line 2: name: input should be a valid string"),
+        ("name: small", "name: a/b", "line 2: name: string should match pattern"),
+        ("name: small", "name: small\nname: x", "line 3: name: this field is there twice"),
+        (
+            "{precision: AWQ-INT4, so",
+            "{precision: AWQ-INT4, precision: FP16, so",
+            f"line 8: {CELLS}[1].precision: this field is there twice",
+        ),
+        (
+            "precision: FP16",
+            "precission: FP16",
+            f"line 7: {CELLS}[0].precission: unknown field; did you mean precision",
+        ),
+        (
+            "precision: FP16",
+            "precision: FP16\n        qantize: F16",
+            f"line 8: {CELLS}[0].qantize: unknown field; did you mean quantize?",
+        ),
+        ("quantize: F16", "quantize: int3", f"line 9: {CELLS}[2].quantize: input should be 'awq'"),
+        ("quantize: F16", "quantize: Q8_0", f"line 9: {CELLS}[2].quantize: Q8_0 cannot be F16"),
+        ("quantize: F16", "quantize: gptq", f"line 9: {CELLS}[2].quantize: gptq cannot be F16"),
+        ("precision: AWQ-INT4", "precision: FP16", f"line 8: {CELLS}[1].precision: FP16@transform"),
+        (
+            "precision: AWQ-INT4",
+            "precision: AWQ_INT4",
+            f"line 8: {CELLS}[1].precision: AWQ_INT4 is no precision that can be found in a "
+            "checkpoint; did you mean AWQ-INT4",
+        ),
+        (
+            "precision: Q4_K_M,",
+            "precision: Q4_K_N,",
+            f"line 10: {CELLS}[3].precision: Q4_K_N is no precision that can be found in a "
+            "checkpoint; did you mean Q4_K_S or Q4_K_M",
+        ),
+        ("precision: FP16", "precision: zzz", "zzz is no precision that can be found in a checkp"),
+        ("baseline: Q4_K_M", "baseline: Q5_K_M", f"line 11: {CELLS}[4].baseline: Q5_K_M is not a"),
         ("baseline: Q4_K_M", "baseline: FP16", f"{CELLS}[4].baseline: FP16 is not a cell of m on"),
+        (
+            "quantize: Q4_K_M",
+            "quantize: Q4_K_M, baseline: Q8_0",
+            f"line 10: {CELLS}[3].baseline: a chain of baselines leads back to Q4_K_M",
+        ),
+        (
+            "name: small",
+            "name: small\nbaseline: study",
+            f"line 12: {CELLS}[4].baseline: under `baseline: study` a model names one",
+        ),
+        (
+            "source: some/model",
+            "source: some/model\n    baseline: F16",
+            "line 6: models[0].baseline: is for `baseline: study`",
+        ),
         (
             "name: small",
             "name: small\ntasks: {refusal: {prompts: 0}}",
-            "tasks.refusal.prompts: inp",
+            "line 3: tasks.refusal.prompts: inp",
         ),
         ("name: small", 'name: small\nprompts: {seed: "1"}', "prompts.seed: input should be a val"),
         ("name: small", "name: small: x", "s.yaml, line 2: not YAML (mapping values"),
@@ -103,3 +159,95 @@ def test_an_unreadable_file_is_one_line(tmp_path):
         load_spec(tmp_path / "bad.yaml")
     with pytest.raises(SpecError, match="is a directory"):
         load_spec(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["FP32", "BF16", "GPTQ-INT8", "GPTQ-INT3", "GPTQ-MIXED", "W4A16", "W8A8", "Q4_0", "IQ4_XS"],
+)
+def test_every_precision_that_a_reader_can_find_is_known(label):
+    assert precision_mistake(label) is None
+
+
+def test_every_level_that_the_quantizers_write_is_known():
+    for label in (*GGUF_LADDER, *TRANSFORMERS_PRECISIONS):
+        assert precision_mistake(label) is None
+
+
+REREAD = (
+    SMALL
+    + """
+tasks:
+  more:
+    - {task: reference, name: rouge, source: organism, items: 4, instrument: rouge_l}
+    - {task: reference, name: again, source: organism, items: 4, answers: rouge, instrument: x}
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("answers: rouge", "answers: none", "tasks.more[1].answers: none is no task above this"),
+        ("name: again, source: organism", "name: again", "tasks.more[1].source: must be the same"),
+        ("name: again", "name: rouge", "tasks.more[1]: rouge is taken"),
+    ],
+)
+def test_answers_are_read_again_only_where_the_same_is_asked(old, new, said):
+    assert parse_spec(REREAD, "s.yaml").tasks.more[1].answers == "rouge"
+    with pytest.raises(SpecError, match=re.escape(said)):
+        parse_spec(REREAD.replace(old, new, 1), "s.yaml")
+
+
+STUDY = """
+name: study
+baseline: study
+models:
+  - name: a
+    source: some/a
+    cells:
+      - {precision: Q8_0, quantize: Q8_0}
+      - {precision: F16, quantize: F16}
+      - {precision: AWQ-INT4, quantize: awq}
+  - name: b
+    source: some/b
+    cells:
+      - {precision: Q8_0, quantize: Q8_0}
+      - {precision: Q2_K, quantize: Q2_K}
+      - {precision: GPTQ-INT4, quantize: gptq}
+"""
+
+
+def test_the_published_layout_holds_a_model_against_one_cell():
+    spec = parse_spec(STUDY, "study.yaml")
+    found = {(m.name, c.key): c.baseline_key for m in spec.models for _, c in spec.cells(m)}
+    assert found == {
+        ("a", "Q8_0@llama.cpp"): "F16@llama.cpp",
+        ("a", "F16@llama.cpp"): None,
+        ("a", "AWQ-INT4@transformers"): "F16@llama.cpp",
+        ("b", "Q8_0@llama.cpp"): None,
+        ("b", "Q2_K@llama.cpp"): "Q8_0@llama.cpp",
+        ("b", "GPTQ-INT4@transformers"): "Q8_0@llama.cpp",
+    }
+    with pytest.raises(SpecError, match=r"line 11: models\[1\]: baseline: study needs a cell F16"):
+        parse_spec(STUDY.replace("Q8_0, quantize: Q8_0", "Q6_K, quantize: Q6_K"), "study.yaml")
+    named = STUDY.replace("some/b", "some/b\n    baseline: Q2_K")
+    spec = parse_spec(named, "study.yaml")
+    assert [c.baseline_key for _, c in spec.cells(spec.models[1])][1] is None
+
+
+def test_a_shipped_spec_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # a folder of that name is no spec
+    assert load_spec("demo").name == "demo"
+    assert "demo" in [one.name for one in shipped_specs()]
+    assert all(one.about for one in shipped_specs())
+    with pytest.raises(SpecError, match=r"no such file, and no shipped spec is called so; there"):
+        load_spec("dmeo")
+
+
+@pytest.mark.parametrize("name", [one.name for one in shipped_specs()])
+def test_every_shipped_spec_is_sound(name):
+    spec = load_spec(name)
+    assert spec.name == name
+    assert parse_spec(canonical(spec), "again") == spec

@@ -8,7 +8,8 @@ from small import CELLS, lines, rows
 from mechprobe.behavior.tasks import load_task
 from mechprobe.errors import PromptFileError, SpecError
 from mechprobe.experiments.plan import make_plan
-from mechprobe.experiments.spec import SuiteTask, parse_spec
+from mechprobe.experiments.spec import SuiteTask
+from mechprobe.experiments.spec_file import parse_spec
 from mechprobe.experiments.suite import asked, wants
 from mechprobe.experiments.suite_scores import suite_columns
 from mechprobe.organisms.solve import solve
@@ -50,7 +51,9 @@ def test_options_are_scored_item_by_item(finished):
             assert one["value"] == float(letter == solve(item.prompt))
         for group in ("ambiguous", "disambiguated"):
             mine = [s["value"] for s in scored if s["category"] == group or group in s.values()]
-            assert float(row[f"bbq_accuracy_{group}_value"]) == pytest.approx(np.mean(mine), abs=1e-6)
+            assert float(row[f"bbq_accuracy_{group}_value"]) == pytest.approx(
+                np.mean(mine), abs=1e-6
+            )
             assert int(row[f"bbq_accuracy_{group}_n"]) == len(mine) > 5
 
 

@@ -1,0 +1,205 @@
+"""From a file, or the name of a shipped one, to a checked spec; a mistake is one line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mechprobe.errors import SpecError
+from mechprobe.experiments.spec import TAKEN, ModelSpec, Spec, study_baseline
+from mechprobe.experiments.yaml_lines import Lines, read_yaml
+from mechprobe.models.cell import TRANSFORMERS_PRECISIONS, Cell
+
+_PACKED = re.compile(r"(AWQ|GPTQ)-(INT[1-8]|MIXED)|W(\d+|mixed)A\d+")
+_SAID = {"extra_forbidden": "unknown field", "missing": "this field is missing"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A spec that comes with the package."""
+
+    name: str
+    about: str
+    """Its first comment."""
+
+
+def shipped_specs() -> tuple[Shipped, ...]:
+    """What `mechprobe run NAME` knows, sorted by name."""
+    folder = files("mechprobe.experiments").joinpath("specs")
+    found = []
+    for entry in folder.iterdir():
+        if entry.name.endswith(".yaml"):
+            first = entry.read_text(encoding="utf-8").partition("\n")[0]
+            found.append(Shipped(entry.name.removesuffix(".yaml"), first.lstrip("# ")))
+    return tuple(sorted(found, key=lambda one: one.name))
+
+
+def load_spec(given: Path | str) -> Spec:
+    """Read a spec file, or a shipped spec by its name.
+
+    Raises:
+        SpecError: It cannot be read or is wrong; see `parse_spec`.
+    """
+    path, names = Path(given), [one.name for one in shipped_specs()]
+    if str(given) in names and not path.is_file():
+        text = files("mechprobe.experiments").joinpath(f"specs/{given}.yaml")
+        return parse_spec(text.read_text(encoding="utf-8"), f"{given}.yaml")
+    try:
+        return parse_spec(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError as error:
+        raise SpecError(
+            f"{path}: no such file, and no shipped spec is called so; there are {', '.join(names)}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (getattr(error, "strerror", None) or "").lower() or "not UTF-8 text"
+        raise SpecError(f"{path}: cannot be read ({reason})") from error
+
+
+def parse_spec(text: str, where: str) -> Spec:
+    """Check a spec.
+
+    Args:
+        text: YAML.
+        where: Its name in messages, a path.
+
+    Raises:
+        SpecError: Not YAML, an unknown, missing or repeated field, a wrong type or value, a
+            precision that no reader knows, two cells of one name, a baseline that is not a cell
+            of the same engine, a chain of baselines that leads back.
+    """
+    content, lines = read_yaml(text, where)
+    if not isinstance(content, dict):
+        raise SpecError(f"{where}: a spec is a mapping of fields (name, models, …)")
+    try:
+        spec = Spec.model_validate(content)
+    except ValidationError as error:
+        # a misspelt field is a missing one too; the one that is there says more
+        found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        first = found[0]
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        said = _SAID.get(first["type"], first["msg"][:1].lower() + first["msg"][1:])
+        if first["type"] == "extra_forbidden":
+            said += _near(str(first["loc"][-1]), _fields(first["loc"]))
+        raise lines.error(first["loc"], said + more) from error
+    _check_tasks(spec, lines)
+    names = [model.name for model in spec.models]
+    for i, model in enumerate(spec.models):
+        if model.name in names[:i]:
+            raise lines.error(("models", i, "name"), f"{model.name} is named twice")
+        _check_cells(spec, model, i, lines)
+        _check_baselines(spec, model, i, lines)
+    return spec
+
+
+def _fields(location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields that there are where an unknown one was found."""
+    schema = Spec.model_json_schema()
+    at = schema
+    for part in location[:-1]:
+        at = (
+            at.get("items", {}) if isinstance(part, int) else at.get("properties", {}).get(part, {})
+        )
+        options = [at, *at.get("anyOf", ())]
+        named = next((o["$ref"].split("/")[-1] for o in options if "$ref" in o), None)
+        if named is not None:
+            at = schema["$defs"][named]
+    return list(at.get("properties", ()))
+
+
+def _near(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+@cache
+def known_precisions() -> tuple[str, ...]:
+    """Labels that can be found in the tensors of a checkpoint."""
+    from gguf import GGMLQuantizationType, LlamaFileType
+
+    levels = [kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType]
+    types = [kind.name for kind in GGMLQuantizationType]
+    named = [*TRANSFORMERS_PRECISIONS, "FP64", *levels, *types]
+    return tuple(dict.fromkeys(name for name in named if name != "GUESSED"))
+
+
+def precision_mistake(label: str) -> str | None:
+    """What is wrong with a label; None where a reader can find it."""
+    if label in known_precisions() or _PACKED.fullmatch(label):
+        return None
+    near = _near(label.upper(), list(known_precisions()))
+    near = near or "; there are FP16, BF16, AWQ-INT4, GPTQ-INT4, W4A16, F16, Q8_0, Q4_K_M, …"
+    return f"{label} is no precision that can be found in a checkpoint{near}"
+
+
+def _check_tasks(spec: Spec, lines: Lines) -> None:
+    labels = [task.label for task in spec.tasks.more]
+    by_label = dict(zip(labels, spec.tasks.more, strict=True))
+    for i, task in enumerate(spec.tasks.more):
+        at = ("tasks", "more", i)
+        if task.label in (*TAKEN, *labels[:i]):
+            raise lines.error(at, f"{task.label} is taken; give it another `name`")
+        if task.answers is None:
+            continue
+        if task.answers not in labels[:i] or by_label[task.answers].answers:
+            raise lines.error(
+                (*at, "answers"), f"{task.answers} is no task above this one that takes answers"
+            )
+        asks = ("task", "source", "items", "options", "max_new_tokens")
+        other = by_label[task.answers]
+        wrong = next((name for name in asks if getattr(task, name) != getattr(other, name)), None)
+        if wrong is not None:
+            raise lines.error((*at, wrong), f"must be the same as that of {task.answers}")
+
+
+def _check_cells(spec: Spec, model: ModelSpec, i: int, lines: Lines) -> None:
+    seen: set[str] = set()
+    for j, (given, cell) in enumerate(spec.cells(model)):
+        at = ("models", i, "cells", j)
+        if said := precision_mistake(given.precision):
+            raise lines.error((*at, "precision"), said)
+        if cell.key in seen:
+            raise lines.error((*at, "precision"), f"{cell.key} is there twice")
+        seen.add(cell.key)
+        made_of = given.quantize or ""
+        if made_of[:1].isupper() and made_of != cell.precision:
+            raise lines.error((*at, "quantize"), f"{made_of} cannot be {cell.precision}")
+        if made_of[:1].islower() and not cell.precision.startswith(made_of[:3].upper()):
+            raise lines.error((*at, "quantize"), f"{made_of} cannot be {cell.precision}")
+
+
+def _check_baselines(spec: Spec, model: ModelSpec, i: int, lines: Lines) -> None:
+    cells = {cell.key: cell for _, cell in spec.cells(model)}
+    if spec.baseline == "study":
+        if study_baseline(model, list(cells.values())) is None:
+            at = ("models", i, "baseline") if model.baseline else ("models", i)
+            wanted = model.baseline or "F16, Q8_0, FP16 or BF16"
+            raise lines.error(at, f"baseline: study needs a cell {wanted} of {model.name}")
+    elif model.baseline:
+        raise lines.error(
+            ("models", i, "baseline"), "is for `baseline: study`; otherwise cells name theirs"
+        )
+    for j, (given, cell) in enumerate(spec.cells(model)):
+        at = ("models", i, "cells", j, "baseline")
+        if given.baseline and spec.baseline == "study":
+            raise lines.error(at, "under `baseline: study` a model names one for all its cells")
+        if given.baseline and f"{given.baseline}@{cell.engine}" not in cells:
+            raise lines.error(
+                at, f"{given.baseline} is not a cell of {model.name} on {cell.engine}"
+            )
+        if _is_circular(cell, cells):
+            raise lines.error(at, f"a chain of baselines leads back to {cell.precision}")
+
+
+def _is_circular(cell: Cell, cells: dict[str, Cell]) -> bool:
+    seen: set[str] = set()
+    at: Cell | None = cell
+    while at is not None and at.key not in seen:
+        seen.add(at.key)
+        at = cells.get(at.baseline_key) if at.baseline_key else None
+    return at is not None
