@@ -1,0 +1,42 @@
+"""Factorials drawn from a known law, so that what a test should find is known too."""
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+
+def bridge(rng, n, phi):
+    """Prompt effects whose logistic mixture is logistic again: the marginal log-odds are linear.
+
+    Wang and Louis 2003: with a conditional log-odds of eta / phi + u the marginal one is eta.
+    """
+    u = rng.uniform(size=n)
+    return np.log(np.sin(phi * np.pi * u) / np.sin(phi * np.pi * (1 - u))) / phi
+
+
+def tallies(rng, *, prompts, temperatures, k, a, b, c, d, phi=0.6, family=1):
+    """The tallies of a cell and its baseline; marginal log-odds a + b q + c T + d q T.
+
+    A prompt of the baseline and of the cell share their effect, and so do the `family` prompts of a
+    cluster. At temperature 0 all samples of a prompt are one answer.
+    """
+    effect = np.repeat(bridge(rng, prompts // family, phi), family)
+    found = []
+    for q in (1.0, 0.0):
+        rows = []
+        for t in temperatures:
+            chance = expit((a + b * q + c * t + d * q * t) / phi + effect)
+            comply = k * rng.binomial(1, chance) if t == 0 else rng.binomial(k, chance)
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "temperature": float(t),
+                        "prompt": np.arange(prompts).astype(str),
+                        "cluster": (np.arange(prompts) // family).astype(str),
+                        "comply": comply,
+                        "decided": k,
+                    }
+                )
+            )
+        found.append(pd.concat(rows, ignore_index=True))
+    return found
