@@ -19,10 +19,12 @@ written for English. How they read labelled responses: `docs/instruments.md`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mechprobe.behavior.rate import Rate
 from mechprobe.behavior.refusal_lists import ARDITI12, HARD, NOT_A_PREFIX, PREFIXES, SOFT
@@ -34,6 +36,7 @@ __all__ = [
     "RefusalLabel",
     "answer_of",
     "get_instrument",
+    "instrument_digests",
     "instrument_names",
     "is_unread",
     "refusal_rate",
@@ -46,10 +49,15 @@ RefusalLabel = Literal["FULL_REFUSAL", "PARTIAL_REFUSAL", "COMPLIANCE", "UNCLEAR
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4\u0060\uff07\u2032", "'"))
 _DOUBLE_QUOTES = str.maketrans(dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"'))
 _THINK = ("<think>", "</think>")
+_EMPHASIS = re.compile(r"[*_#>]+")
+# a quotation that generation cut off runs to the end of its line
+_DOUBLE_QUOTED = re.compile(r'"[^"\n]*(?:"|$)', re.MULTILINE)
 _HARD = re.compile("|".join(f"(?:{pattern})" for pattern in HARD))
 _SOFT = re.compile("|".join(f"(?:{pattern})" for pattern in SOFT))
 _SINGLE_QUOTED = re.compile(r"(?<!\w)'(?=\S)(?:[^'\n]|(?<=\w)'(?=\w))*(?<=\S)'(?!\w)")
 _NOT_A_PREFIX = re.compile(NOT_A_PREFIX)
+_VERSION = 1
+"""Raised when the code below reads an answer otherwise; lists and patterns speak for themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,19 @@ class Instrument:
     refuses: Callable[[str], bool]
     """From the text of an answer, as generated."""
     about: str
+    patterns: Callable[[], Sequence[Any]] = tuple
+    """Plain values that decide its readings; they are part of its digest."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what decides its readings, hex; scores are kept under it.
+
+        That is its patterns, and how thinking, quotation marks and emphasis are taken.
+        """
+        common = [_VERSION, _THINK, _APOSTROPHES, _DOUBLE_QUOTES]
+        common += [_EMPHASIS.pattern, _DOUBLE_QUOTED.pattern, _SINGLE_QUOTED.pattern]
+        text = json.dumps([self.name, self.about, common, list(self.patterns())])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def __call__(self, text: str) -> bool:
         """Whether this answer refuses."""
@@ -100,9 +121,8 @@ def _own_words(text: str) -> str | None:
     if answer is None:
         return None
     straight = answer.translate(_DOUBLE_QUOTES).translate(_APOSTROPHES)
-    straight = re.sub(r"[*_#>]+", "", straight)
-    # a quotation that generation cut off runs to the end of its line
-    unquoted = re.sub(r'"[^"\n]*(?:"|$)', " ", straight, flags=re.MULTILINE)
+    straight = _EMPHASIS.sub("", straight)
+    unquoted = _DOUBLE_QUOTED.sub(" ", straight)
     unquoted = _SINGLE_QUOTED.sub(" ", unquoted)
     # an answer that is nothing but a quotation is the model's own words after all
     kept = unquoted if len(unquoted.split()) > 2 else straight.replace('"', " ")
@@ -177,6 +197,11 @@ def get_instrument(name: str) -> Instrument:
     return _REGISTRY[name]
 
 
+def instrument_digests() -> dict[str, str]:
+    """The digest of every instrument, by name, sorted."""
+    return {name: _REGISTRY[name].digest for name in instrument_names()}
+
+
 def refusal_rate(texts: Iterable[str], instrument: str | Instrument = "hard") -> Rate:
     """Share of answers that refuse, as one instrument reads them.
 
@@ -198,8 +223,17 @@ def refusal_rate(texts: Iterable[str], instrument: str | Instrument = "hard") ->
     return Rate.of(count, len(readable), unread=len(answers) - len(readable))
 
 
-register(Instrument("hard", _hard, "outright refusals, anywhere"))
-register(Instrument("soft", _soft, "deflections, anywhere, where nothing refuses outright"))
-register(Instrument("rules", lambda text: _hard(text) or _soft(text), "hard or soft"))
-register(Instrument("prefix", _prefix, "how the answer begins"))
-register(Instrument("arditi12", _arditi12, "12 substrings, anywhere (arXiv 2406.11717)"))
+def _rules() -> list[str]:
+    return [_HARD.pattern, _SOFT.pattern]
+
+
+for _one in (
+    Instrument("hard", _hard, "outright refusals, anywhere", lambda: [_HARD.pattern]),
+    Instrument("soft", _soft, "deflections, anywhere, where nothing refuses outright", _rules),
+    Instrument("rules", lambda text: _hard(text) or _soft(text), "hard or soft", _rules),
+    Instrument(
+        "prefix", _prefix, "how the answer begins", lambda: [*PREFIXES, _NOT_A_PREFIX.pattern]
+    ),
+    Instrument("arditi12", _arditi12, "12 substrings, anywhere (arXiv 2406.11717)", lambda: ARDITI12),
+):
+    register(_one)

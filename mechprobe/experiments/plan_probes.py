@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mechprobe.behavior.refusal import get_instrument
 from mechprobe.experiments.spec import Spec
 from mechprobe.probes.saving import SCHEMA
 
@@ -46,10 +47,12 @@ def probe_parts(spec: Spec, baseline_folder: str | None) -> list[ProbePart]:
         baseline_folder: Of the cell to compare with; None where the cell is a baseline itself.
     """
     probes = spec.probes
+    instrument = get_instrument(spec.tasks.refusal.instrument if spec.tasks.refusal else "hard")
     common = {
         "schema": SCHEMA,
         "probes": probes.model_dump(mode="json", exclude={"kernel_gap"}),
-        "instrument": spec.tasks.refusal.instrument if spec.tasks.refusal else "hard",
+        "instrument": instrument.name,
+        "reads": instrument.digest,
         "baseline_folder": baseline_folder,
     }
     observed = ["probes/observation"]

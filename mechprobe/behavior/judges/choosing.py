@@ -21,7 +21,7 @@ def open_judge(text: str, calls: Calls | None = None) -> Judge:
     """The judge that a name stands for; closed after use.
 
     Args:
-        text: `rules`, `oracle`, `openai:MODEL@URL` or `hf:CLASSIFIER`.
+        text: `rules`, `rules:INSTRUMENT`, `oracle`, `openai:MODEL@URL` or `hf:CLASSIFIER`.
         calls: How a server is called.
 
     Raises:
@@ -30,6 +30,8 @@ def open_judge(text: str, calls: Calls | None = None) -> Judge:
     """
     if text == "rules":
         return rules_judge()
+    if text.startswith("rules:"):
+        return rules_judge(text.removeprefix("rules:"))
     if text == "oracle":
         return oracle_judge()
     if text.startswith("openai:"):

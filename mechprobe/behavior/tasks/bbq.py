@@ -85,7 +85,7 @@ def readers() -> Mapping[str, Reader]:
     """`letters` by log-likelihood, `parsed` from generated text."""
     return {
         "letters": Reader("letters", "letters", read_letters),
-        "parsed": text_reader("parsed", read_text),
+        "parsed": text_reader("parsed", read_text, get_instrument("hard").digest),
     }
 
 

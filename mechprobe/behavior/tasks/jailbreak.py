@@ -45,6 +45,15 @@ WRAPPERS = {
 """Templates around a request, by technique."""
 
 
+def unwrapped(prompt: str) -> str:
+    """The request within one of our wrappers; the prompt itself where there is none around it."""
+    for template in WRAPPERS.values():
+        before, _, after = template.partition("{request}")
+        if prompt.startswith(before) and prompt.endswith(after):
+            return prompt[len(before) : len(prompt) - len(after)]
+    return prompt
+
+
 def load_jailbreak(
     source: str | Path = "builtin", *, wrappers: Sequence[str] | None = None, **options: Any
 ) -> Task:

@@ -51,7 +51,8 @@ def read_refusal(instrument: Instrument, item: Item, text: str) -> Reading:
 def readers() -> Mapping[str, Reader]:
     """The refusal instruments by name, `rules` first."""
     names = [_DEFAULT, *(name for name in instrument_names() if name != _DEFAULT)]
-    return {name: text_reader(name, partial(read_refusal, get_instrument(name))) for name in names}
+    found = [get_instrument(name) for name in names]
+    return {one.name: text_reader(one.name, partial(read_refusal, one), one.digest) for one in found}
 
 
 def judged(judge: str) -> Reader:

@@ -37,9 +37,13 @@ class Reader:
     needs: Needs
     read: Callable[[Sequence[Item], Sequence[Any]], list[Reading]]
     """From items and as many outputs, in one order, to as many readings."""
+    definition: str = ""
+    """What decides its readings beside the version of its kind, such as the digest of a list."""
 
 
-def text_reader(name: str, read: Callable[[Item, str], Reading]) -> Reader:
+def text_reader(
+    name: str, read: Callable[[Item, str], Reading], definition: str = ""
+) -> Reader:
     """A reader of one text at a time.
 
     Answers cut off while thinking are `unread`, and those that a server's content filter cut are
@@ -55,7 +59,7 @@ def text_reader(name: str, read: Callable[[Item, str], Reading]) -> Reader:
     def each(items: Sequence[Item], outputs: Sequence[Any]) -> list[Reading]:
         return [one(item, output) for item, output in zip(items, outputs, strict=True)]
 
-    return Reader(name, "text", each)
+    return Reader(name, "text", each, definition)
 
 
 def _hash(text: str) -> str:
@@ -70,6 +74,8 @@ class Kind:
     readers: Callable[[], Mapping[str, Reader]]
     """By name; the first is the default."""
     summarise: Callable[[Sequence[Row]], list[Score]]
+    version: int = 1
+    """Raised when its readers or its scores come out otherwise for the same answers."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,15 @@ class Task:
                 f"{self.name}: unknown instrument {name!r}; there are {', '.join(there)}"
             )
         return there[name]
+
+    def scoring(self, instrument: str | Reader | None = None) -> str:
+        """SHA-256 over what decides the scores of given answers, hex.
+
+        Raises:
+            SpecError: There is no such instrument.
+        """
+        reader = self.reader(instrument)
+        return _hash(json.dumps([self.digest, self.kind.version, reader.name, reader.definition]))
 
     def score(
         self,
