@@ -89,19 +89,32 @@ def rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_prompts(task: Task) -> None:
     """The step `prompts/<model>`: every prompt of the run, rendered and tokenized."""
+    params = task.step.params
+    render_rows(task, draw_rows(params), params["prompts"]["source"], params["prompts"]["template"])
+
+
+def render_rows(task: Task, rows: list[dict[str, Any]], source: str, template: Template) -> None:
+    """Render prompts with the tokenizer of the step's model and write them to its output.
+
+    Args:
+        task: Its parameters name the tokenizer and the digest that the rows must have.
+        rows: The prompts, each with a `text`.
+        source: Where they come from, for people.
+        template: How they are rendered.
+
+    Raises:
+        PromptFileError: They are no longer those that the run was planned with.
+    """
     from mechprobe.experiments.loading import load_tokenizer
     from mechprobe.experiments.made import require_unchanged
 
     params = task.step.params
     require_unchanged(params["tokenizer"], params["revision"], params["digest"])
     tokenizer = load_tokenizer(params["tokenizer"], params["revision"], params["chat_template"])
-    rows = draw_rows(params)
     if rows_digest(rows) != params["rows"]:
         raise PromptFileError(
-            f"{params['prompts']['source']}: the prompts changed while the run was going; run "
-            "the same command again"
+            f"{source}: the prompts changed while the run was going; run the same command again"
         )
-    template = params["prompts"]["template"]
     encoded = encode(tokenizer, [row["text"] for row in rows], template=template)
     for i, row in enumerate(rows):
         row |= {

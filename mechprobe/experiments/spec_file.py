@@ -9,11 +9,11 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mechprobe.errors import SpecError
 from mechprobe.experiments.spec import TAKEN, ModelSpec, Spec, study_baseline
-from mechprobe.experiments.yaml_lines import Lines, read_yaml
+from mechprobe.experiments.yaml_lines import Lines, Location, read_yaml
 from mechprobe.models.cell import TRANSFORMERS_PRECISIONS, Cell
 
 _PACKED = re.compile(r"(AWQ|GPTQ)-(INT[1-8]|MIXED)|W(\d+|mixed)A\d+")
@@ -79,27 +79,41 @@ def parse_spec(text: str, where: str) -> Spec:
     try:
         spec = Spec.model_validate(content)
     except ValidationError as error:
-        # a misspelt field is a missing one too; the one that is there says more
-        found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        first = found[0]
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        said = _SAID.get(first["type"], first["msg"][:1].lower() + first["msg"][1:])
-        if first["type"] == "extra_forbidden":
-            said += _near(str(first["loc"][-1]), _fields(first["loc"]))
-        raise lines.error(first["loc"], said + more) from error
+        raise mistake(error, Spec, lines) from error
     _check_tasks(spec, lines)
+    check_models(spec, lines)
+    return spec
+
+
+def mistake(error: ValidationError, kind: type[BaseModel], lines: Lines) -> SpecError:
+    """The first mistake of a spec of this kind, in one line."""
+    # a misspelt field is a missing one too; the one that is there says more
+    found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    first = found[0]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    said = _SAID.get(first["type"], first["msg"][:1].lower() + first["msg"][1:])
+    if first["type"] == "extra_forbidden":
+        said += _near(str(first["loc"][-1]), _fields(kind, first["loc"]))
+    return lines.error(first["loc"], said + more)
+
+
+def check_models(spec: Spec, lines: Lines) -> None:
+    """Check names, precisions and baselines of the models.
+
+    Raises:
+        SpecError: See `parse_spec`.
+    """
     names = [model.name for model in spec.models]
     for i, model in enumerate(spec.models):
         if model.name in names[:i]:
             raise lines.error(("models", i, "name"), f"{model.name} is named twice")
         _check_cells(spec, model, i, lines)
         _check_baselines(spec, model, i, lines)
-    return spec
 
 
-def _fields(location: tuple[int | str, ...]) -> list[str]:
+def _fields(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Names of the fields that there are where an unknown one was found."""
-    schema = Spec.model_json_schema()
+    schema = kind.model_json_schema()
     at = schema
     for part in location[:-1]:
         at = (
@@ -177,7 +191,7 @@ def _check_baselines(spec: Spec, model: ModelSpec, i: int, lines: Lines) -> None
     cells = {cell.key: cell for _, cell in spec.cells(model)}
     if spec.baseline == "study":
         if study_baseline(model, list(cells.values())) is None:
-            at = ("models", i, "baseline") if model.baseline else ("models", i)
+            at: Location = ("models", i, "baseline") if model.baseline else ("models", i)
             wanted = model.baseline or "F16, Q8_0, FP16 or BF16"
             raise lines.error(at, f"baseline: study needs a cell {wanted} of {model.name}")
     elif model.baseline:

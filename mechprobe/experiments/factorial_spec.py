@@ -1,0 +1,139 @@
+"""What a user writes to describe a temperature factorial: YAML in, checked values out."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mechprobe.errors import SpecError
+from mechprobe.experiments.spec import ModelSpec, Name, Spec
+from mechprobe.experiments.spec_file import check_models, mistake
+from mechprobe.experiments.yaml_lines import read_yaml
+
+Temperature = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+_SPECS = "specs/factorial"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Requests(_Strict):
+    """Where prompts of one kind come from."""
+
+    source: str
+    """As in docs/tasks.md: `builtin`, `over-refusal`, `organism`, the CSV of AdvBench or XSTest, …"""
+    prompts: int = Field(default=200, ge=2)
+    """At most so many."""
+    options: dict[str, Any] = {}
+    """Of the source's loader, such as `split`."""
+
+
+class FactorialSpec(_Strict):
+    """Models by precisions by temperatures by samples by prompts."""
+
+    name: Name
+    models: tuple[ModelSpec, ...] = Field(min_length=1, strict=False)
+    """As in the spec of a matrix."""
+    harmful: Requests = Requests(source="builtin")
+    benign: Requests = Requests(source="over-refusal")
+    template: Literal["chat", "raw"] = "chat"
+    temperatures: tuple[Temperature, ...] = Field(
+        default=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), min_length=2, strict=False
+    )
+    """Rising, the first one 0: CDI is held against it."""
+    samples: int = Field(default=5, ge=2)
+    """Answers to each prompt at each temperature."""
+    greedy_samples: int | None = Field(default=None, ge=2)
+    """Answers at temperature 0, each asked for anew; as many as at the others by default."""
+    seed: int = Field(default=0, ge=0)
+    max_new_tokens: int = Field(default=64, ge=1)
+    judges: tuple[str, ...] = Field(default=("rules",), min_length=1, strict=False)
+    """Each reads every answer; their majority counts. Three or more, so that one can be left out."""
+
+    @field_validator("temperatures")
+    @classmethod
+    def _rise_from_zero(cls, given: tuple[float, ...]) -> tuple[float, ...]:
+        if given[0] != 0 or any(b <= a for a, b in pairwise(given)):
+            raise ValueError("begin with 0 and let each be above the one before it")
+        return given
+
+    @field_validator("judges")
+    @classmethod
+    def _are_different(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(given)) < len(given):
+            raise ValueError("a judge is named twice")
+        return given
+
+    @property
+    def matrix(self) -> Spec:
+        """The models and cells alone, which are planned as those of a matrix are."""
+        return Spec(name=self.name, models=self.models)
+
+    def samples_at(self, temperature: float) -> int:
+        """Answers to each prompt at this temperature."""
+        if temperature == 0 and self.greedy_samples is not None:
+            return self.greedy_samples
+        return self.samples
+
+
+def shipped_factorials() -> tuple[str, ...]:
+    """What `mechprobe factorial NAME` knows, sorted."""
+    folder = files("mechprobe.experiments").joinpath(_SPECS)
+    names = (entry.name for entry in folder.iterdir())
+    return tuple(sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml")))
+
+
+def load_factorial(given: Path | str) -> FactorialSpec:
+    """Read a spec file, or a shipped spec by its name.
+
+    Raises:
+        SpecError: It cannot be read or is wrong; see `parse_factorial`.
+    """
+    path = Path(given)
+    if str(given) in shipped_factorials() and not path.is_file():
+        shipped = files("mechprobe.experiments").joinpath(f"{_SPECS}/{given}.yaml")
+        return parse_factorial(shipped.read_text(encoding="utf-8"), f"{given}.yaml")
+    try:
+        return parse_factorial(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError as error:
+        there = ", ".join(shipped_factorials())
+        raise SpecError(
+            f"{path}: no such file, and no shipped factorial is called so; there are {there}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (getattr(error, "strerror", None) or "").lower() or "not UTF-8 text"
+        raise SpecError(f"{path}: cannot be read ({reason})") from error
+
+
+def parse_factorial(text: str, where: str) -> FactorialSpec:
+    """Check a spec.
+
+    Args:
+        text: YAML.
+        where: Its name in messages, a path.
+
+    Raises:
+        SpecError: Not YAML, an unknown, missing or repeated field, a wrong type or value, or cells
+            that no matrix could have.
+    """
+    content, lines = read_yaml(text, where)
+    if not isinstance(content, dict):
+        raise SpecError(f"{where}: a spec is a mapping of fields (name, models, …)")
+    try:
+        spec = FactorialSpec.model_validate(content)
+    except ValidationError as error:
+        raise mistake(error, FactorialSpec, lines) from error
+    check_models(spec.matrix, lines)
+    return spec
+
+
+def canonical_factorial(spec: FactorialSpec) -> str:
+    """The spec as YAML with every default written out: what a run directory belongs to."""
+    content: dict[str, Any] = {"kind": "factorial", **spec.model_dump(mode="json")}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
