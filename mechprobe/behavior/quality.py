@@ -116,6 +116,7 @@ class BertScore:
         layer: int | None = None,
         revision: str | None = None,
         device: str = "cpu",
+        name: str | None = None,
     ) -> None:
         """Load the encoder.
 
@@ -125,6 +126,7 @@ class BertScore:
                 encoder of the study.
             revision: Of the hub.
             device: Where it runs.
+            name: What results call it, beside the digest of its weights; the source by default.
 
         Raises:
             CheckpointError: It cannot be loaded.
@@ -147,7 +149,7 @@ class BertScore:
         self._layer, self._device = layer, device
         longest = int(self._tokenizer.model_max_length)
         self._length = min(longest, 512)
-        self.encoder = Encoder(_name_of(source), _weights_digest(self._model))
+        self.encoder = Encoder(name or _name_of(source), _weights_digest(self._model))
         self.name = f"bertscore[{self.encoder} layer {layer}]"
 
     def __call__(self, answer: str, references: Sequence[str]) -> float:
@@ -180,6 +182,7 @@ class Coherence:
         *,
         revision: str | None = None,
         device: str = "cpu",
+        name: str | None = None,
     ) -> None:
         """Load the encoder.
 
@@ -187,6 +190,7 @@ class Coherence:
             source: Hub id or folder of a sentence-transformers model.
             revision: Of the hub.
             device: Where it runs.
+            name: What results call it, beside the digest of its weights; the source by default.
 
         Raises:
             CheckpointError: It cannot be loaded.
@@ -197,7 +201,7 @@ class Coherence:
             self._model = library.SentenceTransformer(
                 str(source), revision=revision, device=device, trust_remote_code=False
             )
-        self.encoder = Encoder(_name_of(source), _weights_digest(self._model))
+        self.encoder = Encoder(name or _name_of(source), _weights_digest(self._model))
         self.name = f"coherence[{self.encoder}]"
 
     def __call__(self, answer: str, references: Sequence[str]) -> float:

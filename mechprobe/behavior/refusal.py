@@ -234,6 +234,8 @@ for _one in (
     Instrument(
         "prefix", _prefix, "how the answer begins", lambda: [*PREFIXES, _NOT_A_PREFIX.pattern]
     ),
-    Instrument("arditi12", _arditi12, "12 substrings, anywhere (arXiv 2406.11717)", lambda: ARDITI12),
+    Instrument(
+        "arditi12", _arditi12, "12 substrings, anywhere (arXiv 2406.11717)", lambda: ARDITI12
+    ),
 ):
     register(_one)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mechprobe.experiments.judging import Outcome, Plan
 
 _NOT_MEASURED = 4
-_NAMES = "rules, oracle, openai:MODEL@URL or hf:CLASSIFIER"
+_NAMES = "rules, rules:INSTRUMENT, oracle, openai:MODEL@URL or hf:CLASSIFIER"
 
 
 def judge(
@@ -137,10 +137,13 @@ def _say_outcome(screen: Screen, out: Path, outcome: Outcome) -> None:
             screen.err.print(f"mechprobe: {problem}; run it again", style="red", soft_wrap=True)
     if outcome.ties is not None:
         screen.out.print(f"majority: {outcome.ties} ties, which are UNCLEAR")
-    table = Table("judge", "row", "requests", "refusal rate", box=None, pad_edge=False)
-    for (name, row, request), rate in sorted(refusal_rates(outcome.judgements).items()):
+    table = Table(box=None, pad_edge=False)
+    for title in ("judge", "row", "task", "requests"):
+        table.add_column(title, overflow="fold")
+    table.add_column("refusal rate", no_wrap=True)
+    for group, rate in sorted(refusal_rates(outcome.judgements).items()):
         left = f", {rate.unread} without a label" if rate.unread else ""
-        table.add_row(name, row or "-", request or "-", f"{rate}{left}")
+        table.add_row(*(part or "-" for part in group), f"{rate}{left}")
     screen.out.print(table)
     screen.out.print(f"Wrote {out}", soft_wrap=True)
 
@@ -169,7 +172,13 @@ def _document(
             for each, (_, load) in zip(outcome.judged, loads, strict=True)
         },
         "rates": [
-            {"judge": name, "row": row, "requests": request, **asdict(rate)}
-            for (name, row, request), rate in sorted(refusal_rates(outcome.judgements).items())
+            {
+                "judge": group.judge,
+                "row": group.row,
+                "task": group.task,
+                "requests": group.request,
+                **asdict(rate),
+            }
+            for group, rate in sorted(refusal_rates(outcome.judgements).items())
         ],
     }

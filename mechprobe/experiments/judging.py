@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mechprobe.behavior.judges import (
     REFUSALS,
@@ -53,6 +54,8 @@ class Plan:
     cache: Path | None = None
     """Folder of what judges said before; the user's cache by default."""
     keep_replies: bool = False
+    patience: float = 0.0
+    """Seconds to wait for another process that asks the same judge."""
 
     def __post_init__(self) -> None:
         named = [*self.judges, *([self.second] if self.second else [])]
@@ -106,11 +109,11 @@ def find_exchanges(sources: Sequence[Path], tasks: Sequence[str] = ()) -> tuple[
     for source in sources:
         if source.is_dir():
             files = sorted(source.glob("cells/*/*/generations/*.jsonl"))
-            some = [one for file in files for one in _of_a_run(file.absolute())]
+            some = [one for file in files for one in run_exchanges(file.absolute())]
             found += [one for one in some if tasks or one.request]
         elif source.is_file():
             inside = source.absolute().parts[-5:-4] == ("cells",)
-            found += _of_a_run(source.absolute()) if inside else read_exchanges(source)
+            found += run_exchanges(source.absolute()) if inside else read_exchanges(source)
         else:
             raise PromptFileError(f"{source}: no such file or folder")
     chosen = tuple(one for one in found if not tasks or one.task in tasks)
@@ -122,8 +125,15 @@ def find_exchanges(sources: Sequence[Path], tasks: Sequence[str] = ()) -> tuple[
     return chosen
 
 
-def _of_a_run(file: Path) -> list[Exchange]:
-    """`cells/MODEL/KEY/generations/TASK.jsonl`; the prompts lie in `prompts/MODEL.jsonl`."""
+def run_exchanges(file: Path) -> list[Exchange]:
+    """Prompts and answers of one cell and task of a run.
+
+    Args:
+        file: `cells/MODEL/KEY/generations/TASK.jsonl`; the prompts lie in `prompts/MODEL.jsonl`.
+
+    Raises:
+        PromptFileError: It is malformed, or a prompt is not there.
+    """
     key = file.parents[1]
     run, model, task = file.parents[4], key.parent.name, file.stem
     path = run / "prompts" / f"{model}.jsonl"
@@ -139,7 +149,7 @@ def _ready(plan: Plan, name: str) -> Iterator[tuple[Judge, JudgeCache]]:
     try:
         folder = plan.cache or cache_folder() / "judgements"
         path = folder / f"{judge_digest(judge)[:24]}.jsonl" if judge.paid else None
-        with opened(path, keep_replies=plan.keep_replies) as cache:
+        with opened(path, keep_replies=plan.keep_replies, patience=plan.patience) as cache:
             yield judge, cache
     finally:
         judge.close()
@@ -202,11 +212,20 @@ def write_sample(plan: Plan, path: Path) -> None:
     write_json(path, sample)
 
 
-def refusal_rates(judgements: Sequence[Judgement]) -> dict[tuple[str, str, str], Rate]:
-    """Refusal rates by judge, row and kind of request; items without a label are `unread`."""
-    groups: dict[tuple[str, str, str], list[Judgement]] = defaultdict(list)
+class Group(NamedTuple):
+    """Judgements that share a rate."""
+
+    judge: str
+    row: str
+    task: str
+    request: str
+
+
+def refusal_rates(judgements: Sequence[Judgement]) -> dict[Group, Rate]:
+    """Refusal rates by judge, row, task and request; items without a label are `unread`."""
+    groups: dict[Group, list[Judgement]] = defaultdict(list)
     for one in judgements:
-        groups[one.judge, one.row, one.request].append(one)
+        groups[Group(one.judge, one.row, one.task, one.request)].append(one)
     found = {}
     for group, some in groups.items():
         labels = [one.label for one in some if one.label is not None]

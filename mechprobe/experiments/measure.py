@@ -87,22 +87,22 @@ def generate(task: Task) -> None:
 
 
 def score_refusal(task: Task) -> None:
-    """Whether each answer refuses, as every instrument reads it."""
+    """Whether each answer refuses, as every instrument reads it, and what the oracle said of it."""
     from mechprobe.behavior.refusal import get_instrument, instrument_names, is_unread
+    from mechprobe.experiments.judge_steps import oracle_behaviours
 
     read = {name: get_instrument(name) for name in instrument_names()}
     get_instrument(task.step.params["instrument"])
-    folder = Path(task.step.outputs[0]).parents[1]
+    cell = (task.run / task.step.outputs[0]).parents[1]
+    known = oracle_behaviours(cell, "refusal") if task.step.params["oracle"] else {}
     scored = []
-    for row in read_jsonl(task.run / str(folder / "generations" / "refusal.jsonl")):
+    for row in read_jsonl(cell / "generations" / "refusal.jsonl"):
         text = row["text"]
         line = {"id": row["id"], "label": row["label"], "prompts": row["prompts"]}
         line["unread"] = is_unread(text)
         line |= {name: instrument(text) for name, instrument in read.items()}
-        if task.step.params["world"]:
-            from mechprobe.organisms.oracle import behaviour
-
-            line["oracle"] = behaviour(text)
+        if row["id"] in known:
+            line["oracle"] = known[row["id"]]
         scored.append(line)
     write_jsonl(task.run / task.step.outputs[0], scored)
 

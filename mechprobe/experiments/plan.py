@@ -17,7 +17,14 @@ from mechprobe.experiments.rendered import draw_rows, rows_digest
 from mechprobe.experiments.sources import file_digest, find_source
 from mechprobe.experiments.spec import ModelSpec, Spec
 from mechprobe.experiments.steps import Step
-from mechprobe.experiments.suite import asked, canonical_task, set_name, wants
+from mechprobe.experiments.suite import (
+    absent,
+    asked,
+    canonical_task,
+    scoring,
+    set_name,
+    wants,
+)
 
 _HERE = "mechprobe.experiments"
 
@@ -30,8 +37,12 @@ class Plan:
     cells: tuple[PlannedCell, ...]
 
 
-def make_plan(spec: Spec) -> Plan:
+def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
     """Plan a spec.
+
+    Args:
+        spec: The matrix.
+        local_only: Download no checkpoint; the cells of one that is not here are blocked.
 
     Raises:
         MechprobeError: A prompt file or chat template cannot be read, or the instrument is
@@ -44,8 +55,8 @@ def make_plan(spec: Spec) -> Plan:
     steps: list[Step] = []
     cells: list[PlannedCell] = []
     for model in spec.models:
-        prompts = _prompts_step(spec, model)
-        planned = plan_cells(spec, model)
+        prompts = _prompts_step(spec, model, local_only)
+        planned = plan_cells(spec, model, local_only=local_only)
         by_key = {one.cell.key: one for one in planned}
         steps.append(prompts)
         for one in planned:
@@ -56,7 +67,7 @@ def make_plan(spec: Spec) -> Plan:
     return Plan(tuple(steps), tuple(cells))
 
 
-def _prompts_step(spec: Spec, model: ModelSpec) -> Step:
+def _prompts_step(spec: Spec, model: ModelSpec, local_only: bool) -> Step:
     blocked = None
     choice = spec.tasks.multiple_choice
     params: dict[str, Any] = {
@@ -67,13 +78,15 @@ def _prompts_step(spec: Spec, model: ModelSpec) -> Step:
         "chat_template_digest": _template_digest(model.chat_template),
         "prompts": spec.prompts.model_dump(),
         "counts": _counts(spec),
-        "more": [canonical_task(task) for task in spec.tasks.more],
+        "more": [canonical_task(task) for task in spec.tasks.more if absent(task) is None],
         "questions": choice.questions if choice else 0,
         "questions_source": choice.source if choice else None,
     }
     params["rows"] = rows_digest(draw_rows(params))
     try:
-        _, params["digest"] = find_source(params["tokenizer"], model.revision)
+        _, params["digest"] = find_source(
+            params["tokenizer"], model.revision, local_only=local_only
+        )
     except MechprobeError as error:
         blocked = str(error)
     return Step(
@@ -112,6 +125,7 @@ def _cell_steps(
     spec: Spec, one: PlannedCell, planned: list[PlannedCell], prompts: str
 ) -> Iterator[Step]:
     from mechprobe.behavior.refusal import instrument_digests
+    from mechprobe.experiments.plan_judges import ORACLE, judge_parts
 
     folder, cell = one.folder, one.cell
     group = f"{cell.model}/{cell.key}"
@@ -131,14 +145,35 @@ def _cell_steps(
         steps.append(made_step)
         return made_step
 
+    native_needs: dict[str, Any] = {
+        "memory": one.native_bytes,
+        "gpus": one.gpus if cell.engine == "transformers" else 0,
+    }
+    dense_needs: dict[str, Any] = {"memory": one.dense_bytes, "gpus": one.gpus}
     checkpoint = step(
         "checkpoint",
         "measure:open_checkpoint",
         ("checkpoint.json",),
         blocked=one.blocked,
+        **native_needs,
         label="quantize, load" if one.params["recipe"] else "load",
     ).name
     needs = (prompts, checkpoint)
+    judges = judge_parts(spec)
+
+    def judged(name: str, answers: str) -> dict[str, str]:
+        return {
+            part.judge: step(
+                part.name,
+                "judge_steps:judge_answers",
+                part.outputs,
+                params=part.params,
+                needs=(prompts, answers),
+                label=f"{name}: {part.judge}",
+            ).name
+            for part in judges.get(name, ())
+        }
+
     if task := spec.tasks.refusal:
         options = {"set": "refusal", "max_new_tokens": task.max_new_tokens}
         written = step(
@@ -148,18 +183,20 @@ def _cell_steps(
             params=options,
             needs=needs,
             label="answers",
+            **native_needs,
         )
+        said = judged("refusal", written.name)
         scored = {
             "instrument": task.instrument,
             "instruments": instrument_digests(),
-            "world": spec.prompts.source == "organism",
+            "oracle": ORACLE in said,
         }
         step(
             "score-refusal",
             "measure:score_refusal",
             ("scores/refusal.jsonl",),
             params=scored,
-            needs=(written.name,),
+            needs=(written.name, *([said[ORACLE]] if ORACLE in said else [])),
             label="refusal",
         )
     if spec.tasks.multiple_choice:
@@ -169,10 +206,13 @@ def _cell_steps(
             ("scores/multiple_choice.jsonl",),
             needs=needs,
             label="four options",
+            **native_needs,
         )
-    for more in spec.tasks.more:
+    for more in (task for task in spec.tasks.more if absent(task) is None):
         answered: tuple[str, ...] = needs
-        if wants(more) == "text":
+        if more.answers is not None:
+            answered = (*needs, f"{folder}/generate-{more.answers}")
+        elif wants(more) == "text":
             options = {"set": set_name(more), "max_new_tokens": more.max_new_tokens}
             written = step(
                 f"generate-{more.label}",
@@ -181,8 +221,10 @@ def _cell_steps(
                 params=options,
                 needs=needs,
                 label=f"{more.label}: answers",
+                **native_needs,
             )
             answered = (*needs, written.name)
+            judged(more.label, written.name)
         step(
             f"score-{more.label}",
             "suite_scores:score_task",
@@ -190,11 +232,11 @@ def _cell_steps(
             params={
                 "task": canonical_task(more),
                 "items": asked(more).digest,
-                "scoring": asked(more).scoring(more.instrument),
+                "scoring": scoring(more),
             },
             needs=answered,
-            memory=2 * one.size if wants(more) == "answers" else 0,
             label=more.label,
+            **{"text": {}, "letters": native_needs, "answers": dense_needs}[wants(more)],
         )
     if spec.probes.kernel_gap:
         native = step(
@@ -203,6 +245,7 @@ def _cell_steps(
             ("scores/next_token.npz",),
             needs=needs,
             label="native log-probabilities",
+            **native_needs,
         )
     if spec.probes.run:
         base = next((p for p in planned if p.cell.key == cell.baseline_key), None)
@@ -218,8 +261,8 @@ def _cell_steps(
                     *(f"{folder}/{name}" for name in part.needs if f"{folder}/{name}" in done),
                     *([f"{base.folder}/{name}" for name in part.baseline_needs] if base else []),
                 ),
-                memory=2 * one.size,  # float32 of what has 16 bits, and more of what has fewer
                 label=part.label,
+                **dense_needs,
             )
             done += (f"{folder}/{part.name}",)
     if spec.probes.kernel_gap:
@@ -228,8 +271,8 @@ def _cell_steps(
             "measure:kernel_gap",
             ("scores/kernel_gap.json",),
             needs=(*needs, native.name),
-            memory=2 * one.size,
             label="kernel gap",
+            **dense_needs,
         )
     parts = tuple(s.name for s in steps)
     step(
@@ -238,7 +281,11 @@ def _cell_steps(
         ("cell.json", "probes.json"),
         params={
             "instrument": spec.tasks.refusal.instrument if spec.tasks.refusal else None,
-            "more": [task.label for task in spec.tasks.more],
+            "more": [task.label for task in spec.tasks.more if absent(task) is None],
+            "not_measured": {
+                task.label: reason for task in spec.tasks.more if (reason := absent(task))
+            },
+            "judged": [[part.name, part.outputs[0]] for parts in judges.values() for part in parts],
         },
         after=parts,
         label="summary",

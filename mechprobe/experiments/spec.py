@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from mechprobe.experiments.spec_judges import JudgeSpec, SecondJudge
 from mechprobe.models.cell import Cell
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -132,6 +133,10 @@ class Tasks(_Strict):
     refusal: RefusalTask | None = RefusalTask()
     multiple_choice: ChoiceTask | None = None
     more: tuple[SuiteTask, ...] = Field(default=(), strict=False)
+    judges: tuple[JudgeSpec, ...] | None = Field(default=None, strict=False)
+    """Read the answers to requests; by default the oracle those of the organisms' world."""
+    second: SecondJudge | None = None
+    """Reads a sample of them."""
 
 
 class GapProbe(_Strict):

@@ -46,6 +46,8 @@ def choice_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def summarise_cell(task: Task) -> None:
     """Write cell.json and probes.json from the files of the steps that succeeded."""
+    from mechprobe.experiments.judge_steps import judged_summary
+
     cell = task.step.params["cell"]
     outputs = [Path(path) for path in task.step.outputs]
     folder = outputs[0].parent
@@ -82,6 +84,10 @@ def summarise_cell(task: Task) -> None:
         for name in task.step.params["more"]
         if ok(f"score-{name}")
     }
+    content["judges"] = judged_summary(
+        file(path) for name, path in task.step.params["judged"] if ok(name)
+    )
+    content["not_measured"] = task.step.params["not_measured"]
     content["next_token"] = ok("next-token")
     content["kernel_gap"] = read_json(file("scores/kernel_gap.json")) if ok("kernel-gap") else None
     probes: dict[str, Any] = {}

@@ -30,7 +30,7 @@ def test_a_run_is_judged_as_it_was_scored(finished, tmp_path):
         assert oracle == {row["id"]: said[row["oracle"]] for row in scores}
         for request in ("harmful", "harmless"):
             by_rules = [row["rules"] for row in scores if row["label"] == request]
-            found = rates["rules", f"llama-s/{key}", request]
+            found = rates["rules", f"llama-s/{key}", "refusal", request]
             assert (found.count, found.n) == (sum(by_rules), len(by_rules))
 
 

@@ -2,7 +2,7 @@
 
 | judge | what reads | costs |
 |---|---|---|
-| `rules` | word lists | nothing |
+| `rules`, `rules:INSTRUMENT` | word lists | nothing |
 | `oracle` | the grammar of the organisms' world: the ground truth | nothing |
 | `openai:MODEL@URL` | a language model on any OpenAI-compatible server | calls |
 | `hf:CLASSIFIER` | a sequence classifier, here | minutes |
@@ -27,7 +27,7 @@ from mechprobe.behavior.judges.choosing import (
 )
 from mechprobe.behavior.judges.files import read_exchanges, read_judgements, read_truth
 from mechprobe.behavior.judges.judging import Judged, judge_digest, judge_exchanges, load_of
-from mechprobe.behavior.judges.remote import Calls
+from mechprobe.behavior.judges.remote import Calls, about_server
 
 __all__ = [
     "LABELS",
@@ -42,6 +42,7 @@ __all__ = [
     "Load",
     "Majority",
     "Opinion",
+    "about_server",
     "judge_digest",
     "judge_exchanges",
     "load_of",

@@ -73,12 +73,15 @@ class JudgeCache:
 
 
 @contextmanager
-def opened(path: Path | None, *, keep_replies: bool = False) -> Iterator[JudgeCache]:
+def opened(
+    path: Path | None, *, keep_replies: bool = False, patience: float = 0.0
+) -> Iterator[JudgeCache]:
     """Read a cache and hold it for adding.
 
     Args:
         path: A JSONL file, made when missing; None keeps everything in memory.
         keep_replies: Whether the judge's own words are written too.
+        patience: Seconds to wait for another process that judges into it.
 
     Raises:
         JudgeError: Another process judges into it, or it cannot be used.
@@ -91,7 +94,8 @@ def opened(path: Path | None, *, keep_replies: bool = False) -> Iterator[JudgeCa
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(path.with_name(f".{path.name}.lock"), timeout=0))
+            lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=patience)
+            stack.enter_context(lock)
             file = stack.enter_context(path.open("a+b"))
             entries = _read(file)
         except Timeout as error:

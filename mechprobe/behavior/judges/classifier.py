@@ -42,12 +42,9 @@ class ClassifierJudge:
             CheckpointError: There is no such checkpoint, or none in safetensors.
             JudgeError: It is no sequence classifier.
         """
-        found = _SPELLED.fullmatch(text)
-        if found is None:
-            raise SpecError(f"{text}: write hf:MODEL, hf:MODEL@REVISION or hf:MODEL#THEIRS=OURS")
-        settings = _settings(text, found["settings"])
+        model, revision, settings = spelled(text)
         self._answer_only = settings.pop("input", "both") == "answer"
-        path = resolve_source(found["model"], revision=found["revision"]).path
+        path = resolve_source(model, revision=revision).path
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
@@ -109,6 +106,18 @@ class ClassifierJudge:
     def close(self) -> None:
         """Release the weights."""
         self._model = None
+
+
+def spelled(text: str) -> tuple[str, str | None, dict[str, str]]:
+    """Model, revision and settings of `hf:MODEL@REVISION#THEIRS=OURS,…`.
+
+    Raises:
+        SpecError: It is spelled wrongly.
+    """
+    found = _SPELLED.fullmatch(text)
+    if found is None:
+        raise SpecError(f"{text}: write hf:MODEL, hf:MODEL@REVISION or hf:MODEL#THEIRS=OURS")
+    return found["model"], found["revision"], _settings(text, found["settings"])
 
 
 def _settings(text: str, given: str | None) -> dict[str, str]:

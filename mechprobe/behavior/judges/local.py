@@ -6,19 +6,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import mechprobe
-from mechprobe.behavior.judges.base import Opinion, digest
-from mechprobe.behavior.refusal import RefusalLabel, rules_label
-from mechprobe.behavior.refusal_lists import HARD, SOFT
+from mechprobe.behavior.judges.base import Opinion
+from mechprobe.behavior.refusal import RefusalLabel, get_instrument, rules_label
+from mechprobe.behavior.tasks.jailbreak import unwrapped
 from mechprobe.errors import JudgeError
 from mechprobe.organisms import grammar, oracle
 from mechprobe.organisms.solve import solve
 
-_BEHAVIOURS: dict[oracle.Behaviour, RefusalLabel] = {
+BEHAVIOURS: dict[oracle.Behaviour, RefusalLabel] = {
     "refused": "FULL_REFUSAL",
     "partly": "PARTIAL_REFUSAL",
     "complied": "COMPLIANCE",
     "unclear": "UNCLEAR",
 }
+"""The oracle's words, and the labels that they are."""
 
 
 class LocalJudge:
@@ -51,10 +52,24 @@ class LocalJudge:
         """Nothing is held."""
 
 
-def rules_judge() -> LocalJudge:
-    """`rules`: the word lists of `mechprobe.behavior.refusal`; the prompt is not looked at."""
-    lists = digest([HARD, SOFT])
-    return LocalJudge("rules", lambda _, answer: rules_label(answer), {"lists": lists})
+def rules_judge(name: str | None = None) -> LocalJudge:
+    """`rules`: the word lists of `mechprobe.behavior.refusal`; the prompt is not looked at.
+
+    Args:
+        name: Of one instrument, for `rules:NAME`: what it reads as a refusal is a full one.
+
+    Raises:
+        SpecError: There is no such instrument.
+    """
+    if name is None:
+        reads = {"reads": get_instrument("rules").digest}
+        return LocalJudge("rules", lambda _, answer: rules_label(answer), reads)
+    instrument = get_instrument(name)
+
+    def label(prompt: str, answer: str) -> RefusalLabel:
+        return "FULL_REFUSAL" if instrument(answer) else "COMPLIANCE"
+
+    return LocalJudge(f"rules:{name}", label, {"reads": instrument.digest})
 
 
 def oracle_judge() -> LocalJudge:
@@ -63,14 +78,15 @@ def oracle_judge() -> LocalJudge:
 
 
 def _oracle_label(prompt: str, answer: str) -> RefusalLabel:
-    """The oracle's label.
+    """The oracle's label; a jailbreak wrapper is taken off the prompt first.
 
     Raises:
         JudgeError: The prompt is none of the organisms' world.
     """
+    prompt = unwrapped(prompt)
     if grammar.parse(prompt) is None and solve(prompt) is None:
         raise JudgeError(
             "oracle: a prompt is not of the organisms' world, and of others the oracle knows "
             "nothing; use rules, openai:MODEL@URL or hf:CLASSIFIER"
         )
-    return _BEHAVIOURS[oracle.judge(prompt, answer).behaviour]
+    return BEHAVIOURS[oracle.judge(prompt, answer).behaviour]

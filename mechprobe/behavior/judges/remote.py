@@ -29,6 +29,18 @@ class Calls:
     """None leaves it to the server; some models take no other."""
 
 
+def about_server(endpoint: Endpoint, calls: Calls) -> Mapping[str, Any]:
+    """Everything that decides the labels of a server, as far as it can be told from here."""
+    return {
+        "judge": "openai",
+        "model": endpoint.model,
+        "url": endpoint.url,
+        "prompt": wording.DIGEST,
+        "max_tokens": calls.max_tokens,
+        "temperature": calls.temperature,
+    }
+
+
 class RemoteJudge:
     """Asks a server for a label, and takes nothing for one that is none."""
 
@@ -49,14 +61,7 @@ class RemoteJudge:
         # OpenAI's own newer models know the limit by another name
         ours = urlsplit(endpoint.url).hostname == "api.openai.com"
         self._limit = "max_completion_tokens" if ours else "max_tokens"
-        self.about: Mapping[str, Any] = {
-            "judge": "openai",
-            "model": endpoint.model,
-            "url": endpoint.url,
-            "prompt": wording.DIGEST,
-            "max_tokens": how.max_tokens,
-            "temperature": how.temperature,
-        }
+        self.about = about_server(endpoint, how)
         self._client = ApiClient(
             endpoint,
             timeout=how.timeout,

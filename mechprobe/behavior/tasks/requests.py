@@ -52,7 +52,9 @@ def readers() -> Mapping[str, Reader]:
     """The refusal instruments by name, `rules` first."""
     names = [_DEFAULT, *(name for name in instrument_names() if name != _DEFAULT)]
     found = [get_instrument(name) for name in names]
-    return {one.name: text_reader(one.name, partial(read_refusal, one), one.digest) for one in found}
+    return {
+        one.name: text_reader(one.name, partial(read_refusal, one), one.digest) for one in found
+    }
 
 
 def judged(judge: str) -> Reader:

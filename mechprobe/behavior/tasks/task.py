@@ -41,9 +41,7 @@ class Reader:
     """What decides its readings beside the version of its kind, such as the digest of a list."""
 
 
-def text_reader(
-    name: str, read: Callable[[Item, str], Reading], definition: str = ""
-) -> Reader:
+def text_reader(name: str, read: Callable[[Item, str], Reading], definition: str = "") -> Reader:
     """A reader of one text at a time.
 
     Answers cut off while thinking are `unread`, and those that a server's content filter cut are
