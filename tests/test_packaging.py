@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SPECS = ("demo", "demo-51", "qwen2.5-0.5b", "study-51")
 SHIPPED = {
     "mechprobe/py.typed",
-    "mechprobe/experiments/specs/demo.yaml",
+    *(f"mechprobe/experiments/specs/{name}.yaml" for name in SPECS),
     "mechprobe/experiments/notebooks/neurons.ipynb",
     "mechprobe/experiments/notebooks/refusal_direction.ipynb",
     "mechprobe/behavior/data/requests.jsonl",
@@ -64,10 +65,12 @@ def test_every_room_imports_from_an_installed_wheel(wheel, tmp_path):
         "assert str(root).startswith(sys.argv[1]), root\n"
         "for room in sorted(p.parent.name for p in root.glob('*/__init__.py')):\n"
         "    importlib.import_module(f'mechprobe.{room}')\n"
+        "from mechprobe.experiments import load_spec\n"
+        "for name in sys.argv[2:]: load_spec(name)\n"
         "from mechprobe.organisms import organism_path; print(organism_path('llama-s'))\n"
     )
     out = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "site")],
+        [sys.executable, "-c", code, str(tmp_path / "site"), *SPECS],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -99,6 +99,7 @@ def held(task: Task, kernel: Kernel) -> Loaded:
         checkpoint = session.load(
             source,
             kernel=kernel,
+            device=_device(task, kernel),
             revision=revision,
             expect=params["cell"]["precision"],
             tokenizer=params["tokenizer"],
@@ -112,6 +113,13 @@ def held(task: Task, kernel: Kernel) -> Loaded:
 
     cell = task.step.params["cell"]
     return task.bench.hold(f"{cell['model']}/{cell['precision']}/{kernel}", load)
+
+
+def _device(task: Task, kernel: Kernel) -> str:
+    """Where the graph runs; a native GGUF has none."""
+    if kernel == "native" and task.step.params["engine"] == "llama.cpp":
+        return "cpu"
+    return str(task.step.params.get("device", "cpu"))
 
 
 def free_memory() -> int:

@@ -81,6 +81,7 @@ def _row(run: RunDirectory, one: Mapping[str, Any], cells: Mapping[str, Any]) ->
         "precision": precision,
         "engine": engine,
         "baseline": one["baseline"] or "",
+        "engine_differs": bool(one["baseline"]) and not one["baseline"].endswith(f"@{engine}"),
         "status": "ok" if cell and not errors else "failed",
         "error": "; ".join(f"{k}: {v}" for k, v in errors.items()),
         "method": quant.get("method"),
@@ -230,6 +231,8 @@ def typed(name: str, value: str) -> str | int | float | None:
     """A field of matrix.csv as the value it was written from."""
     if name in _TEXT or name.endswith(("_instrument", "_prompts")):
         return value
+    if name == "engine_differs":
+        return value == "True"
     if not value:
         return None
     return int(value) if value.lstrip("-").isdigit() else float(value)

@@ -112,7 +112,7 @@ def _counts(spec: Spec) -> dict[str, int]:
 
 
 def _template_digest(path: str | None) -> str | None:
-    if path is None:
+    if path is None or "{" in path:  # the template itself, which is a parameter anyway
         return None
     try:
         return file_digest(Path(path))

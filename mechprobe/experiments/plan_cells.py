@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,14 @@ from mechprobe.experiments.sources import find_source, weight_bytes
 from mechprobe.experiments.spec import SIXTEEN_BITS, CellSpec, ModelSpec, Spec
 from mechprobe.models.cell import Cell
 
+_LADDER_BITS = {
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q4_K_M": 4.8,
+    "Q3_K_S": 3.5,
+    "Q2_K": 2.6,
+}
 _DTYPES = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}
 
 
@@ -28,6 +37,23 @@ class PlannedCell:
     blocked: str | None
     size: int = 0
     """Bytes of its source's weights."""
+    device: str = "cpu"
+
+    @property
+    def native_bytes(self) -> int:
+        """Least memory of its packed weights; what it is made of counts while it is made."""
+        return self.size
+
+    @property
+    def dense_bytes(self) -> int:
+        """Least memory of its weights in float32."""
+        stored = 16.0 if self.params["recipe"] else nominal_bits(self.cell.precision)
+        return int(self.size * 32 / stored)
+
+    @property
+    def gpus(self) -> int:
+        """Whether its graphs run on a GPU."""
+        return int(self.device != "cpu")
 
     @property
     def folder(self) -> str:
@@ -35,41 +61,67 @@ class PlannedCell:
         return f"cells/{self.cell.model}/{self.cell.key}"
 
 
-def plan_cells(spec: Spec, model: ModelSpec) -> list[PlannedCell]:
-    """The spec's cells and the references they need, every baseline before what is held to it."""
-    planned = [*_references(spec, model), *_cells(spec, model)]
+def nominal_bits(precision: str) -> float:
+    """Bits per weight that a label promises, about; 16 for one that promises none."""
+    if precision in ("FP32", "F32", "FP64"):
+        return 32.0
+    if precision in _LADDER_BITS:
+        return _LADDER_BITS[precision]
+    if precision in ("FP16", "BF16", "F16"):
+        return 16.0
+    width = re.search(r"[0-9]+", precision)
+    return float(width[0]) + 0.5 if width else 16.0
+
+
+def plan_cells(spec: Spec, model: ModelSpec, *, local_only: bool = False) -> list[PlannedCell]:
+    """The spec's cells and the references they need, every baseline before what is held to it.
+
+    Args:
+        spec: The matrix.
+        model: One of its models.
+        local_only: Download nothing; a cell whose source is not here is blocked.
+    """
+    references = _references(spec, model, local_only)
+    planned = [*references, *_cells(spec, model, references, local_only)]
     by_key = {one.cell.key: one for one in planned}
     return sorted(planned, key=lambda one: _generation(one.cell, by_key))
 
 
-def _cells(spec: Spec, model: ModelSpec) -> Iterator[PlannedCell]:
-    added = {one.cell.engine: one.cell.precision for one in _references(spec, model)}
+def _cells(
+    spec: Spec, model: ModelSpec, references: list[PlannedCell], local_only: bool
+) -> Iterator[PlannedCell]:
+    added = {one.cell.engine: one.cell.precision for one in references}
     for given, cell in spec.cells(model):
         baseline = cell.baseline
         if baseline is None and cell.engine in added and given.baseline is None:
             baseline = added[cell.engine]
-        yield _planned(model, given, Cell(**{**asdict(cell), "baseline": baseline}))
+        whole = Cell(**{**asdict(cell), "baseline": baseline})
+        yield _planned(model, given, whole, local_only=local_only)
 
 
-def _references(spec: Spec, model: ModelSpec) -> list[PlannedCell]:
+def _references(spec: Spec, model: ModelSpec, local_only: bool) -> list[PlannedCell]:
     """Same-stack baselines that the spec left out, where they can be made from the model."""
+    if spec.baseline == "study":
+        return []  # every cell of a model is held against one that the spec lists
     found = []
+    own = {cell.key for given, cell in spec.cells(model) if given.baseline == cell.precision}
     cells = [cell for _, cell in spec.cells(model)]
     for engine in dict.fromkeys(cell.engine for cell in cells):
         same = [cell for cell in cells if cell.engine == engine]
         has = any(c.precision in SIXTEEN_BITS[engine] for c in same)
-        if has or all(cell.baseline for cell in same) or model.source.endswith(".gguf"):
+        held = all(cell.baseline or cell.key in own for cell in same)
+        if has or held or model.source.endswith(".gguf"):
             continue
-        precision = "F16" if engine == "llama.cpp" else _stored_precision(model)
+        precision = "F16" if engine == "llama.cpp" else _stored_precision(model, local_only)
         given = CellSpec(precision=precision, quantize="F16" if engine == "llama.cpp" else None)
         cell = Cell(model.name, precision, model.source, model.family, model.revision)
-        found.append(_planned(model, given, cell, reference=True))
+        found.append(_planned(model, given, cell, reference=True, local_only=local_only))
     return found
 
 
-def _stored_precision(model: ModelSpec) -> str:
+def _stored_precision(model: ModelSpec, local_only: bool) -> str:
     try:
-        source, _ = find_source(model.source, model.revision)
+        source, _ = find_source(model.source, model.revision, local_only=local_only)
         config = json.loads((source.path / "config.json").read_text())
     except (MechprobeError, OSError, ValueError):
         return "FP16"  # the cell is blocked by the same trouble, and says so
@@ -78,7 +130,12 @@ def _stored_precision(model: ModelSpec) -> str:
 
 
 def _planned(
-    model: ModelSpec, given: CellSpec, cell: Cell, *, reference: bool = False
+    model: ModelSpec,
+    given: CellSpec,
+    cell: Cell,
+    *,
+    reference: bool = False,
+    local_only: bool = False,
 ) -> PlannedCell:
     blocked = None
     params: dict[str, Any] = {
@@ -89,9 +146,11 @@ def _planned(
         "digest": None,
         "recipe": None,
     }
+    if model.device != "cpu":
+        params["device"] = model.device
     size = 0
     try:
-        source, params["digest"] = find_source(cell.source, cell.revision)
+        source, params["digest"] = find_source(cell.source, cell.revision, local_only=local_only)
         size = weight_bytes(source)
         if given.quantize:
             if source.kind != "folder":
@@ -101,7 +160,7 @@ def _planned(
             )
     except MechprobeError as error:
         blocked = str(error)
-    return PlannedCell(cell, params, reference, blocked, size)
+    return PlannedCell(cell, params, reference, blocked, size, model.device)
 
 
 def _generation(cell: Cell, by_key: dict[str, PlannedCell]) -> int:

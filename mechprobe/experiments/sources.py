@@ -63,13 +63,15 @@ def weight_bytes(source: Source) -> int:
     return sum(f.stat().st_size for f in source.path.iterdir() if f.suffix in _WEIGHTS)
 
 
-def find_source(text: str, revision: str | None = None) -> tuple[Source, str]:
+def find_source(
+    text: str, revision: str | None = None, *, local_only: bool = False
+) -> tuple[Source, str]:
     """Resolve a source and take its digest.
 
     Raises:
-        CheckpointError: It is missing, gated, or out of reach.
+        CheckpointError: It is missing, gated, or out of reach; with `local_only`, not here yet.
     """
-    source = resolve_source(text, revision=revision)
+    source = resolve_source(text, revision=revision, local_only=local_only)
     return source, source_digest(source)
 
 

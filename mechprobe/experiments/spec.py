@@ -62,7 +62,7 @@ class ModelSpec(_Strict):
     tokenizer: str | None = None
     """Where the tokenizer comes from, if not from `source`."""
     chat_template: str | None = None
-    """A file with a chat template, where the tokenizer has none."""
+    """A file with a chat template, or the template, where the tokenizer has none."""
     device: Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:[0-9]+)?)$")] = "cpu"
     """Where graphs run; GGUF files always run natively on the processor."""
     baseline: Name | None = None

@@ -51,6 +51,8 @@ class Step:
     """Why it cannot run at all, where planning already found out."""
     memory: int = 0
     """Bytes it needs at least, for whoever places it; 0 where nobody knows. No part of the key."""
+    gpus: int = 0
+    """GPUs it needs, for whoever places it. No part of the key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from mechprobe.experiments.loading import held
 from mechprobe.experiments.rendered import encoded_rows, prompt_rows
 from mechprobe.experiments.rundir import read_jsonl, write_json, write_jsonl
 from mechprobe.experiments.spec import SuiteTask
-from mechprobe.experiments.suite import asked, set_name, wants
+from mechprobe.experiments.suite import asked, reader, set_name, wants
 from mechprobe.experiments.summary import number
 from mechprobe.models.rendering import require_parity
 
@@ -67,7 +67,8 @@ def _scored(step: Task, given: SuiteTask, task: Asked) -> tuple[Scored, str]:
     kernel = "dense" if wanted == "answers" else "native"
     if wanted == "text":
         folder = Path(step.step.outputs[0]).parents[1]
-        answers = read_jsonl(step.run / str(folder / "generations" / f"{given.label}.jsonl"))
+        label = given.answers or given.label
+        answers = read_jsonl(step.run / str(folder / "generations" / f"{label}.jsonl"))
         outputs = [row["text"] for row in answers]
     elif wanted == "letters":
         loaded = held(step, "native")
@@ -78,7 +79,7 @@ def _scored(step: Task, given: SuiteTask, task: Asked) -> tuple[Scored, str]:
         checkpoint = held(step, "dense").checkpoint
         ids = continuation_ids(checkpoint.tokenizer, prompts, task.answers())
         outputs = list(continuation_logprobs(checkpoint, prompts.ids, ids))
-    return task.score(outputs, given.instrument, prompts=prompts.digest), kernel
+    return task.score(outputs, reader(given), prompts=prompts.digest), kernel
 
 
 def suite_columns(

@@ -34,6 +34,7 @@ def resolve_source(
     revision: str | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    local_only: bool = False,
 ) -> Source:
     """Find a checkpoint, downloading it when it names the hub.
 
@@ -43,6 +44,7 @@ def resolve_source(
         revision: Branch, tag or commit on the hub.
         allow_pickle: Download pickled weights too. They run code when they are read.
         trust_remote_code: Download the repository's Python files too.
+        local_only: Download nothing: what is not on this disk is missing.
 
     Raises:
         CheckpointError: It is missing, gated, or out of reach while offline.
@@ -55,7 +57,9 @@ def resolve_source(
 
         return Source(text, "folder", organism_path(text.removeprefix("organism:")), None)
     if match := _HUB_FILE.match(text):
-        return Source(text, "gguf", _download_file(match[1], match[2], revision), revision)
+        return Source(
+            text, "gguf", _download_file(match[1], match[2], revision, local_only), revision
+        )
     if text.startswith("hf:"):
         raise CheckpointError(f"{text}: expected hf:org/repo/file.gguf")
     path = Path(text).expanduser()
@@ -66,7 +70,9 @@ def resolve_source(
     if _HUB_ID.match(text) and not text.lower().endswith(".gguf"):
         patterns = [*_WANTED, *(_PICKLES if allow_pickle else [])]
         patterns += ["*.py"] if trust_remote_code else []
-        return Source(text, "folder", _download_folder(text, patterns, revision), revision)
+        return Source(
+            text, "folder", _download_folder(text, patterns, revision, local_only), revision
+        )
     raise CheckpointError(f"{text}: no such file or folder, and not a hub id of the form org/name")
 
 
@@ -92,11 +98,17 @@ def _folder(text: str, path: Path) -> Source:
     raise CheckpointError(f"{path}: no config.json; it is not a transformers checkpoint")
 
 
-def _download_folder(repo: str, patterns: list[str], revision: str | None) -> Path:
+def _download_folder(
+    repo: str, patterns: list[str], revision: str | None, local_only: bool
+) -> Path:
     from huggingface_hub import snapshot_download
 
     with _hub_errors(repo, revision):
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        folder = Path(
+            snapshot_download(
+                repo, revision=revision, allow_patterns=patterns, local_files_only=local_only
+            )
+        )
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{repo}: the repository has no config.json; for a GGUF write hf:{repo}/FILE.gguf"
@@ -104,11 +116,11 @@ def _download_folder(repo: str, patterns: list[str], revision: str | None) -> Pa
     return folder
 
 
-def _download_file(repo: str, filename: str, revision: str | None) -> Path:
+def _download_file(repo: str, filename: str, revision: str | None, local_only: bool) -> Path:
     from huggingface_hub import hf_hub_download
 
     with _hub_errors(repo, revision):
-        return Path(hf_hub_download(repo, filename, revision=revision))
+        return Path(hf_hub_download(repo, filename, revision=revision, local_files_only=local_only))
 
 
 @contextmanager

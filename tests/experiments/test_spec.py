@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 from importlib.resources import files
 
 import pytest
@@ -251,3 +252,27 @@ def test_every_shipped_spec_is_sound(name):
     spec = load_spec(name)
     assert spec.name == name
     assert parse_spec(canonical(spec), "again") == spec
+
+
+PUBLISHED = {
+    "F16@llama.cpp": 4,
+    **dict.fromkeys(["Q8_0@llama.cpp", "Q6_K@llama.cpp", "Q5_K_M@llama.cpp"], 6),
+    **dict.fromkeys(["Q4_K_M@llama.cpp", "Q3_K_S@llama.cpp", "Q2_K@llama.cpp"], 6),
+    "AWQ-INT4@transformers": 5,
+    "GPTQ-INT4@transformers": 6,
+}
+
+
+@pytest.mark.parametrize("name", ["demo-51", "study-51"])
+def test_the_published_layout_has_51_rows_of_six_models(name):
+    spec = load_spec(name)
+    cells = [c for m in spec.models for _, c in spec.cells(m)]
+    assert Counter(c.key for c in cells) == PUBLISHED
+    assert Counter(m.family for m in spec.models) == {"Llama": 2, "Qwen": 2, "Phi": 1, "Mistral": 1}
+    ladder = [c for c in cells if c.engine == "llama.cpp"]
+    assert Counter(c.precision for c in ladder if c.baseline_key is None) == {"F16": 4, "Q8_0": 2}
+    others = [c for c in ladder if c.baseline_key]
+    assert {c.baseline_key for c in others} == {"F16@llama.cpp", "Q8_0@llama.cpp"}
+    packed = {c.baseline_key for c in cells if c.engine == "transformers"}
+    # the organisms' are held against a reference on their own engine, which the plan adds
+    assert packed == ({None} if name == "demo-51" else {"F16@llama.cpp", "Q8_0@llama.cpp"})
