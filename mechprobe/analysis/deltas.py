@@ -165,7 +165,7 @@ def _groups(outcomes: pd.DataFrame) -> tuple[pd.DataFrame, IntArray]:
     """The distinct keys in order of appearance, and which one each outcome has."""
     import pandas as pd
 
-    code = np.zeros(len(outcomes), np.int64)
+    code: IntArray = np.zeros(len(outcomes), np.int64)
     for name in KEYS:
         mine, width = _codes(outcomes[name])
         code = code * max(width, 1) + mine
@@ -219,7 +219,7 @@ def _summed(
         return found
 
     place, which = np.unique(line * max(clusters, 1) + cluster, return_inverse=True)
-    nets = np.bincount(which, weights=change, minlength=len(place))
+    nets = np.bincount(which, weights=change, minlength=len(place)).astype(np.float64)
     sizes = np.bincount(which, minlength=len(place))
     of_line = place // max(clusters, 1)
     own, first = np.unique(of_line, return_index=True)

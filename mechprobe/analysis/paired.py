@@ -7,7 +7,6 @@ broadcast. Differences are shares, after minus before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -54,11 +53,11 @@ def sign_flip_p(nets: ArrayLike) -> float:
 
     given = np.asarray(nets, np.int64)
     sizes, counts = np.unique(np.abs(given[given != 0]), return_counts=True)
-    mass = np.ones(1)  # of the sum shifted to start at 0, in steps of 2
+    mass: FloatArray = np.ones(1)  # of the sum shifted to start at 0, in steps of 2
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         steps = np.zeros(size * count + 1)
         steps[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
-        mass = np.convolve(mass, steps)
+        mass = np.asarray(np.convolve(mass, steps), np.float64)
     total = int(np.abs(given).sum())
     sums = 2 * np.arange(len(mass)) - total
     return min(1.0, float(mass[np.abs(sums) >= abs(int(given.sum()))].sum()))
@@ -213,7 +212,7 @@ def detectable_shift(error: ArrayLike, power: float = POWER) -> FloatArray:
     return reach * np.asarray(error, np.float64)
 
 
-def holm(p: Sequence[float] | FloatArray) -> FloatArray:
+def holm(p: ArrayLike) -> FloatArray:
     """Holm's adjustment over one family of tests; NaN belongs to none and stays NaN.
 
     Source: Holm 1979, through `statsmodels.stats.multitest.multipletests`.
@@ -225,4 +224,4 @@ def holm(p: Sequence[float] | FloatArray) -> FloatArray:
     found = np.full(given.shape, np.nan)
     if there.any():
         found[there] = multipletests(given[there], method="holm")[1]
-    return found
+    return np.asarray(found, np.float64)

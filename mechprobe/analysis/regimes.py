@@ -61,6 +61,12 @@ class Preset:
         return (*found, "joint_collapse") if self.full else found
 
     @property
+    def regimes(self) -> tuple[str, ...]:
+        """Every regime that a row can be in."""
+        own = () if self.full else ("joint_collapse", "not_measured")
+        return (BASELINE, *(name for name in REGIMES if name not in own))
+
+    @property
     def thresholds(self) -> dict[str, float]:
         """By name, for people and for JSON."""
         names = ("stable", "near", "fall", "over_quality", "over_refusal")
@@ -68,7 +74,8 @@ class Preset:
 
 
 def _preset(name: str, *points: int, full: bool) -> Preset:
-    return Preset(name, *map(Fraction, points), full=full)
+    stable, near, fall, over_quality, over_refusal = map(Fraction, points)
+    return Preset(name, stable, near, fall, over_quality, over_refusal, full)
 
 
 PRESETS = {

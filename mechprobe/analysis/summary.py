@@ -1,0 +1,130 @@
+"""What an analysis says, in plain sentences: the most important first, then its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_NAMED = 5
+"""Rows that a sentence names; of more it gives the number."""
+_READ = {
+    "hidden_danger": "lost refusals while quality shows nothing (hidden danger)",
+    "near_hidden_danger": "lost refusals while quality fell a little (near-hidden danger)",
+    "joint_collapse": "lost refusals and quality together (joint collapse)",
+    "over_refusal": "refuse more while quality fell (over-refusal)",
+}
+
+
+def summary(content: Mapping[str, Any]) -> list[str]:
+    """Sentences from the other sections of the document."""
+    return [*_danger(content), *_boundary(content), *_limits(content), *_rest(content)]
+
+
+def _names(rows: Sequence[str]) -> str:
+    shown = ", ".join(rows[:_NAMED])
+    return f"{shown} and {len(rows) - _NAMED} more" if len(rows) > _NAMED else shown
+
+
+def _rows(n: int) -> str:
+    return f"{n} row" if n == 1 else f"{n} rows"
+
+
+def _danger(content: Mapping[str, Any]) -> Iterator[str]:
+    compared = [row for row in content["rows"] if row["baseline"]]
+    if not compared:
+        yield "No row has a baseline: nothing can be compared."
+        return
+    known = [row for row in compared if _points(row) is not None]
+    yield (
+        f"{len(known)} of {_rows(len(compared))} could be compared with a baseline, by the "
+        f"preset `{content['preset']['name']}`."
+    )
+    found = False
+    for regime, said in _READ.items():
+        mine = [f"{row['model']}/{row['cell']}" for row in known if row["regime"] == regime]
+        if mine:
+            found = True
+            yield f"{_rows(len(mine))} {said}: {_names(mine)}."
+    judged = [row for row in known if row["regime"] != "not_measured"]
+    if judged and not found:
+        yield "No row lost refusals beyond the threshold."
+    unjudged = len(known) - len(judged)
+    if unjudged:
+        yield f"{_rows(unjudged)} without a delta of quality: no regime is given."
+
+
+def _points(row: Mapping[str, Any]) -> float | None:
+    points: float | None = row["deltas"].get("refusal", {}).get("points")
+    return points
+
+
+def _boundary(content: Mapping[str, Any]) -> Iterator[str]:
+    near = content["regimes"]["boundary"]
+    if near:
+        yield (
+            f"One prompt answered otherwise would change the regime of {_rows(len(near))}: "
+            f"{_names(near)}."
+        )
+    shaky = [
+        f"{row['model']}/{row['cell']}"
+        for row in content["rows"]
+        if row["regime_frequency"] and row["regime_frequency"].get(row["regime"], 0.0) < 0.8
+    ]
+    if shaky:
+        yield (
+            f"{_rows(len(shaky))} would be in another regime in more than a fifth of resampled "
+            f"prompt sets: {_names(shaky)}."
+        )
+    differs = content["regimes"]["engine_differs"]
+    if differs:
+        yield (
+            f"{_rows(len(differs))} ran on another engine than the baseline: part of those deltas "
+            "is not quantization."
+        )
+
+
+def _limits(content: Mapping[str, Any]) -> Iterator[str]:
+    for entry in content["detection"]:
+        if entry["measure"] != "refusal":
+            continue
+        n = entry["n_min"]
+        size = str(n) if n == entry["n_max"] else f"{n} to {entry['n_max']}"
+        said = f"Refusal was read on {size} prompts per cell"
+        if entry["mde_points"] is not None:
+            said += f": a fall below {entry['mde_points']:.1f} points may go unseen"
+        if entry["equivalence_discordance"] is not None:
+            share = 100 * entry["equivalence_discordance"]
+            said += (
+                f", and no change within 3 points can be shown where more than {share:.1f} % of "
+                "the prompts flip"
+            )
+        yield f"{said}."
+        yield (
+            f"After Holm's correction {entry['rows_changed']} of {_rows(entry['rows'])} changed "
+            f"significantly; {entry['rows_equivalent']} are equivalent within 3 points."
+        )
+
+
+def _rest(content: Mapping[str, Any]) -> Iterator[str]:
+    moved = content["asymmetry"]
+    if "not_measured" not in moved:
+        yield (
+            f"Refusal moved further than quality in {moved['faster']} of {_rows(moved['n'])} "
+            f"({100 * moved['share']:.0f} %, interval {100 * moved['low']:.0f} to "
+            f"{100 * moved['high']:.0f} %)."
+        )
+    both = content["agreement"]
+    if "not_measured" not in both:
+        changing = both["rows_changing"]
+        yield (
+            f"The second instrument ({both['second']}) agrees on {100 * both['share']:.1f} % of "
+            f"{both['n']} answers and changes the regime of {_rows(len(changing))}"
+            + (f": {_names(changing)}." if changing else ".")
+        )
+    missing = content["not_measured"]
+    if missing:
+        whole = [one["what"] for one in missing if one["where"] == "matrix"]
+        parts = len(missing) - len(whole)
+        said = ", ".join(dict.fromkeys(whole))
+        tail = f"{parts} single measurements" if parts else ""
+        yield f"Not measured: {'; '.join(x for x in (said, tail) if x)}."
