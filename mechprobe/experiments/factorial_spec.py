@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mechprobe.errors import SpecError
 from mechprobe.experiments.spec import ModelSpec, Name, Spec
 from mechprobe.experiments.spec_file import check_models, mistake
+from mechprobe.experiments.spec_judges import JudgeSpec
 from mechprobe.experiments.yaml_lines import read_yaml
 
 Temperature = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
@@ -27,7 +28,7 @@ class Requests(_Strict):
     """Where prompts of one kind come from."""
 
     source: str
-    """As in docs/tasks.md: `builtin`, `over-refusal`, `organism`, the CSV of AdvBench or XSTest, …"""
+    """See docs/tasks.md: `builtin`, `over-refusal`, `organism`, the CSV of AdvBench or XSTest, …"""
     prompts: int = Field(default=200, ge=2)
     """At most so many."""
     options: dict[str, Any] = {}
@@ -53,8 +54,8 @@ class FactorialSpec(_Strict):
     """Answers at temperature 0, each asked for anew; as many as at the others by default."""
     seed: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=64, ge=1)
-    judges: tuple[str, ...] = Field(default=("rules",), min_length=1, strict=False)
-    """Each reads every answer; their majority counts. Three or more, so that one can be left out."""
+    judges: tuple[JudgeSpec, ...] = Field(min_length=1, strict=False)
+    """Each reads every answer and their majority counts; with three or more one can be left out."""
 
     @field_validator("temperatures")
     @classmethod
@@ -65,8 +66,8 @@ class FactorialSpec(_Strict):
 
     @field_validator("judges")
     @classmethod
-    def _are_different(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(given)) < len(given):
+    def _are_different(cls, given: tuple[JudgeSpec, ...]) -> tuple[JudgeSpec, ...]:
+        if len({one.judge for one in given}) < len(given):
             raise ValueError("a judge is named twice")
         return given
 

@@ -138,7 +138,8 @@ def run_exchanges(file: Path) -> list[Exchange]:
     run, model, task = file.parents[4], key.parent.name, file.stem
     path = run / "prompts" / f"{model}.jsonl"
     rows = read_jsonl(path) if path.is_file() else []
-    mine = [row for row in rows if row.get("set") in (task, f"task/{task}")]
+    # the answers of a factorial are to all its prompts, and called after their temperature
+    mine = [row for row in rows if row.get("set") in (task, f"task/{task}")] or rows
     prompts = {str(row["id"]): row for row in mine}
     return read_exchanges(file, task=task, row=f"{model}/{key.name}", prompts=prompts)
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import MechprobeError, TemplateError
+from mechprobe.errors import MechprobeError
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.plan_probes import probe_parts
-from mechprobe.experiments.rendered import draw_rows, rows_digest
-from mechprobe.experiments.sources import file_digest, find_source
+from mechprobe.experiments.rendered import draw_rows, rows_digest, template_digest
+from mechprobe.experiments.sources import find_source
 from mechprobe.experiments.spec import ModelSpec, Spec
 from mechprobe.experiments.steps import Step
 from mechprobe.experiments.suite import (
@@ -75,7 +74,7 @@ def _prompts_step(spec: Spec, model: ModelSpec, local_only: bool) -> Step:
         "tokenizer": model.tokenizer or model.source,
         "revision": model.revision,
         "chat_template": model.chat_template,
-        "chat_template_digest": _template_digest(model.chat_template),
+        "chat_template_digest": template_digest(model.chat_template),
         "prompts": spec.prompts.model_dump(),
         "counts": _counts(spec),
         "more": [canonical_task(task) for task in spec.tasks.more if absent(task) is None],
@@ -109,16 +108,6 @@ def _counts(spec: Spec) -> dict[str, int]:
         "evaluate": probes.evaluate if probes.run else 0,
         "gap": probes.kernel_gap.prompts if probes.kernel_gap else 0,
     }
-
-
-def _template_digest(path: str | None) -> str | None:
-    if path is None or "{" in path:  # the template itself, which is a parameter anyway
-        return None
-    try:
-        return file_digest(Path(path))
-    except OSError as error:
-        reason = (error.strerror or "").lower()
-        raise TemplateError(f"{path}: cannot be read ({reason})") from error
 
 
 def _cell_steps(

@@ -10,9 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mechprobe.errors import PromptFileError, SpecError
+from mechprobe.errors import PromptFileError, SpecError, TemplateError
 from mechprobe.experiments.questions import question_rows
 from mechprobe.experiments.rundir import RunDirectory, read_jsonl, write_jsonl
+from mechprobe.experiments.sources import file_digest
 from mechprobe.experiments.spec import SuiteTask
 from mechprobe.experiments.steps import Task
 from mechprobe.experiments.suite import suite_rows
@@ -87,6 +88,21 @@ def rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
+def template_digest(path: str | None) -> str | None:
+    """SHA-256 of a file with a chat template, hex.
+
+    Raises:
+        TemplateError: It cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return file_digest(Path(path))
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise TemplateError(f"{path}: cannot be read ({reason})") from error
+
+
 def write_prompts(task: Task) -> None:
     """The step `prompts/<model>`: every prompt of the run, rendered and tokenized."""
     params = task.step.params
@@ -132,13 +148,18 @@ def _rows(path: Path, version: tuple[int, int]) -> list[dict[str, Any]]:
     return read_jsonl(path)
 
 
+def all_rows(run: RunDirectory, model: str) -> list[dict[str, Any]]:
+    """Every row of a model's prompts, in order."""
+    path = run.prompts(model)
+    seen = path.stat()
+    return _rows(path, (seen.st_size, seen.st_mtime_ns))
+
+
 def prompt_rows(
     run: RunDirectory, model: str, name: str, label: str | None = None
 ) -> list[dict[str, Any]]:
     """Rows of one set, and one label where given, in order."""
-    path = run.prompts(model)
-    seen = path.stat()
-    rows = _rows(path, (seen.st_size, seen.st_mtime_ns))
+    rows = all_rows(run, model)
     return [r for r in rows if r["set"] == name and label in (None, r.get("label"))]
 
 

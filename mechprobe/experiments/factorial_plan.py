@@ -1,0 +1,195 @@
+"""A factorial becomes steps: prompts, then per cell one step of answers for each temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mechprobe.analysis.factorial import CellOf, Design
+from mechprobe.errors import MechprobeError
+from mechprobe.experiments.factorial_prompts import draw_requests
+from mechprobe.experiments.factorial_spec import FactorialSpec
+from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
+from mechprobe.experiments.plan_judges import judge_identity, judged_file
+from mechprobe.experiments.rendered import rows_digest, template_digest
+from mechprobe.experiments.sources import find_source
+from mechprobe.experiments.spec import ModelSpec
+from mechprobe.experiments.steps import Step
+
+_HERE = "mechprobe.experiments"
+TABLES = "factorial"
+"""The step that writes what was found."""
+REPORT = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class FactorialPlan:
+    """Steps in an order that works, and what they will have measured."""
+
+    steps: tuple[Step, ...]
+    design: Design
+
+
+def level(temperature: float) -> str:
+    """What the files of one temperature are called."""
+    return f"T{temperature:g}"
+
+
+def judged_at(folder: str, judge: str, temperature: float) -> tuple[str, str]:
+    """Step and file of one judge's labels of a cell's answers at one temperature."""
+    file = judged_file(judge, level(temperature))
+    return f"{folder}/judge-{file.partition('/')[2].removesuffix('.jsonl')}", f"{folder}/{file}"
+
+
+def plan_factorial(spec: FactorialSpec) -> FactorialPlan:
+    """Plan a factorial; nothing is loaded and nobody is asked.
+
+    Raises:
+        MechprobeError: Prompts or a chat template cannot be read, or a judge is unknown. What is
+            wrong with one cell's checkpoint blocks that cell alone.
+    """
+    steps: list[Step] = []
+    cells: list[PlannedCell] = []
+    identities = {one.judge: judge_identity(one) for one in spec.judges}
+    for model in spec.models:
+        prompts = _prompts_step(spec, model)
+        steps.append(prompts)
+        planned = plan_cells(spec.matrix, model)
+        for one in planned:
+            steps += _cell_steps(spec, one, prompts.name, identities)
+        by_key = {one.cell.key: one for one in planned}
+        cells += [by_key[cell.key] for _, cell in spec.matrix.cells(model)]
+        cells += [one for one in planned if one.reference]
+    design = _design(spec, cells)
+    steps += _last_steps(spec, design, steps)
+    return FactorialPlan(tuple(steps), design)
+
+
+def _design(spec: FactorialSpec, cells: list[PlannedCell]) -> Design:
+    return Design(
+        tuple(
+            CellOf(
+                one.cell.model, one.cell.family, one.cell.key, one.cell.precision,
+                one.cell.engine, one.cell.baseline_key or "", one.reference,
+            )
+            for one in cells
+        ),
+        spec.temperatures,
+        {at: spec.samples_at(at) for at in spec.temperatures},
+        tuple(one.judge for one in spec.judges),
+    )  # fmt: skip
+
+
+def _prompts_step(spec: FactorialSpec, model: ModelSpec) -> Step:
+    blocked = None
+    params: dict[str, Any] = {
+        "model": model.name,
+        "tokenizer": model.tokenizer or model.source,
+        "revision": model.revision,
+        "chat_template": model.chat_template,
+        "chat_template_digest": template_digest(model.chat_template),
+        "harmful": spec.harmful.model_dump(),
+        "benign": spec.benign.model_dump(),
+        "template": spec.template,
+    }
+    params["rows"] = rows_digest(draw_requests(params))
+    try:
+        _, params["digest"] = find_source(params["tokenizer"], model.revision)
+    except MechprobeError as error:
+        blocked = str(error)
+    return Step(
+        name=f"prompts/{model.name}",
+        action=f"{_HERE}.factorial_prompts:write_requests",
+        params=params,
+        outputs=(f"prompts/{model.name}.jsonl",),
+        label="prompts",
+        blocked=blocked,
+    )
+
+
+def _cell_steps(
+    spec: FactorialSpec, one: PlannedCell, prompts: str, identities: dict[str, str]
+) -> Iterator[Step]:
+    folder, group = one.folder, f"{one.cell.model}/{one.cell.key}"
+    native: dict[str, Any] = {
+        "cell": group,
+        "memory": one.native_bytes,
+        "gpus": one.gpus if one.cell.engine == "transformers" else 0,
+    }
+    checkpoint = Step(
+        name=f"{folder}/checkpoint",
+        action=f"{_HERE}.measure:open_checkpoint",
+        params=one.params,
+        outputs=(f"{folder}/checkpoint.json",),
+        label="quantize, load" if one.params["recipe"] else "load",
+        blocked=one.blocked,
+        **native,
+    )
+    yield checkpoint
+    for at in spec.temperatures:
+        drawn = {
+            "temperature": at,
+            "samples": spec.samples_at(at),
+            "seed": spec.seed,
+            "max_new_tokens": spec.max_new_tokens,
+        }
+        answers = Step(
+            name=f"{folder}/answers-{level(at)}",
+            action=f"{_HERE}.factorial_answers:draw_answers",
+            params={**one.params, **drawn},
+            outputs=(f"{folder}/generations/{level(at)}.jsonl",),
+            needs=(prompts, checkpoint.name),
+            label=f"T = {at:g}",
+            **native,
+        )
+        yield answers
+        for judge in spec.judges:
+            name, file = judged_at(folder, judge.judge, at)
+            yield Step(
+                name=name,
+                action=f"{_HERE}.judge_steps:judge_answers",
+                params={
+                    "judge": judge.model_dump(),
+                    "identity": identities[judge.judge],
+                    "task": level(at),
+                    "sample": None,
+                },
+                outputs=(file,),
+                needs=(prompts, answers.name),
+                cell=group,
+                label=f"T = {at:g}: {judge.judge}",
+            )
+
+
+def _last_steps(spec: FactorialSpec, design: Design, steps: list[Step]) -> Iterator[Step]:
+    judged = tuple(step.name for step in steps if step.action.endswith(":judge_answers"))
+    yield Step(
+        name=TABLES,
+        action=f"{_HERE}.factorial_tables:write_factorial",
+        params={
+            "name": spec.name,
+            "cells": [
+                {
+                    "model": one.model, "family": one.family, "cell": one.cell,
+                    "precision": one.precision, "engine": one.engine, "baseline": one.baseline,
+                    "reference": one.reference,
+                }
+                for one in design.cells
+            ],
+            "temperatures": list(design.temperatures),
+            "samples": [design.samples[at] for at in design.temperatures],
+            "judges": list(design.judges),
+        },
+        outputs=("labels.parquet", "factorial.csv", "factorial.json"),
+        after=judged,
+        label="tables",
+    )  # fmt: skip
+    yield Step(
+        name=REPORT,
+        action=f"{_HERE}.factorial_tables:write_report",
+        params={},
+        outputs=("report.html", "figures"),
+        needs=(TABLES,),
+        label="report",
+    )

@@ -1,0 +1,65 @@
+"""Run a factorial: plan, open the directory, bring every step to an end, say how it went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mechprobe.experiments.engine_local import LocalEngine
+from mechprobe.experiments.factorial_plan import TABLES, FactorialPlan, plan_factorial
+from mechprobe.experiments.factorial_spec import FactorialSpec, canonical_factorial
+from mechprobe.experiments.factorial_tables import DOCUMENT
+from mechprobe.experiments.rundir import RunDirectory, opened, read_json
+from mechprobe.experiments.running import NOT_MEASURED, NOTHING_RAN, SUCCESS, provenance
+from mechprobe.experiments.steps import Display, Outcome, StepEngine
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedFactorial:
+    """A factorial that came to its end, with or without failures."""
+
+    run: RunDirectory
+    plan: FactorialPlan
+    outcome: Outcome
+    document: dict[str, Any] | None
+    """factorial.json; None where no cell could be measured."""
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """0; 4 where something that was asked for was not measured; 2 where nothing was."""
+        if self.document is None:
+            return NOTHING_RAN
+        missing = self.outcome.failures or self.document["not_measured"]
+        return NOT_MEASURED if missing else SUCCESS
+
+
+def run_factorial(
+    spec: FactorialSpec,
+    out: Path,
+    show: Callable[[str, int], AbstractContextManager[Display]],
+    engine: StepEngine | None = None,
+) -> FinishedFactorial:
+    """Run a factorial in a directory, or complete what is there.
+
+    Args:
+        spec: The factorial.
+        out: The run directory.
+        show: Makes the display from a title and the number of steps.
+        engine: Runs the steps; in this process by default.
+
+    Raises:
+        MechprobeError: The directory cannot be used, or prompts cannot be read. Trouble with one
+            cell is in the outcome instead.
+    """
+    begun = time.monotonic()
+    plan = plan_factorial(spec)
+    with opened(out, canonical_factorial(spec), provenance()) as run:
+        with show(spec.name, len(plan.steps)) as display:
+            outcome = (engine or LocalEngine()).run(plan.steps, run, display)
+        document = read_json(run / DOCUMENT) if outcome.results[TABLES].ok else None
+    return FinishedFactorial(run, plan, outcome, document, time.monotonic() - begun)
