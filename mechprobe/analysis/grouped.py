@@ -37,7 +37,7 @@ class Groups:
         """Groups of rows that carry equal values."""
         import pandas as pd
 
-        codes, names = pd.factorize(np.asarray(values, dtype=object))
+        codes, names = pd.factorize(np.asarray(values, dtype=object), use_na_sentinel=False)
         return cls(tuple(names.tolist()), np.asarray(codes, np.int64))
 
     @property
@@ -54,7 +54,8 @@ class Groups:
         means = self.sums(values) / np.maximum(self.sizes, 1)
         left: FloatArray = values - means[self.codes]
         # a second pass takes away what the mean of large values was rounded by
-        return left - (self.sums(left) / np.maximum(self.sizes, 1))[self.codes]
+        rest: FloatArray = (self.sums(left) / np.maximum(self.sizes, 1))[self.codes]
+        return np.asarray(left - rest, np.float64)
 
     def extremes(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Least and greatest value of each group."""
@@ -108,9 +109,7 @@ def correlations_without(x: FloatArray, y: FloatArray, groups: Groups) -> FloatA
     a, b = a - a.mean(), b - b.mean()
     left = len(x) - groups.sizes
     known = (
-        (left >= LEAST)
-        & varies(*groups.extremes_without(x))
-        & varies(*groups.extremes_without(y))
+        (left >= LEAST) & varies(*groups.extremes_without(x)) & varies(*groups.extremes_without(y))
     )
     sums = [groups.sums(part) for part in (a, b)]
     xx, yy, xy = (
@@ -129,9 +128,7 @@ def correlations_without(x: FloatArray, y: FloatArray, groups: Groups) -> FloatA
     return found
 
 
-def _ratio(
-    xx: FloatArray, yy: FloatArray, xy: FloatArray, known: NDArray[np.bool_]
-) -> FloatArray:
+def _ratio(xx: FloatArray, yy: FloatArray, xy: FloatArray, known: NDArray[np.bool_]) -> FloatArray:
     with np.errstate(invalid="ignore", divide="ignore"):
         found = np.clip(xy / np.sqrt(xx * yy), -1.0, 1.0)
     return np.where(known, found, np.nan)
@@ -142,4 +139,4 @@ def ranks_within(values: FloatArray, groups: Groups) -> FloatArray:
     import pandas as pd
 
     found = pd.Series(values).groupby(groups.codes).rank(method="average")
-    return found.to_numpy(np.float64)
+    return np.asarray(found, np.float64)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import mechprobe
-from mechprobe.cli import agreement, doctor, generate, judge, organisms, parts, probe, runs
+from mechprobe.cli import agreement, doctor, generate, judge, organisms, parts, probe, rtsi, runs
 from mechprobe.cli.terminal import say_error, show_defect
 from mechprobe.errors import MechprobeError
 
@@ -57,6 +57,7 @@ app.command("capture")(parts.capture)
 app.command("generate")(generate.generate)
 app.command("judge")(judge.judge)
 app.command("agreement")(agreement.agreement)
+app.add_typer(rtsi.app, name="rtsi")
 app.command("quantize")(parts.quantize)
 app.add_typer(organisms.app, name="organisms")
 app.command("doctor")(doctor.doctor)
