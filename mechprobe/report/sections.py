@@ -1,0 +1,15 @@
+"""Which sections a report has, in their order."""
+
+from __future__ import annotations
+
+from mechprobe.report.agreement import agreement_section
+from mechprobe.report.gaps import gaps_section
+from mechprobe.report.quality import quality_section
+from mechprobe.report.section import Material, Section
+
+_ALWAYS = (quality_section, agreement_section, gaps_section)
+
+
+def sections(material: Material) -> list[Section]:
+    """Every section of the material; what was not measured says so in its place."""
+    return [make(material) for make in _ALWAYS]

@@ -1,0 +1,78 @@
+"""Numbers and counts as people read them. Nothing here knows HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MINUS = "\N{MINUS SIGN}"
+NOTHING = "not measured"
+
+
+def signed(points: float | None, digits: int = 1) -> str:
+    """A change with its sign; one that rounds to nothing has none."""
+    if points is None:
+        return NOTHING
+    text = f"{points:+.{digits}f}".replace("-", MINUS)
+    return text[1:] if not float(text[1:]) else text
+
+
+def plain(value: float | None, digits: int = 1) -> str:
+    """A number with a typographic minus."""
+    return NOTHING if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share in [0, 1] as a percentage."""
+    return NOTHING if share is None else f"{100 * share:.{digits}f} %"
+
+
+def interval(low: float | None, high: float | None, digits: int = 1) -> str:
+    """Both ends with their signs, or nothing."""
+    if low is None or high is None:
+        return ""
+    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def p_value(p: float | None) -> str:
+    """Two leading digits; what is smaller than 0.001 only says so."""
+    if p is None:
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.095 else f"{p:.2f}"
+
+
+def count(n: int, one: str, many: str | None = None) -> str:
+    """`1 row`, `2 rows`, `10,000 rows`."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def measure_name(name: str) -> str:
+    """A measure's key as words."""
+    known = {
+        "refusal": "harmful prompts refused",
+        "harmless_refusal": "harmless prompts refused",
+        "accuracy": "four-option accuracy",
+    }
+    return known.get(name, name.replace("_", " "))
+
+
+def moved(delta: Mapping[str, Any]) -> str:
+    """Before and after: counts where there are some, else shares."""
+    if delta["before_count"] is not None and delta["after_count"] is not None and delta["n"]:
+        return f"{delta['before_count']} → {delta['after_count']} of {delta['n']}"
+    if delta["before"] is None or delta["after"] is None:
+        return NOTHING
+    return f"{percent(delta['before'])} → {percent(delta['after'])}"
+
+
+def change(delta: Mapping[str, Any] | None) -> str:
+    """A delta in points with its interval."""
+    if delta is None or delta["points"] is None:
+        return NOTHING
+    return f"{signed(delta['points'])} {interval(delta['low'], delta['high'])}".strip()
