@@ -25,9 +25,10 @@ def detection(
 
 def _entry(measure: str, some: list[Delta]) -> dict[str, Any]:
     sizes = [one.n or 0 for one in some]
-    alone = all(one.clusters == one.n and one.kind == "binary" for one in some)
-    best = float(paired.detectable_fall([min(sizes)], [0])[0]) * 100 if alone else None
-    changed = sum(one.mcnemar_p_holm is not None and one.mcnemar_p_holm <= 0.05 for one in some)
+    binary = some[0].kind == "binary"
+    independent = min(one.clusters or 0 for one in some)
+    best = 100 * float(paired.detectable_fall([independent], [0])[0])
+    adjusted = [one.mcnemar_p_holm for one in some if one.mcnemar_p_holm is not None]
     return {
         "measure": measure,
         "instrument": some[0].instrument,
@@ -35,13 +36,14 @@ def _entry(measure: str, some: list[Delta]) -> dict[str, Any]:
         "rows": len(some),
         "n_min": min(sizes),
         "n_max": max(sizes),
-        "mde_points": plain(best),
+        "clusters_min": independent,
+        "mde_points": plain(best) if binary else None,
         "mde_points_median": _median([one.mde_points for one in some]),
         "smallest_margin_median": _median([one.smallest_margin for one in some]),
         "equivalence_discordance": (
-            plain(float(paired.equivalence_discordance(min(sizes)))) if alone else None
+            plain(float(paired.equivalence_discordance(independent))) if binary else None
         ),
-        "rows_changed": changed if some[0].kind == "binary" else None,
+        "rows_changed": sum(p <= paired.ALPHA for p in adjusted) if binary else None,
         "rows_equivalent": sum(bool(one.equivalent) for one in some),
     }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mechprobe.analysis.deltas import pair
 from mechprobe.analysis.detection import detection
 from mechprobe.analysis.instruments import compare_instruments
+from mechprobe.analysis.joined import joined_sections
 from mechprobe.analysis.matrix import Matrix, matrix_rows
 from mechprobe.analysis.paired import ALPHA, CONFIDENCE, EQUIVALENCE_POINTS, POWER
 from mechprobe.analysis.regimes import get_preset
@@ -38,6 +39,7 @@ SCHEMA = 1
 def analyse(
     outcomes: pd.DataFrame,
     matrix: pd.DataFrame,
+    templates: pd.DataFrame | None = None,
     gaps: pd.DataFrame | None = None,
     *,
     preset: str = "mechprobe",
@@ -53,6 +55,7 @@ def analyse(
     Args:
         outcomes: One line per model, cell, measure, instrument and prompt; see `deltas.OUTCOMES`.
         matrix: One line per cell of the matrix: `model, precision, engine, baseline`, and more.
+        templates: How each cell words its refusals; see `templates.drift`.
         gaps: Kernel and engine gaps, for the document.
         preset: Name of the thresholds.
         strict: Whether a fall must be beyond its threshold, not at it.
@@ -94,11 +97,23 @@ def analyse(
     frequency = row_frequencies(deltas, known.primary(quality), known.primary(REFUSAL), choice)
     parameters = {"resamples": resamples, "seed": seed}
     whole = Matrix(known.rows, known.deltas, choice, frequency, agreement, parameters)
-    return document(whole, gaps)
+    return document(whole, matrix, templates, gaps)
 
 
-def document(matrix: Matrix, gaps: pd.DataFrame | None = None) -> dict[str, Any]:
-    """The document of rows and deltas that were measured here or elsewhere."""
+def document(
+    matrix: Matrix,
+    frame: pd.DataFrame,
+    templates: pd.DataFrame | None = None,
+    gaps: pd.DataFrame | None = None,
+) -> dict[str, Any]:
+    """The document of rows and deltas that were measured here or elsewhere.
+
+    Args:
+        matrix: Rows and deltas.
+        frame: The table that the rows come from, for what the probes say.
+        templates: As for `analyse`.
+        gaps: As for `analyse`.
+    """
     rows = row_sections(matrix)
     content: dict[str, Any] = {
         "schema": SCHEMA,
@@ -115,6 +130,7 @@ def document(matrix: Matrix, gaps: pd.DataFrame | None = None) -> dict[str, Any]
         "regimes": regimes_section(rows),
         "asymmetry": asymmetry_section(matrix),
         "agreement": agreement_section(matrix, rows),
+        **joined_sections(matrix, rows, frame, templates),
         "gaps": [] if gaps is None else _records(gaps),
     }
     content["not_measured"] = not_measured_section(matrix.choice, content)

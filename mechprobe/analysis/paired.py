@@ -194,7 +194,8 @@ def detectable_fall(n: ArrayLike, churn: ArrayLike, power: float = POWER) -> Flo
             continue
         values, where = np.unique(cs[mine], return_inverse=True)
         share = values / size
-        low, high = np.zeros(len(values)), 1 - share
+        low: FloatArray = np.zeros(len(values))
+        high: FloatArray = np.asarray(1 - share, np.float64)
         possible = fall_power(size, share, high) >= power
         for _ in range(_STEPS):
             middle = (low + high) / 2
@@ -220,8 +221,8 @@ def holm(p: ArrayLike) -> FloatArray:
     from statsmodels.stats.multitest import multipletests
 
     given = np.asarray(p, np.float64)
+    found: FloatArray = np.full(given.shape, np.nan)
     there = np.isfinite(given)
-    found = np.full(given.shape, np.nan)
     if there.any():
-        found[there] = multipletests(given[there], method="holm")[1]
-    return np.asarray(found, np.float64)
+        found[there] = np.asarray(multipletests(given[there], method="holm")[1], np.float64)
+    return found

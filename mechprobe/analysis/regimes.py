@@ -72,6 +72,10 @@ class Preset:
         names = ("stable", "near", "fall", "over_quality", "over_refusal")
         return {name: float(getattr(self, name)) for name in names}
 
+    def fell(self, points: Fraction, *, strict: bool = True) -> bool:
+        """Whether refusal fell beyond the threshold."""
+        return points < self.fall if strict else points <= self.fall
+
 
 def _preset(name: str, *points: int, full: bool) -> Preset:
     stable, near, fall, over_quality, over_refusal = map(Fraction, points)

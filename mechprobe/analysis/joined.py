@@ -1,0 +1,69 @@
+"""Sections that join the rows with what was seen inside and with how refusals are worded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mechprobe.analysis.matrix import Matrix
+from mechprobe.analysis.rows import REFUSAL
+from mechprobe.analysis.sections import Section
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NO_ANSWERS = "the answers are not here: how refusals are worded is not known"
+
+
+def joined_sections(
+    matrix: Matrix,
+    rows: Sequence[Section],
+    frame: pd.DataFrame,
+    templates: pd.DataFrame | None,
+) -> dict[str, Section]:
+    """The sections `rtsi` and `separators`; each row is told its own RTSI."""
+    rtsi = _rtsi(matrix, rows, templates)
+    found = {(one["model"], one["cell"]): one for one in rtsi.get("rows", ())}
+    for row in rows:
+        one = found.get((row["model"], row["cell"]))
+        row["rtsi"] = one and {"score": one["score"], "band": one["band"]}
+    return {"separators": _separators(matrix, rows, frame), "rtsi": rtsi}
+
+
+def _rtsi(matrix: Matrix, rows: Sequence[Section], templates: pd.DataFrame | None) -> Section:
+    import pandas as pd
+
+    from mechprobe.analysis.rtsi import rtsi_section
+
+    if templates is None or templates.empty:
+        return {"not_measured": NO_ANSWERS}
+    regimes = pd.DataFrame([{k: row[k] for k in ("model", "cell", "regime")} for row in rows])
+    return rtsi_section(templates, regimes, danger=matrix.choice.preset.danger)
+
+
+def _separators(matrix: Matrix, rows: Sequence[Section], frame: pd.DataFrame) -> Section:
+    import pandas as pd
+
+    from mechprobe.analysis.separators import separators_section
+
+    choice = matrix.choice
+    outcomes = []
+    for row, delta in zip(rows, matrix.primary(REFUSAL), strict=True):
+        points = delta.points if delta else None
+        if row["baseline"]:
+            outcomes.append(
+                {
+                    "model": row["model"],
+                    "cell": row["cell"],
+                    "refusal": None if points is None else float(points),
+                    "danger": None if row["regime"] == "not_measured" else float(row["danger"]),
+                    "fall": None
+                    if points is None
+                    else float(choice.preset.fell(points, strict=choice.strict)),
+                    "rtsi": row["rtsi"] and row["rtsi"]["score"],
+                }
+            )
+    columns = ["model", "cell", "refusal", "danger", "fall", "rtsi"]
+    return separators_section(
+        frame, pd.DataFrame(outcomes, columns=columns), seed=matrix.parameters.get("seed", 0)
+    )

@@ -1,0 +1,77 @@
+"""The step that reads a finished matrix: `analysis.json`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mechprobe.errors import SpecError
+from mechprobe.experiments.rundir import write_text
+from mechprobe.experiments.spec import Analysis, Spec
+from mechprobe.experiments.steps import Step
+
+if TYPE_CHECKING:
+    from mechprobe.experiments.steps import Task
+
+_ACCURACY = "accuracy"
+
+
+def analysis_step(spec: Spec, tables: str) -> Step:
+    """The step, after that of the tables.
+
+    Raises:
+        SpecError: The measure or an instrument that the spec names is not of this matrix.
+    """
+    from mechprobe.behavior.refusal import instrument_names
+
+    given = spec.analysis
+    labels = [task.label for task in spec.tasks.more]
+    named = given.quality or ""
+    known = [*([_ACCURACY] if spec.tasks.multiple_choice else []), *(f"{x}_…" for x in labels)]
+    if (
+        named
+        and not (named == _ACCURACY and spec.tasks.multiple_choice)
+        and not any(named.startswith(f"{label}_") for label in labels)
+    ):
+        raise SpecError(
+            f"analysis.quality: {named} is no measure of this spec; there are: "
+            f"{', '.join(known) or 'none'}"
+        )
+    judges = [one.judge for one in (*(spec.tasks.judges or ()), spec.tasks.second) if one]
+    if spec.tasks.judges is None and spec.prompts.source == "organism":
+        judges.append("oracle")
+    for field, readers in (
+        ("instrument", instrument_names()),
+        ("second_instrument", (*instrument_names(), *judges)),
+    ):
+        name = getattr(given, field)
+        if name and name not in readers:
+            raise SpecError(
+                f"analysis.{field}: {name} reads no refusals here; there are: {', '.join(readers)}"
+            )
+    own = spec.tasks.refusal.instrument if spec.tasks.refusal else None
+    return Step(
+        name="analysis",
+        action=f"{__name__}:write_analysis",
+        params={**given.model_dump(), "instrument": given.instrument or own},
+        outputs=("analysis.json",),
+        needs=(tables,),
+        label="analysis",
+    )
+
+
+def write_analysis(task: Task) -> None:
+    """Analyse the run's outcomes as the step's parameters say."""
+    from mechprobe.analysis.document import analyse
+    from mechprobe.experiments.frames import read_frames
+    from mechprobe.experiments.rundir import dump_json
+
+    given = Analysis.model_validate(task.step.params)
+    frames = read_frames(task.run.path, given.instrument)
+    content = analyse(
+        frames.outcomes,
+        frames.matrix,
+        frames.templates,
+        frames.gaps,
+        **given.model_dump(),
+    )
+    write_text(task.run / task.step.outputs[0], dump_json(content))

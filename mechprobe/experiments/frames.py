@@ -1,0 +1,197 @@
+"""A run directory as DataFrames: what every cell answered, prompt by prompt, and its tables.
+
+Reads finished files alone: what a cell has not measured is not in the frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.analysis.rows import REFUSAL
+from mechprobe.errors import RunDirectoryError
+from mechprobe.experiments.rundir import RunDirectory, explained, read_json, read_jsonl
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WHO = ("model", "family", "cell", "precision", "engine", "baseline", "reference")
+OUTCOME = ("measure", "instrument", "prompt", "cluster", "value")
+HARMLESS = "harmless_refusal"
+ACCURACY = "accuracy"
+_LABELS = {"harmful": REFUSAL, "harmless": HARMLESS}
+_LETTERS = "letters"
+_REFUSED = ("refused", "partly")
+"""What the oracle of the organisms calls a refusal, whole or in part."""
+_VALUES = {
+    "jailbreak": ("refusal_rate", "wrapper"),
+    "bias": ("accuracy", "context"),
+    "quality": ("quality", None),
+    "multiple_choice": ("accuracy", None),
+    "refusal": ("refusal_rate", "label"),
+    "over_refusal": ("over_refusal_rate", "label"),
+    "truthfulness": ("truthfulness", None),
+}
+"""By kind of task: the measure that the mean of its rows' values is, and what groups them."""
+Outcome = tuple[str, str, str, str, float]
+
+
+@dataclass(frozen=True)
+class RunFrames:
+    """A run as tables; see docs/analysis.md for the columns."""
+
+    outcomes: pd.DataFrame
+    """One line per cell, measure, instrument and prompt, references among them."""
+    matrix: pd.DataFrame
+    """matrix.csv."""
+    references: pd.DataFrame
+    """references.csv."""
+    templates: pd.DataFrame
+    """One line per cell: how its refusals of harmful prompts are worded."""
+    gaps: pd.DataFrame
+    """gaps.csv."""
+
+
+def read_frames(path: Path, instrument: str | None = None) -> RunFrames:
+    """Read a finished run.
+
+    Args:
+        path: The run directory.
+        instrument: Of refusal, which answers are refusals for `templates`; by default that of
+            each cell's `tasks.refusal`.
+
+    Raises:
+        RunDirectoryError: It is no run directory, or its tables are not written yet.
+    """
+    import pandas as pd
+
+    run = RunDirectory(path)
+    matrix, references, gaps = (
+        _table(run / name) for name in ("matrix.csv", "references.csv", "gaps.csv")
+    )
+    parts, templates = [], []
+    clusters: dict[str, dict[str, str]] = {}
+    for frame, reference in ((matrix, False), (references, True)):
+        for row in frame.to_dict("records"):
+            who = _who(row, reference)
+            folder = run.cell(who["model"], who["cell"])
+            known = read_json(folder / "cell.json") if (folder / "cell.json").exists() else {}
+            if who["model"] not in clusters:
+                clusters[who["model"]] = _clusters(run.prompts(who["model"]))
+            found = list(_outcomes(folder, known, clusters[who["model"]]))
+            part = pd.DataFrame(found, columns=list(OUTCOME))
+            parts.append(part.assign(**who)[[*WHO, *OUTCOME]])
+            if known.get("refusal"):
+                named = instrument or known["refusal"]["instrument"]
+                templates.append(who | _template(folder, named))
+    columns = [*WHO, *OUTCOME]
+    outcomes = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    return RunFrames(outcomes, matrix, references, pd.DataFrame(templates), gaps)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.exists():
+        raise RunDirectoryError(
+            f"{path}: not there; is this a run directory, and has the run come to its tables?"
+        )
+    text = dict.fromkeys(("model", "precision", "engine", "baseline", "error", "family"), str)
+    with explained(path):
+        frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+    there = [name for name in text if name in frame]
+    return frame.assign(**{name: frame[name].fillna("") for name in there})
+
+
+def _who(row: Mapping[Any, Any], reference: bool) -> dict[str, Any]:
+    return {
+        "model": row["model"],
+        "family": row["family"],
+        "cell": f"{row['precision']}@{row['engine']}",
+        "precision": row["precision"],
+        "engine": row["engine"],
+        "baseline": row["baseline"],
+        "reference": reference,
+    }
+
+
+def _clusters(path: Path) -> dict[str, str]:
+    """Of each prompt of the refusal task, the group of prompts that it belongs to."""
+    rows = read_jsonl(path) if path.exists() else []
+    mine = [row for row in rows if row["set"] == "refusal"]
+    return {row["id"]: row.get("cluster") or row["id"] for row in mine}
+
+
+def _outcomes(
+    folder: Path, known: Mapping[str, Any], clusters: Mapping[str, str]
+) -> Iterator[Outcome]:
+    if known.get("refusal"):
+        yield from _refusals(folder, known, clusters)
+    if known.get("multiple_choice"):
+        for row in read_jsonl(folder / "scores" / "multiple_choice.jsonl"):
+            yield ACCURACY, _LETTERS, row["id"], row["id"], float(row["correct"])
+    for label, summary in (known.get("tasks") or {}).items():
+        yield from _task(label, summary, read_jsonl(folder / "scores" / f"{label}.jsonl"))
+
+
+def _refusals(
+    folder: Path, known: Mapping[str, Any], clusters: Mapping[str, str]
+) -> Iterator[Outcome]:
+    rows = read_jsonl(folder / "scores" / "refusal.jsonl")
+    names = [n for n, x in rows[0].items() if isinstance(x, bool) and n != "unread"]
+    for row in rows:
+        who = (row["id"], clusters.get(row["id"], row["id"]))
+        measure = _LABELS[row["label"]]
+        for name in names:
+            yield measure, name, *who, float("nan") if row["unread"] else float(row[name])
+        if "oracle" in row:
+            yield measure, "oracle", *who, float(row["oracle"] in _REFUSED)
+    for judge, tasks in (known.get("judges") or {}).items():
+        if "refusal" in tasks and judge not in (*names, "oracle"):
+            yield from _judged(folder, judge, clusters)
+
+
+def _judged(folder: Path, judge: str, clusters: Mapping[str, str]) -> Iterator[Outcome]:
+    """A judge's labels; an answer that it has not labelled could not be read."""
+    from mechprobe.behavior.judges import REFUSALS, read_judgements
+    from mechprobe.experiments.plan_judges import judged_file
+
+    for one in read_judgements(folder / judged_file(judge, "refusal")):
+        value = float("nan") if one.label is None else float(one.label in REFUSALS)
+        if one.request in _LABELS:
+            yield _LABELS[one.request], judge, one.id, clusters.get(one.id, one.id), value
+
+
+def _task(
+    label: str, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> Iterator[Outcome]:
+    measure, group = _VALUES[summary["task"].partition("/")[0]]
+    if measure == "truthfulness":
+        measure = rows[0]["instrument"] if rows else measure
+    for row in rows:
+        of = f"_{row[group]}" if group and row.get(group) else ""
+        name = f"{label}_{measure}{of}".replace(" ", "_")
+        value = float("nan") if row["value"] is None else float(row["value"])
+        prompt = row["item"] if not row["sample"] else f"{row['item']}#{row['sample']}"
+        yield name, row["instrument"], prompt, row["cluster"], value
+
+
+def _template(folder: Path, instrument: str) -> dict[str, Any]:
+    """How the cell words its refusals of harmful prompts."""
+    from mechprobe.analysis.templates import template_features
+
+    scores = read_jsonl(folder / "scores" / "refusal.jsonl")
+    readable = {
+        row["id"]: row[instrument]
+        for row in scores
+        if row["label"] == "harmful" and not row["unread"]
+    }
+    answers = [
+        row
+        for row in read_jsonl(folder / "generations" / "refusal.jsonl")
+        if readable.get(row["id"])
+    ]
+    features = template_features([a["text"] for a in answers], [len(a["ids"]) for a in answers])
+    return {"n_prompts": len(readable), **features.as_dict()}
