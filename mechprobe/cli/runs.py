@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,7 @@ from mechprobe.cli.terminal import Screen, quiet
 if TYPE_CHECKING:
     from mechprobe.experiments.running import Finished
     from mechprobe.experiments.spec import Spec
-    from mechprobe.experiments.steps import Display
+    from mechprobe.experiments.steps import Display, StepEngine
 
 
 def demo(
@@ -28,28 +27,98 @@ def demo(
 
     Interrupted or repeated, it goes on from what the directory holds.
     """
-    from mechprobe.experiments.spec_file import parse_spec
+    from mechprobe.experiments.spec_file import load_spec
 
-    text = files("mechprobe.experiments").joinpath("specs/demo.yaml").read_text(encoding="utf-8")
-    _run(parse_spec(text, "demo.yaml"), out, json)
+    _run(load_spec("demo"), out, json)
 
 
 def run(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A YAML file.", show_default=False)],
+    spec: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SPEC",
+            help="A YAML file, or a shipped spec: demo, demo-51, qwen2.5-0.5b, study-51.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="The run directory; runs/NAME by default."),
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show steps, downloads, memory and time; run nothing.")
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="One of N jobs on the same directory; the run without it writes the tables.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="In this process, or on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Of the Ray cluster; one on this machine without."),
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Show the shipped specs.")] = False,
     json: Json = False,
 ) -> None:
-    """Any matrix: models by precisions, as a spec describes them."""
+    """Any matrix: models by precisions, as a spec describes them.
+
+    Interrupted or repeated, it goes on from what the directory holds.
+    """
+    from mechprobe.errors import SpecError
+    from mechprobe.experiments.running import choose_engine, parse_shard
     from mechprobe.experiments.spec_file import load_spec
 
+    if listed:
+        _list(json)
+        return
+    if spec is None:
+        raise SpecError("name a spec: a YAML file, or one that `mechprobe run --list` shows")
     loaded = load_spec(spec)
-    _run(loaded, out or Path("runs") / loaded.name, json)
+    where = out or Path("runs") / loaded.name
+    if plan:
+        _plan(loaded, where, json)
+        return
+    part = parse_shard(shard)
+    _run(loaded, where, json, choose_engine(engine, address, part), part)
 
 
-def _run(spec: Spec, out: Path, json: bool) -> None:
+def _list(json: bool) -> None:
+    from mechprobe.experiments.spec_file import shipped_specs
+
+    with quiet() as screen:
+        if json:
+            screen.document([{"name": one.name, "about": one.about} for one in shipped_specs()])
+            return
+        for one in shipped_specs():
+            screen.out.print(f"{one.name:<14} {one.about}", soft_wrap=True)
+
+
+def _plan(spec: Spec, out: Path, json: bool) -> None:
+    from dataclasses import asdict
+
+    from mechprobe.experiments.forecast import forecast, forecast_lines
+
+    with quiet() as screen:
+        found = forecast(spec, out)
+        if json:
+            screen.document(asdict(found))
+            return
+        for line in forecast_lines(found):
+            screen.out.print(line, soft_wrap=True)
+
+
+def _run(
+    spec: Spec,
+    out: Path,
+    json: bool,
+    engine: StepEngine | None = None,
+    part: tuple[int, int] | None = None,
+) -> None:
     from mechprobe.experiments.progress import RunDisplay
     from mechprobe.experiments.running import run_spec
 
@@ -58,7 +127,10 @@ def _run(spec: Spec, out: Path, json: bool) -> None:
         def show(title: str, total: int) -> AbstractContextManager[Display]:
             return RunDisplay(screen.err, title, total)
 
-        finished = run_spec(spec, out, show)
+        def tell(organism: str) -> None:
+            screen.err.print(f"Training organism {organism}: minutes, once …", soft_wrap=True)
+
+        finished = run_spec(spec, out, show, engine, part=part, tell=tell)
         if json:
             screen.document(_document(finished))
         else:
@@ -80,9 +152,11 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
             said = table.legend(rows, screen.out.width)
             screen.out.print(Padding(said, (0, 0, 1, 0)), style="dim")
             screen.out.print(table.verdict(rows), style="bold")
-    screen.out.print(
-        f"{table.reuse(finished)} Files: {out}/ (matrix.csv, gaps.csv, cells/).", soft_wrap=True
-    )
+    if finished.part is not None:
+        files = f"The tables follow when the same command runs without --shard. Files: {out}/."
+    else:
+        files = f"Files: {out}/ (matrix.csv, gaps.csv, cells/)."
+    screen.out.print(f"{table.reuse(finished)} {files}", soft_wrap=True)
 
 
 def _failures(screen: Screen, finished: Finished) -> None:

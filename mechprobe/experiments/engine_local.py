@@ -1,31 +1,22 @@
-"""Run steps in this process, in order, one model at a time."""
+"""Run steps in this process, one model at a time."""
 
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Sequence
-from functools import partial
 
-from mechprobe.errors import MechprobeError, RunDirectoryError
-from mechprobe.experiments.rundir import FULL_DISK, RunDirectory, explained, write_json
-from mechprobe.experiments.steps import (
-    Display,
-    Outcome,
-    Result,
-    Step,
-    Task,
-    check_graph,
-    is_done,
-    mark_done,
-    resolve_action,
-    step_key,
-)
+from mechprobe.experiments.executing import bring_to_end, groups
+from mechprobe.experiments.locks import try_locked
+from mechprobe.experiments.rundir import RunDirectory
+from mechprobe.experiments.steps import Display, Outcome, Result, Step, check_graph
 from mechprobe.experiments.workbench import Workbench
+
+_PAUSE = 0.2
+"""Seconds between two looks at cells that other processes hold."""
 
 
 class LocalEngine:
-    """The default engine."""
+    """The default engine: every step, in order."""
 
     name = "local"
 
@@ -37,67 +28,69 @@ class LocalEngine:
         """
         check_graph(steps)
         results: dict[str, Result] = {}
-        failures: list[str] = []
-        bench = Workbench()
-        cell: str | None = None
-        try:
-            for step in steps:
-                if step.cell != cell:
-                    bench.clear()
-                    cell = step.cell
-                result = self._bring_to_end(step, run, results, bench, display)
-                results[step.name] = result
-                if result.status == "failed":
-                    failures.append(step.name)
-                    bench.clear()  # whatever broke may have broken the loaded model
-                display.finished(step, result)
-        finally:
-            bench.clear()
-        return Outcome(results, tuple(failures))
-
-    def _bring_to_end(
-        self,
-        step: Step,
-        run: RunDirectory,
-        results: dict[str, Result],
-        bench: Workbench,
-        display: Display,
-    ) -> Result:
-        bad = next((name for name in step.needs if not results[name].ok), None)
-        if bad is not None:
-            return Result("skipped", "", results[bad].error)
-        key = step_key(step, results)
-        if is_done(step, key, run):
-            return Result("reused", key)
-        if step.blocked is not None:
-            return _failed(step, key, run, step.blocked, "")
-        display.started(step)
-        known = {name: results[name] for name in (*step.needs, *step.after)}
-        task = Task(step, key, run, bench, known, partial(display.advanced, step))
-        begun = time.monotonic()
-        try:
-            run.marker(step.name).unlink(missing_ok=True)
-            resolve_action(step)(task)
-        except RunDirectoryError:
-            raise
-        except MechprobeError as error:
-            return _failed(step, key, run, _one_line(error), "")
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in FULL_DISK:
-                with explained(run.path):
-                    raise
-            said = f"{type(error).__name__}: {_one_line(error)}"
-            return _failed(step, key, run, said, traceback.format_exc())
-        mark_done(step, key, run, time.monotonic() - begun)
-        return Result("done", key)
+        for group in groups(steps):
+            run_group(group, run, results, display)
+        return outcome_of(steps, results)
 
 
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+class ShardEngine:
+    """Shares a run directory with other processes: a cell is one process's at a time.
+
+    A cell that another one holds is left for later, and then mostly found done.
+    """
+
+    name = "shard"
+
+    def run(self, steps: Sequence[Step], run: RunDirectory, display: Display) -> Outcome:
+        """Run what is not done yet, as `LocalEngine` does."""
+        check_graph(steps)
+        results: dict[str, Result] = {}
+        pending = groups(steps)
+        while pending:
+            waiting = [
+                group
+                for group in pending
+                if not (_is_ready(group, results) and self._try(group, run, results, display))
+            ]
+            if len(waiting) == len(pending):
+                time.sleep(_PAUSE)
+            pending = waiting
+        return outcome_of(steps, results)
+
+    def _try(
+        self, group: list[Step], run: RunDirectory, results: dict[str, Result], display: Display
+    ) -> bool:
+        name = (group[0].cell or group[0].name).replace("/", "~")
+        with try_locked(run.path, f"cell-{name}") as mine:
+            if mine:
+                run_group(group, run, results, display)
+        return mine
 
 
-def _failed(step: Step, key: str, run: RunDirectory, said: str, trace: str) -> Result:
-    content = {"key": key, "error": said, "traceback": trace.splitlines()}
-    write_json(run.failure(step.name), content)
-    return Result("failed", key, said)
+def _is_ready(group: Sequence[Step], results: dict[str, Result]) -> bool:
+    own = {step.name for step in group}
+    wanted = {name for step in group for name in (*step.needs, *step.after)} - own
+    return wanted <= results.keys()
+
+
+def run_group(
+    group: Sequence[Step], run: RunDirectory, results: dict[str, Result], display: Display
+) -> None:
+    """Bring the steps of one cell to their end, weights shared, and add their results."""
+    bench = Workbench()
+    try:
+        for step in group:
+            result = bring_to_end(step, run, results, bench, display)
+            results[step.name] = result
+            if result.status == "failed":
+                bench.clear()  # whatever broke may have broken the loaded model
+            display.finished(step, result)
+    finally:
+        bench.clear()
+
+
+def outcome_of(steps: Sequence[Step], results: dict[str, Result]) -> Outcome:
+    """Results in the order of the steps."""
+    ordered = {step.name: results[step.name] for step in steps}
+    failed = tuple(name for name, result in ordered.items() if result.status == "failed")
+    return Outcome(ordered, failed)

@@ -13,7 +13,8 @@ from mechprobe.experiments.engine_local import LocalEngine
 from mechprobe.experiments.factorial_plan import TABLES, FactorialPlan, plan_factorial
 from mechprobe.experiments.factorial_spec import FactorialSpec, canonical_factorial
 from mechprobe.experiments.factorial_tables import DOCUMENT
-from mechprobe.experiments.rundir import RunDirectory, opened, read_json
+from mechprobe.experiments.locks import opened
+from mechprobe.experiments.rundir import RunDirectory, read_json
 from mechprobe.experiments.running import NOT_MEASURED, NOTHING_RAN, SUCCESS, provenance
 from mechprobe.experiments.steps import Display, Outcome, StepEngine
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import RunDirectoryError
-from mechprobe.experiments.rundir import explained, locked, write_jsonl
+from mechprobe.experiments.locks import locked
+from mechprobe.experiments.rundir import explained, write_jsonl
 from mechprobe.generation.api import ApiError
 from mechprobe.generation.base import Completion, Engine, Sampling
 from mechprobe.generation.server import ServerEngine

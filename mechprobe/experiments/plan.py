@@ -5,7 +5,7 @@ Planning reads digests and loads nothing, so that a finished run is recognised i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ class Plan:
 
     steps: tuple[Step, ...]
     cells: tuple[PlannedCell, ...]
+    counts: Mapping[str, Any]
+    """How many prompts each set has: what the time of a step depends on beside its parameters."""
 
 
 def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
@@ -63,7 +65,7 @@ def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
         listed = [by_key[cell.key] for _, cell in spec.cells(model)]
         cells += [*listed, *(one for one in planned if one.reference)]
     steps.append(_tables_step(cells))
-    return Plan(tuple(steps), tuple(cells))
+    return Plan(tuple(steps), tuple(cells), _counts(spec))
 
 
 def _prompts_step(spec: Spec, model: ModelSpec, local_only: bool) -> Step:

@@ -94,7 +94,7 @@ def template_digest(path: str | None) -> str | None:
     Raises:
         TemplateError: It cannot be read.
     """
-    if path is None:
+    if path is None or "{" in path:  # the template itself is a parameter as it is
         return None
     try:
         return file_digest(Path(path))

@@ -10,11 +10,9 @@ import contextlib
 import errno
 import json
 import os
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +173,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """Paths of a run; see `opened` for how one is made and locked."""
+    """Paths of a run; see `locks.opened` for how one is made and locked."""
 
     path: Path
 
@@ -202,81 +200,3 @@ class RunDirectory:
     def journal(self, step: str, key: str) -> Journal:
         """The batches that a running step has finished."""
         return Journal(self.path / ".steps" / f"{step}.journal", key)
-
-
-@contextlib.contextmanager
-def locked(path: Path, what: str = "run") -> Iterator[None]:
-    """Hold a lock inside a run directory; the system frees it however the process ends.
-
-    Args:
-        path: The run directory.
-        what: Name of the lock: `run` for the whole directory, or one per cell.
-
-    Raises:
-        RunDirectoryError: Another process holds it; the message says which.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path / f".{what}.lock")
-    holder = path / f".{what}.holder.json"
-    with explained(path):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise RunDirectoryError(f"{path}: in use by {_holder(holder)}") from error
-    try:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now})
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-
-
-def _holder(path: Path) -> str:
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        who = f"process {held['pid']} on {held['host']} since {held['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        who = "another process"
-    return f"{who}; wait for it or choose another folder with --out"
-
-
-def _ours(name: str) -> bool:
-    """Whether a file may lie in a run directory that has no spec yet: one killed at birth."""
-    return name in (".run.lock", ".run.holder.json") or (name[0] == "." and name.endswith(".tmp"))
-
-
-@contextlib.contextmanager
-def opened(path: Path, spec_text: str, provenance: Mapping[str, Any]) -> Iterator[RunDirectory]:
-    """Make or reopen the run directory of a spec, locked for this process.
-
-    Args:
-        path: The folder; made when missing.
-        spec_text: The spec in canonical YAML; a directory belongs to one spec for good.
-        provenance: Versions, machine, command: written when the directory is made.
-
-    Raises:
-        RunDirectoryError: The folder belongs to another spec, holds something else, is locked by
-            another process or cannot be written.
-    """
-    path = path.absolute()
-    with explained(path):
-        path.mkdir(parents=True, exist_ok=True)
-        spec = path / "spec.yaml"
-        if not spec.exists() and any(not _ours(entry.name) for entry in path.iterdir()):
-            raise RunDirectoryError(
-                f"{path}: holds files that are not a run; choose an empty folder with --out"
-            )
-    with locked(path):
-        if spec.exists() and spec.read_text(encoding="utf-8", errors="replace") != spec_text:
-            raise RunDirectoryError(
-                f"{path}: belongs to another spec (its spec.yaml); choose another folder with --out"
-            )
-        for torn in path.rglob(".*.tmp"):  # what kill -9 left of a file that was being written
-            torn.unlink(missing_ok=True)
-        if not spec.exists():
-            write_text(spec, spec_text)
-        if not (path / "provenance.json").exists():
-            write_json(path / "provenance.json", provenance)
-        yield RunDirectory(path)

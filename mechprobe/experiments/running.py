@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -14,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import mechprobe
-from mechprobe.experiments.engine_local import LocalEngine
+from mechprobe.errors import SpecError
+from mechprobe.experiments.acquire import train_missing
+from mechprobe.experiments.engine_local import LocalEngine, ShardEngine
+from mechprobe.experiments.locks import opened
 from mechprobe.experiments.matrix import read_matrix
 from mechprobe.experiments.plan import Plan, make_plan
-from mechprobe.experiments.rundir import RunDirectory, opened
+from mechprobe.experiments.rundir import RunDirectory
 from mechprobe.experiments.spec import Spec, canonical
-from mechprobe.experiments.steps import Display, Outcome, StepEngine
+from mechprobe.experiments.steps import Display, Outcome, StepEngine, shard
+from mechprobe.experiments.timings import remember
 
 _RECORDED = (
     "torch",
@@ -33,6 +38,7 @@ _RECORDED = (
     "safetensors",
 )
 SUCCESS, NOTHING_RAN, NOT_MEASURED = 0, 2, 4
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +51,14 @@ class Finished:
     rows: tuple[dict[str, str], ...]
     """Of matrix.csv, as text."""
     seconds: float
+    part: tuple[int, int] | None = None
+    """Index and count of the shard, where it was one."""
 
     @property
     def exit_code(self) -> int:
         """0; 4 where some of the cells failed; 2 where none could be measured."""
+        if self.part is not None:
+            return NOT_MEASURED if self.outcome.failures else SUCCESS
         bad = [row for row in self.rows if row["status"] != "ok"]
         if not self.rows or len(bad) == len(self.rows):
             return NOTHING_RAN
@@ -77,11 +87,50 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Index from 0 and count of `I/N`; None without.
+
+    Raises:
+        SpecError: It is no such text.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise SpecError(f"--shard {text}: give I/N, such as 1/4 for the first of four jobs")
+    return int(found[1]) - 1, int(found[2])
+
+
+def choose_engine(
+    name: str, address: str | None, part: tuple[int, int] | None
+) -> StepEngine | None:
+    """What runs the steps; None is the default of `run_spec`.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        SpecError: There is no such engine, or the options do not go together.
+    """
+    if name not in ENGINES:
+        raise SpecError(f"--engine {name}: there are {', '.join(ENGINES)}")
+    if name == "local":
+        if address is not None:
+            raise SpecError("--address is of a Ray cluster; add --engine ray")
+        return None
+    if part is not None:
+        raise SpecError("--shard is for job arrays; --engine ray spreads the cells itself")
+    from mechprobe.experiments.engine_ray import RayEngine
+
+    return RayEngine(address)
+
+
 def run_spec(
     spec: Spec,
     out: Path,
     show: Callable[[str, int], AbstractContextManager[Display]],
     engine: StepEngine | None = None,
+    *,
+    part: tuple[int, int] | None = None,
+    tell: Callable[[str], None] = lambda organism: None,
 ) -> Finished:
     """Run a spec in a directory, or complete what is there.
 
@@ -90,15 +139,22 @@ def run_spec(
         out: The run directory.
         show: Makes the display from a title and the number of steps.
         engine: Runs the steps; in this process by default.
+        part: Index and count of a shard: run these cells, beside other shards, and no tables.
+        tell: Is told the name of an organism that is trained first.
 
     Raises:
         MechprobeError: The directory cannot be used, or prompts cannot be read. Trouble with one
             cell is in the outcome instead.
     """
     begun = time.monotonic()
+    train_missing(spec, tell)
     plan = make_plan(spec)
-    with opened(out, canonical(spec), provenance()) as run:
-        with show(spec.name, len(plan.steps)) as display:
-            outcome = (engine or LocalEngine()).run(plan.steps, run, display)
-        rows = tuple(read_matrix(run)) if outcome.results["tables"].ok else ()
-    return Finished(run, plan, outcome, rows, time.monotonic() - begun)
+    steps = list(plan.steps) if part is None else shard(plan.steps, *part)
+    engine = engine or (LocalEngine() if part is None else ShardEngine())
+    with opened(out, canonical(spec), provenance(), part) as run:
+        with show(spec.name, len(steps)) as display:
+            outcome = engine.run(steps, run, display)
+        remember(steps, outcome, run, plan.counts)
+        tables = outcome.results.get("tables")
+        rows = tuple(read_matrix(run)) if tables is not None and tables.ok else ()
+    return Finished(run, plan, outcome, rows, time.monotonic() - begun, part)

@@ -188,10 +188,11 @@ def check_graph(steps: Sequence[Step]) -> None:
 def shard(steps: Sequence[Step], index: int, count: int) -> list[Step]:
     """The part of a plan that job `index` of `count` runs: whole cells, with what they need.
 
+    Cells that follow each other stay together, since they mostly share a model and its baseline.
     Steps that report others (tables) are left to the run without `--shard`.
     """
     cells = list(dict.fromkeys(step.cell for step in steps if step.cell))
-    mine = set(cells[index::count])
+    mine = set(cells[index * len(cells) // count : (index + 1) * len(cells) // count])
     by_name = {step.name: step for step in steps}
     wanted: set[str] = set()
     pending = [s.name for s in steps if s.cell in mine and not s.after]

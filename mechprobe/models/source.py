@@ -152,3 +152,28 @@ def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
     except (hub.HfHubHTTPError, hub.HFValidationError, OSError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{what}: download failed: {line}") from error
+
+
+def hub_bytes(text: str, revision: str | None = None) -> int | None:
+    """How much `resolve_source` would download; None where the hub cannot say.
+
+    Args:
+        text: A hub id or `hf:org/repo/file.gguf`.
+        revision: Branch, tag or commit.
+    """
+    from fnmatch import fnmatch
+
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    match = _HUB_FILE.match(text)
+    repo, wanted = (match[1], [match[2]]) if match else (text, _WANTED)
+    try:
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+        return None
+    files = [
+        file for file in info.siblings or () if any(fnmatch(file.rfilename, p) for p in wanted)
+    ]
+    sizes = [file.size for file in files]
+    return None if not sizes or None in sizes else sum(size or 0 for size in sizes)

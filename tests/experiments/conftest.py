@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.experiments.rundir import RunDirectory, opened
+from mechprobe.experiments.locks import opened
+from mechprobe.experiments.rundir import RunDirectory
 
 sys.path.insert(0, str(Path(__file__).parent))
 import small

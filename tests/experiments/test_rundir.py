@@ -8,7 +8,8 @@ import pytest
 
 from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments import rundir
-from mechprobe.experiments.rundir import Journal, locked, opened, read_json, write_text
+from mechprobe.experiments.locks import locked, opened
+from mechprobe.experiments.rundir import Journal, read_json, write_text
 
 
 def _leftovers(folder):
@@ -87,7 +88,7 @@ def test_a_folder_with_other_files_is_refused_untouched(tmp_path):
 
 def test_the_second_process_is_told_who_holds_the_run(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from mechprobe.experiments.rundir import opened\n"
+        "import sys; from pathlib import Path; from mechprobe.experiments.locks import opened\n"
         "with opened(Path(sys.argv[1]), 'name: x\\n', {}):\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )

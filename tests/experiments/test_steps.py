@@ -9,7 +9,8 @@ import pytest
 
 from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.engine_local import LocalEngine
-from mechprobe.experiments.rundir import opened, read_json
+from mechprobe.experiments.locks import opened
+from mechprobe.experiments.rundir import read_json
 from mechprobe.experiments.steps import Result, shard, step_key
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -174,7 +175,7 @@ def test_shards_cover_every_cell_once_and_take_what_they_need():
         ["prompts", "cells/a/one", "cells/a/two"],
         ["prompts", "cells/b/one", "cells/b/two"],
     ]
-    assert shard(steps, 2, 3) == []
+    assert shard(steps, 0, 3) == []
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
@@ -183,7 +184,7 @@ def test_kill_nine_between_batches_loses_no_finished_batch(tmp_path, at):
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
         "from toy import Silent, Step\n"
         "from mechprobe.experiments.engine_local import LocalEngine\n"
-        "from mechprobe.experiments.rundir import opened\n"
+        "from mechprobe.experiments.locks import opened\n"
         "step = Step('s', 'toy:batches', {'kill': int(sys.argv[3])}, ('s.txt', 'pids.txt'))\n"
         "with opened(Path(sys.argv[2]), 'name: t\\n', {}) as run:\n"
         "    LocalEngine().run([step], run, Silent())\n"

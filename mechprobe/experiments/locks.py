@@ -1,0 +1,147 @@
+"""Who may use a run directory: one run alone, or shards that lock their cells."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mechprobe.errors import RunDirectoryError
+from mechprobe.experiments.rundir import RunDirectory, explained, write_json, write_text
+
+_SHARD = "shard-"
+_SETTLING = 2.0
+"""Seconds that a shard may take to settle in."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str = "run", wait: float = 0.0) -> Iterator[None]:
+    """Hold a lock inside a run directory; the system frees it however the process ends.
+
+    Args:
+        path: The run directory.
+        what: Name of the lock: `run` for the whole directory, one per cell or shard otherwise.
+        wait: Seconds to wait for it.
+
+    Raises:
+        RunDirectoryError: Another process holds it; the message says which.
+    """
+    with try_locked(path, what, wait) as mine:
+        if not mine:
+            raise RunDirectoryError(f"{path}: in use by {_holder(path, what)}")
+        yield
+
+
+@contextlib.contextmanager
+def try_locked(path: Path, what: str, wait: float = 0.0) -> Iterator[bool]:
+    """Hold a lock if nobody else does: yields whether it is ours; see `locked`."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path / f".{what}.lock")
+    with explained(path):
+        try:
+            lock.acquire(timeout=wait)
+        except Timeout:
+            lock = None
+    if lock is None:
+        yield False
+        return
+    holder = _holder_file(path, what)
+    try:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now})
+        yield True
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder_file(path: Path, what: str) -> Path:
+    return path / f".{what}.holder.json"
+
+
+def _holder(path: Path, what: str) -> str:
+    who = "another process"
+    try:
+        held = json.loads(_holder_file(path, what).read_text(encoding="utf-8"))
+        who = f"process {held['pid']} on {held['host']} since {held['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    part = f"{what}, " if what.startswith(_SHARD) else ""
+    return f"{part}{who}; wait for it or choose another folder with --out"
+
+
+def _ours(name: str) -> bool:
+    """Whether a file may lie in a run directory that has no spec yet: one killed at birth."""
+    ends = (".lock", ".holder.json")
+    locks = name.startswith((".run.", f".{_SHARD}")) and name.endswith(ends)
+    return locks or (name[0] == "." and name.endswith(".tmp"))
+
+
+@contextlib.contextmanager
+def opened(
+    path: Path,
+    spec_text: str,
+    provenance: Mapping[str, Any],
+    part: tuple[int, int] | None = None,
+) -> Iterator[RunDirectory]:
+    """Make or reopen the run directory of a spec, locked for this process.
+
+    Args:
+        path: The folder; made when missing.
+        spec_text: The spec in canonical YAML; a directory belongs to one spec for good.
+        provenance: Versions, machine, command: written when the directory is made.
+        part: Index and count of a shard. Shards share the directory with each other and lock
+            their cells; a run that is no shard has it alone.
+
+    Raises:
+        RunDirectoryError: The folder belongs to another spec, holds something else, is locked by
+            another process or cannot be written.
+    """
+    path = path.absolute()
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+        names = [entry.name for entry in path.iterdir()]
+        if not (path / "spec.yaml").exists() and not all(map(_ours, names)):
+            raise RunDirectoryError(
+                f"{path}: holds files that are not a run; choose an empty folder with --out"
+            )
+    with contextlib.ExitStack() as shard:
+        with contextlib.ExitStack() as whole:
+            # other shards hold it for a moment, a run that is no shard to its end
+            whole.enter_context(locked(path, wait=_SETTLING))
+            if part is not None:
+                name = f"{_SHARD}{part[0] + 1}-of-{part[1]}"
+                shard.enter_context(locked(path, name))
+            _settle(path, spec_text, provenance)
+            if part is None:
+                _require_no_shard(path)
+                for torn in path.rglob(".*.tmp"):  # what kill -9 left of a file in the making
+                    torn.unlink(missing_ok=True)
+                yield RunDirectory(path)
+                return
+        yield RunDirectory(path)
+
+
+def _settle(path: Path, spec_text: str, provenance: Mapping[str, Any]) -> None:
+    """Make the directory the spec's, or see that it is."""
+    spec = path / "spec.yaml"
+    if spec.exists() and spec.read_text(encoding="utf-8", errors="replace") != spec_text:
+        raise RunDirectoryError(
+            f"{path}: belongs to another spec (its spec.yaml); choose another folder with --out"
+        )
+    if not spec.exists():
+        write_text(spec, spec_text)
+    if not (path / "provenance.json").exists():
+        write_json(path / "provenance.json", provenance)
+
+
+def _require_no_shard(path: Path) -> None:
+    for lock in sorted(path.glob(f".{_SHARD}*.lock")):
+        with locked(path, lock.name.removeprefix(".").removesuffix(".lock")):
+            pass
