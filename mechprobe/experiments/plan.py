@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mechprobe.errors import MechprobeError
+from mechprobe.experiments.analysing import analysis_step
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.plan_probes import probe_parts
 from mechprobe.experiments.rendered import draw_rows, rows_digest, template_digest
@@ -64,7 +65,7 @@ def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
             steps += _cell_steps(spec, one, planned, prompts.name)
         listed = [by_key[cell.key] for _, cell in spec.cells(model)]
         cells += [*listed, *(one for one in planned if one.reference)]
-    steps.append(_tables_step(cells))
+    steps += [_tables_step(cells), analysis_step(spec, "tables")]
     return Plan(tuple(steps), tuple(cells), _counts(spec))
 
 
