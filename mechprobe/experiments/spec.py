@@ -179,7 +179,7 @@ class Analysis(_Strict):
     """Of refusal; that of `tasks.refusal` by default."""
     second_instrument: str | None = None
     """Another reading of the same answers; none by default."""
-    resamples: int = Field(default=1000, ge=0)
+    resamples: int = Field(default=1000, ge=100)
     seed: int = 0
 
 
