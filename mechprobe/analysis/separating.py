@@ -38,7 +38,7 @@ class Correlated:
     not_measured: str | None = None
 
     def tests(self) -> tuple[float | None, ...]:
-        """p of each test."""
+        """The p of each test."""
         return tuple(one.p if one else None for one in (self.pearson, self.spearman))
 
     def adjusted(self, *p: float | None) -> Correlated:
@@ -72,7 +72,7 @@ class Separated:
     not_measured: str | None = None
 
     def tests(self) -> tuple[float | None, ...]:
-        """p of the test."""
+        """The p of the test."""
         return (self.p,)
 
     def adjusted(self, *p: float | None) -> Separated:
