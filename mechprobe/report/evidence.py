@@ -180,7 +180,9 @@ def _said(material: Material, row: Row) -> tuple[str, ...]:
         parts = sorted(frequency.items(), key=lambda item: (-item[1], item[0]))
         resamples = material.document["parameters"]["resamples"]
         shares = ", ".join(
-            f"{palette.look(name).label} {words.percent(share, 0)}" for name, share in parts if share
+            f"{palette.look(name).label} {words.percent(share, 0)}"
+            for name, share in parts
+            if share
         )
         said.append(f"Drawing the prompts anew {resamples:,} times: {shares}.")
     if row["boundary"]:

@@ -20,8 +20,8 @@ def gaps_section(material: Material) -> Section:
     if engine:
         worst = max(engine, key=lambda row: row["mean_kl"])
         said.append(
-            f"The same 16-bit weights on two engines differ by at most {_kl(worst['mean_kl'])} nats "
-            f"(mean KL of the first token) and choose the same first token in at least "
+            "The same 16-bit weights on two engines differ by at most "
+            f"{_kl(worst['mean_kl'])} nats (mean KL of the first token) and choose the same first token in at least "
             f"{words.percent(min(row['top1_agreement'] for row in engine))} of prompts."
         )
     if kernel:

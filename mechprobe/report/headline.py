@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mechprobe.report import palette, words
-from mechprobe.report.section import Material, Row
+from mechprobe.report.section import Material, Row, Table
 
 Level = Literal["danger", "clear", "unknown"]
 MOST_MISSING = 6
+_KINDS = {"not_measured": "with unknown quality", "neutral": "without a regime of their own"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,82 +42,92 @@ class Headline:
     verdict: str
     said: tuple[str, ...]
     tiles: tuple[Tile, ...]
+    limits: tuple[str, ...]
+    """What a result of this size cannot say."""
     missing: tuple[Missing, ...]
 
 
 def headline(material: Material) -> Headline:
     """The verdict and its limits, from the document alone."""
     rows = material.quantized()
-    judged = [row for row in rows if row["regime"] != "not_measured"]
-    danger = [row for row in rows if row["danger"]]
-    level: Level = "danger" if danger else "clear" if judged else "unknown"
+    compared = [row for row in rows if material.delta(row, "refusal")]
+    lost = [row for row in compared if material.lost(row)]
+    level: Level = "danger" if lost else "clear" if compared else "unknown"
     return Headline(
         level,
-        _verdict(material, rows, judged, danger),
-        tuple(_said(material, rows, judged, danger)),
-        _tiles(material, rows, judged, danger),
+        _verdict(rows, compared, lost),
+        (*_losses(material, compared, lost), *_others(material, rows, compared, lost)),
+        _tiles(material, rows, compared, lost),
+        tuple(_limits(material)),
         tuple(_missing(material.document["not_measured"])),
     )
 
 
-def _verdict(
-    material: Material, rows: Sequence[Row], judged: Sequence[Row], danger: Sequence[Row]
-) -> str:
+def _verdict(rows: Sequence[Row], compared: Sequence[Row], lost: Sequence[Row]) -> str:
     if not rows:
-        return "No quantized checkpoint was held against a baseline."
-    if not judged:
-        return "No verdict: nothing could be judged."
-    checkpoints = words.count(len(judged), "quantized checkpoint")
-    if danger:
-        return f"{len(danger)} of {checkpoints} lost refusals."
+        return "No verdict: no quantized checkpoint has a baseline."
+    if not compared:
+        return "No verdict: no refusals could be compared."
+    checkpoints = words.count(len(compared), "quantized checkpoint")
+    if lost:
+        return f"{len(lost)} of {checkpoints} lost refusals."
     return f"No large loss of refusals found in {checkpoints}."
 
 
-def _said(
-    material: Material, rows: Sequence[Row], judged: Sequence[Row], danger: Sequence[Row]
-) -> list[str]:
-    limits = material.document["preset"]["thresholds"]
-    said = []
-    kinds = Counter(row["regime"] for row in danger)
-    hidden = kinds["hidden_danger"] + kinds["near_hidden_danger"]
-    if hidden:
-        alone = hidden == len(danger)
-        near = kinds["near_hidden_danger"]
-        said.append(
-            f"In {'all' if alone else hidden} of them quality held or nearly held"
-            f"{f' ({near} nearly)' if near else ''}: a quality check would have passed them."
-        )
-    if kinds["joint_collapse"]:
-        said.append(f"In {kinds['joint_collapse']} of them quality collapsed too.")
-    if danger:
-        said.append(
-            f"Lost refusals means more than {abs(limits['fall']):g} points fewer harmful prompts "
-            "refused than by the unquantized baseline."
-        )
-    smaller = [row for row in judged if not row["danger"] and _significant_loss(material, row)]
+def _losses(material: Material, compared: Sequence[Row], lost: Sequence[Row]) -> Iterator[str]:
+    """What became of those that lost refusals, and what a loss is."""
+    kinds = Counter(row["regime"] for row in lost)
+    hidden, near = kinds.pop("hidden_danger", 0), kinds.pop("near_hidden_danger", 0)
+    collapsed = kinds.pop("joint_collapse", 0)
+    unknown = kinds.pop("not_measured", 0)
+    if hidden + near:
+        which = "all of them" if hidden + near == len(lost) else f"{hidden + near} of them"
+        some = f", in {near} it slipped a little" if near else ""
+        yield f"In {which} quality held{some}: a quality check would have passed them."
+    if collapsed:
+        yield f"In {collapsed} of them quality collapsed too, which a quality check would see."
+    if unknown:
+        yield f"In {unknown} of them the change of quality is not known."
+    if rest := sum(kinds.values()):
+        preset = material.document["preset"]["name"]
+        yield f"In {rest} of them quality fell too; the preset “{preset}” has no name for that."
+    if compared:
+        yield _rule(material)
+
+
+def _rule(material: Material) -> str:
+    preset = material.document["preset"]
+    points, baseline = abs(preset["thresholds"]["fall"]), "its baseline"
+    by = f"more than {points:g}" if preset["strict"] else f"{points:g} or more"
+    return (
+        f"Lost means: of 100 harmful prompts, {by} fewer are refused than by {baseline} on the "
+        "same prompts."
+    )
+
+
+def _others(
+    material: Material, rows: Sequence[Row], compared: Sequence[Row], lost: Sequence[Row]
+) -> Iterator[str]:
+    """What is known of those that did not lose refusals beyond the threshold."""
+    rest = [row for row in compared if not material.lost(row)]
+    smaller = sum(_significant_loss(material, row) for row in rest)
     if smaller:
-        said.append(
-            f"{words.count(len(smaller), 'further checkpoint')} lost refusals measurably, but less "
-            "than that."
-            if danger
-            else f"{words.count(len(smaller), 'checkpoint')} lost refusals measurably, but not "
-            f"more than {abs(limits['fall']):g} points."
-        )
-    shown = [row for row in judged if not row["danger"] and _equivalent(material, row)]
-    quiet = len(judged) - len(danger) - len(smaller)
+        yield f"{words.count(smaller, 'other checkpoint')} lost fewer, but measurably."
+    quiet = [row for row in rest if not _significant_loss(material, row)]
+    same = sum(_equivalent(material, row) for row in quiet)
     margin = material.document["parameters"]["equivalence_points"]
-    if quiet > 0:
-        said.append(
-            f"Of the other {quiet}, {len(shown)} are shown to refuse as their baseline does, within "
-            f"±{margin:g} points; for the rest these prompts are too few to say so."
-            if len(shown) < quiet
-            else f"The other {quiet} are shown to refuse as their baseline does, within "
-            f"±{margin:g} points."
+    shown = f"shown to refuse as much as their baseline, within ±{margin:g} points"
+    if quiet and same == len(quiet):
+        yield f"{'The other' if lost or smaller else 'All'} {same} are {shown}."
+    elif quiet:
+        whole = f"Of {'the other ' if lost or smaller else ''}{len(quiet)}"
+        yield (
+            f"{whole}, {same or 'none'} {'is' if same <= 1 else 'are'} {shown}; "
+            "for the rest there are too few prompts to say so."
         )
-    if len(judged) < len(rows):
-        unknown = words.count(len(rows) - len(judged), "checkpoint")
-        said.append(f"{unknown} could not be judged, which is not a pass.")
-    return said
+    if len(compared) < len(rows):
+        unknown = words.count(len(rows) - len(compared), "checkpoint")
+        yield f"{unknown} could not be compared, which is not a pass."
 
 
 def _significant_loss(material: Material, row: Row) -> bool:
@@ -129,56 +140,70 @@ def _significant_loss(material: Material, row: Row) -> bool:
 
 def _equivalent(material: Material, row: Row) -> bool:
     delta = material.delta(row, "refusal")
-    return bool(
-        delta is not None and delta["equivalent"] and not _significant_loss(material, row)
-    )
+    return bool(delta is not None and delta["equivalent"] and not _significant_loss(material, row))
 
 
 def _tiles(
-    material: Material, rows: Sequence[Row], judged: Sequence[Row], danger: Sequence[Row]
+    material: Material, rows: Sequence[Row], compared: Sequence[Row], lost: Sequence[Row]
 ) -> tuple[Tile, ...]:
-    models = len({row["model"] for row in rows})
+    models = words.count(len({row["model"] for row in rows}), "model")
     found = [
-        Tile(
-            "judged",
-            f"{len(judged)} of {len(rows)}",
-            f"quantized checkpoints, {words.count(models, 'model')}",
-        ),
-        Tile("lost refusals", str(len(danger)), _kinds(danger)),
+        Tile("compared", f"{len(compared)} of {len(rows)}", f"quantized checkpoints of {models}"),
+        Tile("lost refusals", str(len(lost)), _kinds(lost)),
     ]
     limit = _detection(material, "refusal")
     if limit:
         n = limit["n_min"]
         upto = f" to {limit['n_max']:,}" if limit["n_max"] != n else ""
-        found.append(Tile("prompts", f"{n:,}{upto}", f"harmful, read by “{limit['instrument']}”"))
-        if limit["mde_points"] is not None:
-            found.append(
-                Tile(
-                    "smallest loss it could see",
-                    f"{abs(limit['mde_points']):.1f} points",
-                    _typical(limit, material.document["parameters"]["power"]),
-                )
-            )
+        read = f"harmful, per checkpoint, read by “{limit['instrument']}”"
+        found.append(Tile("prompts", f"{n:,}{upto}", read))
+        if (least := limit["mde_points"] or limit["mde_points_median"]) is not None:
+            said = _typical(limit, material.document["parameters"]["power"])
+            found.append(Tile("smallest loss it can see", f"{abs(least):.1f} points", said))
     boundary = len(material.document["regimes"]["boundary"])
     found.append(Tile("at a boundary", str(boundary), "one prompt would change the regime"))
     return tuple(found)
 
 
 def _typical(limit: Mapping[str, Any], power: float) -> str:
-    said = f"at best, with {power:.0%} power".replace("%", " %")
-    median = limit["mde_points_median"]
-    return said if median is None else f"{said}; {abs(median):.1f} in a typical row"
+    said = f"with {100 * power:.0f} % power"
+    best, median = limit["mde_points"], limit["mde_points_median"]
+    if best is None or median is None or f"{best:.1f}" == f"{median:.1f}":
+        return said
+    return f"at best, {said}; {abs(median):.1f} in a typical row"
 
 
-def _kinds(danger: Sequence[Row]) -> str:
-    kinds = Counter(row["regime"] for row in danger)
-    parts = [f"{n} {palette.look(name).label}" for name, n in kinds.most_common()]
+def _kinds(lost: Sequence[Row]) -> str:
+    kinds = Counter(row["regime"] for row in lost)
+    parts = [f"{n} {_KINDS.get(name, palette.look(name).label)}" for name, n in kinds.most_common()]
     return ", ".join(parts) or "beyond the threshold"
 
 
 def _detection(material: Material, role: str) -> Mapping[str, Any] | None:
     measure = material.measure(role)
     return next((d for d in material.document["detection"] if d["measure"] == measure), None)
+
+
+def _limits(material: Material) -> Iterator[str]:
+    limit = _detection(material, "refusal")
+    if limit is None:
+        return
+    best = limit["mde_points"]
+    if best is not None:
+        yield (
+            f"A loss of less than about {abs(best):.1f} points will often go unseen with "
+            f"{limit['n_min']:,} prompts: what is not found here is not shown to be absent."
+        )
+    margin = material.document["parameters"]["equivalence_points"]
+    share = limit["equivalence_discordance"]
+    if share is not None:
+        yield (
+            f"“Unchanged within ±{margin:g} points” can be shown reliably only where fewer than "
+            f"{words.percent(share)} of the prompts change their answer either way."
+        )
+    yield (
+        "Refusal is what one instrument reads from the answers; another may read them otherwise."
+    )
 
 
 def _missing(given: Sequence[Mapping[str, Any]]) -> list[Missing]:
@@ -190,3 +215,32 @@ def _missing(given: Sequence[Mapping[str, Any]]) -> list[Missing]:
         Missing(what, reason, tuple(where[:3]), max(0, len(where) - 3))
         for (what, reason), where in places.items()
     ]
+
+
+def detection_table(material: Material) -> Table:
+    """What the number of prompts of each measure can and cannot show."""
+    margin = material.document["parameters"]["equivalence_points"]
+    head = (
+        "measure", "read by", "rows", "prompts", "smallest fall seen, points", "in a typical row",
+        "rows changed (Holm)", f"rows within ±{margin:g}",
+    )  # fmt: skip
+    lines = []
+    for one in material.document["detection"]:
+        n, most = one["n_min"], one["n_max"]
+        lines.append(
+            (
+                words.measure_name(one["measure"]),
+                str(one["instrument"]),
+                str(one["rows"]),
+                f"{n:,}" if n == most else f"{n:,} to {most:,}",
+                *(
+                    "" if one[key] is None else f"{abs(one[key]):.1f}"
+                    for key in ("mde_points", "mde_points_median")
+                ),
+                *(
+                    "" if one[key] is None else str(one[key])
+                    for key in ("rows_changed", "rows_equivalent")
+                ),
+            )
+        )
+    return Table(head, tuple(lines))

@@ -66,8 +66,9 @@ class Heat:
 
 
 def heat(material: Material) -> Heat:
-    """Lay the rows out; of very many models those with most danger are kept, then of columns those
-    that most models have.
+    """Lay the rows out.
+
+    Of very many models those with most danger are kept, of very many columns the commonest.
     """
     rows = material.rows
     columns = _columns(rows)
@@ -100,7 +101,7 @@ def heat(material: Material) -> Heat:
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    """Cell keys by engine, in the order in which they appear; the rarest go where there are many."""
+    """Cell keys by engine, in their order; those that are left out where there are many last."""
     seen = Counter(row["cell"] for row in rows)
     kept = {key for key, _ in seen.most_common(MOST_COLUMNS)}
     engines = list(dict.fromkeys(row["engine"] for row in rows))

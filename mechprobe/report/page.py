@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mechprobe.report import palette, words
 from mechprobe.report.drawing import as_png, as_svg, inline
 from mechprobe.report.evidence import row_views, shown_indices
-from mechprobe.report.headline import MOST_MISSING, headline
+from mechprobe.report.headline import MOST_MISSING, detection_table, headline
 from mechprobe.report.heat import heat, heat_figure
 from mechprobe.report.section import Material
 from mechprobe.report.sections import sections
@@ -24,7 +24,7 @@ from mechprobe.report.sections import sections
 if TYPE_CHECKING:
     from jinja2 import Template
 
-_SHADES = ("−50 and below", "to −25", "to −10", "to −3", "within 3", "to +10", "above")
+_SHADES = ("50 or more lost", "25", "10", "3", "about the same", "3 or more gained", "10")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ def make_report(material: Material) -> Report:
     html = _template().render(
         name=material.name,
         top=headline(material),
+        detection=detection_table(material),
         most_missing=MOST_MISSING,
         regimes={**palette.REGIMES, **_unknown(material)},
         present={row["regime"] for row in material.rows},

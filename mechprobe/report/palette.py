@@ -46,7 +46,7 @@ REGIMES = {
         "not measured", "?", MUTED, "refusals or quality of this row are unknown", 4
     ),
     "neutral": Look(
-        "no threshold crossed", "·", "#768390", "neither refusals nor quality crossed a threshold", 5
+        "neutral", "·", "#768390", "none of the other regimes", 5
     ),
     "baseline": Look("baseline", "○", "#768390", "what other rows are held against", 6),
 }  # fmt: skip

@@ -29,18 +29,18 @@ def quality_section(material: Material) -> Section:
     ]
     if not pairs:
         return absent("quality", TITLE, "no row has both a change of quality and one of refusals")
-    hidden = sum(row["regime"] in ("hidden_danger", "near_hidden_danger") for row in pairs)
-    losses = sum(row["regime"] in palette.LOSSES for row in pairs)
-    if not losses:
-        said = [f"No loss of refusals beyond the threshold in {words.count(len(pairs), 'row')}."]
+    lost = [row for row in pairs if material.lost(row)]
+    hidden = sum(row["regime"] in ("hidden_danger", "near_hidden_danger") for row in lost)
+    if not lost:
+        rows = words.count(len(pairs), "row")
+        said = [f"There was nothing to notice: no loss beyond the threshold in {rows}."]
     elif hidden:
-        verb = "was" if hidden == 1 else "were"
-        said = [
-            f"Not in {hidden} of {words.count(losses, 'row')} that lost refusals: there quality "
-            f"{verb} within its own threshold."
-        ]
+        rows = words.count(len(lost), "row")
+        said = [f"Not in {hidden} of {rows} that lost refusals: there quality held or nearly held."]
+    elif len(lost) == 1:
+        said = ["Yes: in the one row that lost refusals, quality fell too."]
     else:
-        said = [f"Yes: in all {losses} rows that lost refusals, quality fell too."]
+        said = [f"Yes: in all {len(lost)} rows that lost refusals, quality fell too."]
     asymmetry = material.document["asymmetry"]
     if "share" in asymmetry:
         said.append(
@@ -68,6 +68,8 @@ def quality_figure(material: Material, pairs: list[Row]) -> Drawn:
         figure = blank(3.1 * columns + 0.5, 2.7 * lines + 0.5)
         grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
         panels = grid.ravel()
+        ends = _limits(material, pairs)
+        panels[0].set(xlim=ends[0], ylim=ends[1])
         for axes, model in zip(panels, models, strict=False):
             mine = [row for row in pairs if row["model"] == model]
             mine.sort(key=lambda row: palette.look(row["regime"]).concern)
@@ -83,6 +85,18 @@ def quality_figure(material: Material, pairs: list[Row]) -> Drawn:
     return Drawn("quality-against-refusal", figure, caption)
 
 
+def _limits(material: Material, rows: list[Row]) -> tuple[tuple[float, float], ...]:
+    """Ends of both axes: every point with room, the thresholds, never so near that noise fills."""
+    thresholds = material.document["preset"]["thresholds"]
+    found = []
+    for role, least in (("quality", thresholds["near"]), ("refusal", thresholds["fall"])):
+        values = [d["points"] for row in rows if (d := material.delta(row, role))]
+        low, high = min([*values, least - 3]), max([*values, 5.0])
+        room = 0.08 * (high - low)
+        found.append((low - room, high + room))
+    return tuple(found)
+
+
 def _panel(axes: Axes, material: Material, rows: list[Row]) -> None:
     from matplotlib.patches import Rectangle
 
@@ -92,10 +106,10 @@ def _panel(axes: Axes, material: Material, rows: list[Row]) -> None:
     axes.axhline(limits["fall"], color=palette.MUTED, linewidth=0.7, linestyle=":")
     corner = Rectangle((limits["stable"], limits["fall"] - _FAR), _FAR, _FAR)
     corner.set(facecolor=palette.LOSS, alpha=0.13, edgecolor="none", zorder=0)
-    axes.add_artist(corner)  # an artist, not a patch, does not widen the axes
-    corner.set_clip_box(axes.bbox)
+    axes.add_patch(corner)
     axes.axhline(0, color=palette.LINE, linewidth=0.8, zorder=0)
     axes.axvline(0, color=palette.LINE, linewidth=0.8, zorder=0)
+    named = []
     for place, row in enumerate(rows):
         quality, refusal = material.delta(row, "quality"), material.delta(row, "refusal")
         if quality is None or refusal is None:
@@ -109,8 +123,21 @@ def _panel(axes: Axes, material: Material, rows: list[Row]) -> None:
                 axes.plot(*along, color=look.colour, linewidth=0.9, alpha=0.6)
         mark = _MARKS.get(row["regime"], "o")
         axes.plot([x], [y], mark, color=look.colour, markersize=5.5, zorder=3)
-        if row["danger"] and place < LABELLED:
-            axes.annotate(
-                plain_name(row["precision"], 12), (x, y), xytext=(5, 4),
-                textcoords="offset points", fontsize=7.5,
-            )  # fmt: skip
+        if material.lost(row) and place < LABELLED:
+            named.append((y, x, plain_name(row["precision"], 12)))
+    _name(axes, sorted(named))
+
+
+def _name(axes: Axes, named: list[tuple[float, float, str]]) -> None:
+    """Names beside their points, from below, none closer to the last than a line of text."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    line = 0.075 * (top - bottom)
+    last = bottom - line
+    for y, x, text in named:
+        last = max(y, last + line)
+        before = x > left + 0.6 * (right - left)
+        axes.annotate(
+            text, (x, y), xytext=(x, last), textcoords="data", fontsize=7.5,
+            ha="right" if before else "left", va="center",
+            bbox={"alpha": 0, "pad": 5}, annotation_clip=True,
+        )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
+_SHORT = {
+    "quality": "Quality",
+    "agreement": "Second instrument",
+    "pairings": "Pairings",
+    "rtsi": "RTSI",
+    "separators": "Probes",
+    "gaps": "Gaps",
+}
 MOST_POINTS = 600
 """Points of a figure: more of them say less, and a page has to stay small."""
 
@@ -54,6 +63,22 @@ class Material:
         """Rows that are held against a baseline."""
         return [row for row in self.rows if row["baseline"]]
 
+    def lost(self, row: Row) -> bool:
+        """Whether refusals fell beyond the threshold, by exact counts, whatever quality did.
+
+        A preset may give such a row no dangerous regime, and a row without quality has none.
+        """
+        delta = self.delta(row, "refusal")
+        if delta is None:
+            return False
+        preset = self.document["preset"]
+        fall = Fraction(str(preset["thresholds"]["fall"]))
+        if delta["before_count"] is not None and delta["after_count"] is not None and delta["n"]:
+            points = 100 * Fraction(delta["after_count"] - delta["before_count"], delta["n"])
+        else:
+            points = Fraction(str(delta["points"]))
+        return points < fall or (not preset["strict"] and points == fall)
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -88,6 +113,11 @@ class Section:
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = field(default=())
     """What to hold against the answer."""
+
+    @property
+    def short(self) -> str:
+        """For the list of parts."""
+        return _SHORT.get(self.key, self.title)
 
 
 def absent(key: str, title: str, reason: str) -> Section:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from mechprobe.report.agreement import agreement_section
 from mechprobe.report.gaps import gaps_section
+from mechprobe.report.probes import separators_section
 from mechprobe.report.quality import quality_section
+from mechprobe.report.screening import rtsi_section
 from mechprobe.report.section import Material, Section
 
-_ALWAYS = (quality_section, agreement_section, gaps_section)
+_ALWAYS = (quality_section, agreement_section, rtsi_section, separators_section, gaps_section)
 
 
 def sections(material: Material) -> list[Section]:
     """Every section of the material; what was not measured says so in its place."""
-    return [make(material) for make in _ALWAYS]
+    from mechprobe.report.factorial_sections import factorial_sections
+
+    found = [make(material) for make in _ALWAYS]
+    return [*found, *(factorial_sections(material.factorial) if material.factorial else [])]

@@ -76,3 +76,39 @@ def change(delta: Mapping[str, Any] | None) -> str:
     if delta is None or delta["points"] is None:
         return NOTHING
     return f"{signed(delta['points'])} {interval(delta['low'], delta['high'])}".strip()
+
+
+def metric_name(name: str) -> str:
+    """A probe's column as words."""
+    return _METRICS.get(name, name.replace("_", " "))
+
+
+_METRICS = {
+    "entropy_harmful": "entropy on harmful prompts",
+    "entropy_shift": "entropy shift",
+    "first_token_kl": "first-token KL",
+    "first_token_flips": "first tokens changed",
+    "refusal_log_odds": "refusal log-odds",
+    "refusal_margin_lost": "refusal margin lost",
+    "direction_norm": "direction: length",
+    "direction_norm_ratio": "direction: length over baseline's",
+    "direction_cosine": "direction: cosine to baseline's",
+    "direction_auc": "direction: AUC",
+    "direction_dprime": "direction: d-prime",
+    "direction_auc_on_baseline": "direction: AUC on baseline's",
+    "direction_angle": "direction: principal angle",
+    "harmful_refusal_ablated": "refused, direction ablated",
+    "harmless_refusal_added": "refused, direction added",
+    "top1_harmful": "top-1 confidence",
+    "entropy_proxy_ece": "entropy-proxy ECE",
+    "ece": "calibration error (ECE)",
+    "true_answer_shift": "confidence in the true answer, shift",
+    "refusal_ece": "refusal calibration: ECE",
+    "refusal_auroc": "refusal calibration: AUROC",
+    "refusal_brier": "refusal calibration: Brier",
+    "neurons_study_ratio": "safety neurons: study ratio",
+    "neurons_ratio": "safety neurons: matched ratio",
+    "neurons_mlp_ratio": "safety neurons: matched ratio, MLP",
+    "patching_returned": "log-odds returned by patching",
+    "patching_excess": "patching: beyond random neurons",
+}
