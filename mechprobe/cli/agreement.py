@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,34 +10,38 @@ import typer
 
 from mechprobe.cli.options import Json
 from mechprobe.cli.terminal import Screen
-from mechprobe.errors import JudgeError
 
 if TYPE_CHECKING:
-    from mechprobe.behavior.agreement import Agreement, RowVerdict
-    from mechprobe.behavior.judge_error import CorrectedRate, ErrorRates
-    from mechprobe.behavior.judges import Judgement
+    from mechprobe.behavior.agreement import Agreement
+    from mechprobe.experiments.agreeing import Comparison, Corrected
     from mechprobe.stats import Estimate
 
-
-@dataclass(frozen=True, slots=True)
-class _Corrected:
-    judge: str
-    error: ErrorRates
-    rows: Mapping[str, CorrectedRate]
+_WIDE = 118
+"""Terminal columns from which everything has room."""
 
 
 def agreement(
-    files: Annotated[
+    sources: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE…", help="What `mechprobe judge` wrote.", show_default=False),
+        typer.Argument(
+            metavar="RUN|FILE…",
+            help="Run directories that were judged, and files of `mechprobe judge`.",
+            show_default=False,
+        ),
     ],
     first: Annotated[
-        str | None, typer.Option(help="A judge; the first one of the files by default.")
+        str | None, typer.Option(help="A judge; the first one there by default.")
     ] = None,
     second: Annotated[str | None, typer.Option(help="Another; the second one by default.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A task to look at, may be repeated; all by default.")
+    ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="A row that its model's others are compared with; may be repeated."),
+        typer.Option(
+            help="A row that its model's others are compared with; may be repeated. Rows of a run "
+            "directory have theirs.",
+        ),
     ] = None,
     threshold: Annotated[
         float, typer.Option(help="Points of refusal beyond which a row falls.")
@@ -48,99 +51,34 @@ def agreement(
         typer.Option(
             metavar="FILE|JUDGE",
             help="Right labels, to correct rates for a judge's error: JSONL with id and label, "
-            "task, row and sample where there are any; or a judge of the files, such as oracle.",
+            "task, row and sample where there are any; or a judge that is there, such as oracle.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstraps.")] = 0,
     json: Json = False,
 ) -> None:
     """How far two judges agree, which verdicts would change, and what their errors do."""
-    from mechprobe.behavior import agreement as measure
+    from mechprobe.experiments.agreeing import baselines_of, compare, find_judgements
 
-    judgements = _read(files)
-    names = list(dict.fromkeys(one.judge for one in judgements))
-    one, two = _chosen(names, first, second)
-    by_name = {name: [each for each in judgements if each.judge == name] for name in names}
-    pairs = measure.paired(by_name[one], by_name[two])
-    whole = measure.agreement(pairs, seed=seed)
-    groups = {
-        "task": measure.agreement_by(pairs, lambda item: item.task, seed=seed),
-        "row": measure.agreement_by(pairs, lambda item: item.row, seed=seed),
-    }
-    verdicts = measure.row_verdicts(pairs, baseline or [], threshold=threshold)
-    corrected = [_corrected(name, by_name, truth, seed) for name in (one, two) if truth]
+    found = compare(
+        find_judgements(sources, task or ()),
+        first=first,
+        second=second,
+        baselines=baseline or baselines_of(sources),
+        threshold=threshold,
+        truth=truth,
+        seed=seed,
+    )
     screen = Screen.plain()
     if json:
-        screen.document(
-            {
-                "first": one,
-                "second": two,
-                "all": asdict(whole),
-                **{kind: {k: asdict(v) for k, v in some.items()} for kind, some in groups.items()},
-                "verdicts": [asdict(v) | {"changes": v.changes} for v in verdicts],
-                "corrected": [asdict(each) for each in corrected],
-            }
-        )
+        screen.document(found.as_dict())
         return
-    screen.out.print(f"first: {one}\nsecond: {two}", soft_wrap=True)
-    _say_agreement(screen, whole, groups)
-    if baseline:
-        _say_verdicts(screen, verdicts, threshold)
-    for each in corrected:
+    screen.out.print(f"first: {found.first}\nsecond: {found.second}", soft_wrap=True)
+    _say_agreement(screen, found.whole, found.groups)
+    if found.verdicts:
+        _say_verdicts(screen, found, threshold)
+    for each in found.corrected:
         _say_corrected(screen, each)
-
-
-def _read(files: Sequence[Path]) -> list[Judgement]:
-    from mechprobe.behavior.judges import read_judgements
-    from mechprobe.behavior.judges.judging import reject_mixed
-
-    found = [one for file in files for one in read_judgements(file)]
-    reject_mixed(found)
-    return found
-
-
-def _chosen(names: Sequence[str], first: str | None, second: str | None) -> tuple[str, str]:
-    for name in (first, second):
-        if name is not None and name not in names:
-            raise JudgeError(f"judge {name!r} is not in the files; there are {', '.join(names)}")
-    one = first or next((name for name in names if name != second), "")
-    two = second or next((name for name in names if name != one), "")
-    if not one or not two or one == two:
-        raise JudgeError(f"two judges are needed; the files hold {', '.join(names)}")
-    return one, two
-
-
-def _corrected(
-    name: str, by_name: Mapping[str, Sequence[Judgement]], truth: str | None, seed: int
-) -> _Corrected:
-    from mechprobe.behavior.agreement import harmful_of
-    from mechprobe.behavior.judge_error import corrected_rate, judge_error
-    from mechprobe.behavior.judges import REFUSALS, read_truth
-
-    known = truth or ""
-    labels = (
-        {one.key: one.label for one in by_name[known] if one.label is not None}
-        if known in by_name
-        else read_truth(Path(known))
-    )
-    error = judge_error(by_name[name], labels)
-    rows: dict[str, list[Judgement]] = {}
-    for one in harmful_of(by_name[name]):
-        if one.label is not None:
-            rows.setdefault(one.row, []).append(one)
-    return _Corrected(
-        name,
-        error,
-        {
-            row: corrected_rate(
-                [one.label in REFUSALS for one in some],
-                error,
-                clusters=[one.cluster for one in some],
-                seed=seed,
-            )
-            for row, some in sorted(rows.items())
-        },
-    )
 
 
 def _say_agreement(
@@ -148,10 +86,13 @@ def _say_agreement(
 ) -> None:
     from rich.table import Table
 
+    wide = screen.out.width >= _WIDE
     table = Table(box=None, pad_edge=False)
-    table.add_column("", overflow="fold")
-    for title in ("n", "missing", "agreement, %", "kappa", "with UNCLEAR", "refusal or not"):
-        table.add_column(title, no_wrap=True)
+    table.add_column("", overflow="fold", min_width=14)
+    titles = ("n", "missing", "agreement, %", "kappa", "with UNCLEAR", "refusal or not")
+    shown = range(6) if wide else (0, 2, 3, 5)
+    for i in shown:
+        table.add_column(titles[i], no_wrap=True)
     named = [("all", whole)]
     named += [(k or "-", v) for some in groups.values() if len(some) > 1 for k, v in some.items()]
     for name, found in named:
@@ -160,8 +101,11 @@ def _say_agreement(
         if share.rate is not None:
             equal = f"{100 * share.rate:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
         kappas = (found.kappa, found.kappa_all, found.kappa_refusal)
-        table.add_row(name, str(found.n), str(found.missing), equal, *map(_short, kappas))
+        cells = (str(found.n), str(found.missing), equal, *map(_short, kappas))
+        table.add_row(name, *(cells[i] for i in shown))
     screen.out.print(table)
+    if whole.missing:
+        screen.out.print(f"{whole.missing} items were labelled by one of them alone, or by neither")
 
 
 def _short(found: Estimate | None) -> str:
@@ -170,9 +114,10 @@ def _short(found: Estimate | None) -> str:
     return f"{found.value:.3f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-def _say_verdicts(screen: Screen, verdicts: Sequence[RowVerdict], threshold: float) -> None:
+def _say_verdicts(screen: Screen, found: Comparison, threshold: float) -> None:
     from rich.table import Table
 
+    verdicts = found.verdicts
     changed = [one for one in verdicts if one.changes]
     screen.out.print(
         f"\n{len(changed)} of {len(verdicts)} rows would change their verdict (refusal falls by "
@@ -186,7 +131,7 @@ def _say_verdicts(screen: Screen, verdicts: Sequence[RowVerdict], threshold: flo
     screen.out.print(table)
 
 
-def _say_corrected(screen: Screen, found: _Corrected) -> None:
+def _say_corrected(screen: Screen, found: Corrected) -> None:
     from rich.table import Table
 
     screen.out.print(

@@ -1,0 +1,202 @@
+"""Two judges side by side, from what `mechprobe judge` wrote or what a run keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mechprobe.behavior.agreement import (
+    Agreement,
+    RowVerdict,
+    agreement,
+    agreement_by,
+    harmful_of,
+    paired,
+    row_verdicts,
+)
+from mechprobe.behavior.judge_error import CorrectedRate, ErrorRates, corrected_rate, judge_error
+from mechprobe.behavior.judges import REFUSALS, Judgement, read_judgements, read_truth
+from mechprobe.behavior.judges.judging import reject_mixed
+from mechprobe.errors import JudgeError, PromptFileError
+from mechprobe.experiments.plan_judges import judged_file
+from mechprobe.experiments.rundir import read_json
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """A judge's own error, and what it does to the refusal rate of each row."""
+
+    judge: str
+    error: ErrorRates
+    rows: Mapping[str, CorrectedRate]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two judges say of the same answers."""
+
+    first: str
+    second: str
+    whole: Agreement
+    groups: Mapping[str, Mapping[str, Agreement]]
+    """By `task` and by `row`."""
+    verdicts: tuple[RowVerdict, ...]
+    corrected: tuple[Corrected, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        groups = {
+            kind: {k: asdict(v) for k, v in some.items()} for kind, some in self.groups.items()
+        }
+        return {
+            "first": self.first,
+            "second": self.second,
+            "all": asdict(self.whole),
+            **groups,
+            "verdicts": [asdict(one) | {"changes": one.changes} for one in self.verdicts],
+            "corrected": [asdict(one) for one in self.corrected],
+        }
+
+
+def find_judgements(sources: Sequence[Path], tasks: Sequence[str] = ()) -> list[Judgement]:
+    """Judgements of files and of run directories, each once.
+
+    Args:
+        sources: Run directories, and files that `mechprobe judge` wrote.
+        tasks: The tasks to take; all by default.
+
+    Raises:
+        PromptFileError: A source does not exist, holds no judgements, or is malformed.
+        JudgeError: One judge's labels come from two versions of it, or contradict each other.
+    """
+    found: dict[tuple[Any, ...], Judgement] = {}
+    for source in sources:
+        for file in _files(source):
+            for one in read_judgements(file):
+                key = (one.judge, *one.key)
+                if found.setdefault(key, one).label != one.label:
+                    raise JudgeError(
+                        f"{file}: {one.judge} labelled {one.row} {one.id} otherwise in another "
+                        "file; name one of the two"
+                    )
+    kept = [one for one in found.values() if not tasks or one.task in tasks]
+    if not kept:
+        there = ", ".join(sorted({one.task for one in found.values()}))
+        raise PromptFileError(f"no judgements of {', '.join(tasks)}; there are those of {there}")
+    reject_mixed(kept)
+    return kept
+
+
+def _files(source: Path) -> list[Path]:
+    if not source.is_dir():
+        return [source]
+    files = [
+        cell.parent / judged_file(judge, task)
+        for cell in sorted(source.glob("cells/*/*/cell.json"))
+        for judge, tasks in (read_json(cell).get("judges") or {}).items()
+        for task in tasks
+    ]
+    if not files:
+        raise PromptFileError(
+            f"{source}: keeps no judgements; name judges in its spec (tasks.judges), or run "
+            f"`mechprobe judge {source}` and name the file that it writes"
+        )
+    return files
+
+
+def baselines_of(sources: Sequence[Path]) -> dict[str, str]:
+    """What the rows of run directories are held against there, by row."""
+    found = {}
+    for source in sources:
+        for file in sorted(source.glob("cells/*/*/cell.json")):
+            cell = read_json(file)
+            if cell.get("baseline"):
+                key = cell["baseline"]
+                key = key if "@" in key else f"{key}@{file.parent.name.partition('@')[2]}"
+                model = file.parents[1].name
+                found[f"{model}/{file.parent.name}"] = f"{model}/{key}"
+    return found
+
+
+def compare(
+    judgements: Sequence[Judgement],
+    *,
+    first: str | None = None,
+    second: str | None = None,
+    baselines: Sequence[str] | Mapping[str, str] = (),
+    threshold: float = 10.0,
+    truth: str | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Set two judges side by side.
+
+    Args:
+        judgements: Of two judges or more.
+        first: A judge; the first one there by default.
+        second: Another; the second one there by default.
+        baselines: Rows that others are compared with; or the baseline of each row.
+        threshold: Points of refusal beyond which a row falls.
+        truth: A file of right labels, or a judge that is right by construction.
+        seed: Of the bootstraps.
+
+    Raises:
+        JudgeError: There are no two judges of these names, they share no item, or a baseline is
+            no row.
+        PromptFileError: The file of right labels is malformed.
+    """
+    names = list(dict.fromkeys(one.judge for one in judgements))
+    one, two = _chosen(names, first, second)
+    by_name = {name: [each for each in judgements if each.judge == name] for name in names}
+    pairs = paired(by_name[one], by_name[two])
+    if isinstance(baselines, Mapping):  # a baseline that failed in its run is no row
+        rows = {item.row for item, _ in pairs}
+        baselines = {row: of for row, of in baselines.items() if of in rows}
+    return Comparison(
+        first=one,
+        second=two,
+        whole=agreement(pairs, seed=seed),
+        groups={
+            "task": agreement_by(pairs, lambda item: item.task, seed=seed),
+            "row": agreement_by(pairs, lambda item: item.row, seed=seed),
+        },
+        verdicts=tuple(row_verdicts(pairs, baselines, threshold=threshold)),
+        corrected=tuple(_corrected(name, by_name, truth, seed) for name in (one, two) if truth),
+    )
+
+
+def _chosen(names: Sequence[str], first: str | None, second: str | None) -> tuple[str, str]:
+    for name in (first, second):
+        if name is not None and name not in names:
+            raise JudgeError(f"judge {name!r} is not in the files; there are {', '.join(names)}")
+    one = first or next((name for name in names if name != second), "")
+    two = second or next((name for name in names if name != one), "")
+    if not one or not two or one == two:
+        raise JudgeError(f"two judges are needed; the files hold {', '.join(names)}")
+    return one, two
+
+
+def _corrected(
+    name: str, by_name: Mapping[str, Sequence[Judgement]], truth: str, seed: int
+) -> Corrected:
+    labels = (
+        {one.key: one.label for one in by_name[truth] if one.label is not None}
+        if truth in by_name
+        else read_truth(Path(truth))
+    )
+    error = judge_error(by_name[name], labels)
+    rows: dict[str, list[Judgement]] = {}
+    for one in harmful_of(by_name[name]):
+        if one.label is not None:
+            rows.setdefault(one.row, []).append(one)
+    corrected = {
+        row: corrected_rate(
+            [one.label in REFUSALS for one in some],
+            error,
+            clusters=[one.cluster for one in some],
+            seed=seed,
+        )
+        for row, some in sorted(rows.items())
+    }
+    return Corrected(name, error, corrected)
