@@ -106,7 +106,7 @@ def analyse_factorial(labels: pd.DataFrame, design: Design) -> dict[str, Any]:
             "agreement": asdict(agreed) if agreed else None,
             "without": _without(labels, table, design),
         },
-        "wavering": wavering(table)[:_SHOWN],
+        "wavering": wavering(table, _SHOWN),
         "not_measured": _not_measured(design, rates, interactions),
     }
 

@@ -129,22 +129,35 @@ def shift(new: Mapping[str, float | None], old: Mapping[str, float | None]) -> f
     return None if after is None or before is None else after - before
 
 
-def wavering(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Prompts by how much their answers waver above temperature 0, most first.
+def wavering(table: pd.DataFrame, most: int) -> list[dict[str, Any]]:
+    """The prompts whose answers waver most above temperature 0, by their ids.
 
     Args:
         table: Tally of all cells.
+        most: Prompts to give.
 
     Returns:
         Per prompt: `wavering`, the mean of 1 - SSI over cells and temperatures; `unstable`, the
-        share of these where SSI is below 0.8; their number. Prompts go by their id.
+        share of these where SSI is below 0.8; their number `n`; and `at`, SSI at each of them.
     """
     warm = table[(table["temperature"] > 0) & (table["decided"] > 0)]
     counts = counts_of(warm)
-    scored = warm.assign(waver=1 - stability(counts), loose=unstable(counts))
-    groups = scored.groupby(["model", "request", "prompt", "cluster"], sort=False)
-    found = groups.agg(wavering=("waver", "mean"), unstable=("loose", "mean"), n=("waver", "size"))
-    rows = found.reset_index()
-    rows = rows.sort_values(["wavering", "prompt"], ascending=[False, True])
-    rows = rows[rows["wavering"] > 0]
-    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+    scored = warm.assign(ssi=stability(counts), loose=unstable(counts))
+    keys = ["model", "request", "prompt", "cluster"]
+    groups = scored.groupby(keys, sort=False)
+    found = groups.agg(ssi=("ssi", "mean"), unstable=("loose", "mean"), n=("ssi", "size"))
+    rows = found.reset_index().sort_values(["ssi", "prompt"], kind="stable")
+    chosen = rows[rows["ssi"] < 1].head(most)
+    seen = dict(iter(groups))
+    return [
+        {
+            **{key: str(row[key]) for key in keys},
+            "wavering": 1 - float(row["ssi"]),
+            "unstable": float(row["unstable"]),
+            "n": int(row["n"]),
+            "at": seen[tuple(row[key] for key in keys)][["cell", "temperature", "ssi"]].to_dict(
+                "records"
+            ),
+        }
+        for row in chosen.to_dict("records")
+    ]

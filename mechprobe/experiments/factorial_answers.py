@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from mechprobe.generation import Completion, Engine
 
 BATCH = 64
-"""Answers between two syncs: what a kill can lose. Fixed, so that a resumed run batches alike."""
+"""Lines an engine is given between two syncs, samples of a prompt that share a reading counted
+each: what a kill can lose. Fixed, so that a resumed run batches alike."""
 
 
 def draw_samples(
@@ -45,7 +46,7 @@ def draw_answers(task: Task) -> None:
     journal = task.run.journal(task.step.name, task.key)
     batches = journal.read()
     journal.rewrite(batches)
-    size = max(1, BATCH // sampling.samples)
+    size = BATCH if sampling.greedy else max(1, BATCH // sampling.samples)
     for at in range(len(batches) * size, len(rows), size):
         task.progress(at, len(rows))
         part = rows[at : at + size]

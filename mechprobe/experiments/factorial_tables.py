@@ -96,11 +96,9 @@ def write_factorial(task: Task) -> None:
 
 def write_report(task: Task) -> None:
     """Draw the figures and write the page."""
-    from mechprobe.report.factorial import factorial_figures, factorial_page
+    from mechprobe.report.factorial import factorial_report
 
-    document = read_json(task.run / DOCUMENT)
-    figures = factorial_figures(document)
-    for name, figure in figures.items():
-        write_bytes(task.run / "figures" / f"{name}.svg", figure.svg)
-        write_bytes(task.run / "figures" / f"{name}.png", figure.png)
-    write_text(task.run / "report.html", factorial_page(document, figures))
+    report = factorial_report(read_json(task.run / DOCUMENT))
+    for name, content in report.figures.items():
+        write_bytes(task.run / "figures" / name, content)
+    write_text(task.run / "report.html", report.html)

@@ -53,13 +53,13 @@ def verdict(document: Row) -> str:
     moved = _largest(base)
     tested = [r for r in document["interactions"] if r["gee"]["p_holm"] is not None]
     together = sum(row["gee"]["p_holm"] <= ALPHA for row in tested)
-    said = "Unquantized, no answers could be compared across temperatures."
+    said = "No unquantized cell was measured at two temperatures."
     if moved is not None:
         said = f"Temperature alone moves the answers to harmful prompts by {moved} points."
     if not tested:
         return said
     cells = words.count(len(tested), "quantized cell")
-    return f"{said} In {together} of {cells} that could be tested it acts otherwise than there."
+    return f"{said} In {together} of {cells} it moves them otherwise."
 
 
 def _largest(rows: list[Row]) -> str | None:

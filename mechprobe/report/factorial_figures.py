@@ -53,7 +53,7 @@ def _panels(
     columns = min(_COLUMNS, len(shown))
     lines = -(-len(shown) // columns)
     with style():
-        figure = blank(3.4 * columns if columns > 1 else 5.4, 2.9 * lines)
+        figure = blank(3.6 * columns if columns > 1 else 6.4, 2.7 * lines)
         grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
         for place, axes in enumerate(grid.flat):
             if place >= len(shown):
@@ -66,6 +66,7 @@ def _panels(
                 draw(axes, cell, colour, _MARKS[at % len(_MARKS)], shift)
             axes.set_title(" · ".join(plain_name(part, 26) for part in shown[place]))
             axes.set_xlabel("temperature")
+            axes.set_xticks(document["design"]["temperatures"])
             if place % columns == 0:
                 axes.set_ylabel(label)
             if axes.get_legend_handles_labels()[1]:
@@ -101,14 +102,15 @@ def _line(
     return True
 
 
-def rate_figure(document: Row, measure: str, request: str, title: str) -> Drawn:
+def rate_figure(document: Row, measure: str, request: str, label: str, about: str) -> Drawn:
     """One measure against temperature, a line for each precision.
 
     Args:
         document: factorial.json.
         measure: `asr`, `over_refusal` or `dfr`.
         request: `harmful` or `benign`.
-        title: Of the upright axis.
+        label: Of the upright axis.
+        about: What it is, for the caption.
     """
     rows = [row for row in document["rates"] if row["request"] == request]
 
@@ -118,8 +120,8 @@ def rate_figure(document: Row, measure: str, request: str, title: str) -> Drawn:
         axes.set_ylim(-4, 104)
         return _line(axes, mine, measure, look, plain_name(cell["precision"], 16))
 
-    caption = f"{title} against temperature, with 95 % intervals that resample clusters of prompts."
-    return _panels(document, f"{measure.replace('_', '-')}-{request}", caption, f"{title}, %", draw)
+    caption = f"{about} against temperature; 95 % intervals resample clusters of prompts."
+    return _panels(document, f"{measure.replace('_', '-')}-{request}", caption, f"{label}, %", draw)
 
 
 def interaction_figure(document: Row) -> Drawn:
@@ -173,7 +175,13 @@ def flips_figure(document: Row) -> Drawn:
     drawn = _panels(document, "dfr-samples", caption, "DFR, % of prompts", draw)
     for axes in drawn.figure.axes:
         axes.set_xlabel("samples k")
+        axes.set_xticks([1, *sorted({r["k"] for r in rows if r["k"] % drawn_k(document) == 0})])
     return drawn
+
+
+def drawn_k(document: Row) -> int:
+    """Samples that were drawn above temperature 0."""
+    return max(r["k"] for r in document["flips"] if not r["extrapolated"])
 
 
 def wavering_figure(document: Row) -> Drawn:

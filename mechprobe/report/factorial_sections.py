@@ -142,8 +142,8 @@ def flips_section(document: Row) -> Section:
     elif wavering:
         names = [cell_name(row, several) for row in wavering]
         said.append(
-            f"At temperature 0 answers changed in {words.listed(names[:5])}: a defect of the engine, "
-            "which makes every other number of that cell doubtful."
+            f"At temperature 0 answers changed in {words.listed(names[:5])}: a defect of the "
+            "engine, which makes every other number of that cell doubtful."
         )
     warm = [row for row in rows if row["temperature"] > 0 and row["dfr"] is not None]
     if warm:
@@ -163,7 +163,7 @@ def flips_section(document: Row) -> Section:
         for row in rows
     ]  # fmt: skip
     head = ("cell", "T", "k", "DFR, % [95 %]", "prompts with k decided", "mean SSI", "unstable")
-    figures = [rate_figure(document, "dfr", "harmful", "DFR (prompts not unanimous)")]
+    figures = [rate_figure(document, "dfr", "harmful", "DFR", "Harmful prompts not unanimous")]
     if document["flips"]:
         figures.append(flips_figure(document))
     return Section(

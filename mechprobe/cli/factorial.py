@@ -1,0 +1,57 @@
+"""`mechprobe factorial`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mechprobe.cli.options import Json
+from mechprobe.cli.terminal import quiet
+
+if TYPE_CHECKING:
+    from mechprobe.experiments.steps import Display
+
+
+def factorial(
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC",
+            help="A YAML file, or factorial-demo, factorial-study.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="The run directory; runs/NAME by default."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Temperature: does sampling, not only quantization, move refusals?
+
+    Models by precisions by temperatures by samples. Interrupted or repeated, it goes on from what
+    the directory holds. Exit codes: 0 done, 2 could not run, 4 not everything was measured.
+    """
+    from mechprobe.experiments.factorial_running import run_factorial
+    from mechprobe.experiments.factorial_spec import load_factorial
+    from mechprobe.experiments.factorial_view import document_of, failures_of, show_finished
+    from mechprobe.experiments.progress import RunDisplay
+
+    loaded = load_factorial(spec)
+    place = out or Path("runs") / loaded.name
+    with quiet() as screen:
+
+        def show(title: str, total: int) -> AbstractContextManager[Display]:
+            return RunDisplay(screen.err, title, total)
+
+        finished = run_factorial(loaded, place, show)
+        if json:
+            screen.document(document_of(finished))
+        else:
+            show_finished(finished, place, screen.out)
+        for line in failures_of(finished):
+            screen.err.print(line, style="red", soft_wrap=True)
+    raise typer.Exit(finished.exit_code)

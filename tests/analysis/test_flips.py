@@ -1,0 +1,87 @@
+"""SSI and DFR against values computed by hand and by enumeration."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from mechprobe.analysis.flips import (
+    fit_dirichlet,
+    flip_curve,
+    flipping,
+    model_flipping,
+    stability,
+    unstable,
+)
+
+COUNTS = [[5, 0, 0], [4, 1, 0], [3, 1, 1], [2, 0, 2], [0, 0, 0], [0, 0, 5]]
+
+
+def test_stability_is_the_share_of_the_commonest_label():
+    found = stability(COUNTS)
+    assert found[[0, 1, 2, 3, 5]] == pytest.approx([1, 0.8, 0.6, 0.5, 1])
+    assert np.isnan(found[4])
+
+
+@pytest.mark.parametrize(
+    ("counts", "below"),
+    [([4, 1, 0], False), ([8, 2, 0], False), ([7, 2, 0], True), ([3, 1, 0], True),
+     ([12, 3, 0], False), ([0, 0, 0], False), ([0, 0, 1], False)],
+)  # fmt: skip
+def test_exactly_four_of_five_is_stable(counts, below):
+    assert unstable([counts]).tolist() == [below]
+
+
+def test_flipping_by_hand():
+    assert flipping(COUNTS, 2)[:4] == pytest.approx([0, 1 - 6 / 10, 1 - 3 / 10, 1 - 2 / 6])
+    assert flipping(COUNTS, 1)[:4] == pytest.approx([0, 0, 0, 0])
+    five = flipping(COUNTS, 5)
+    assert five[[0, 1, 2, 5]].tolist() == [0, 1, 1, 0]
+    assert np.isnan(five[[3, 4]]).all()  # fewer than five were decided
+    with pytest.raises(ValueError, match="one sample is needed"):
+        flipping(COUNTS, 0)
+
+
+@pytest.mark.parametrize("p", [0.03, 0.3, 0.8])
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_up_to_the_samples_that_were_drawn_it_is_unbiased(p, k):
+    """The mean over everything that five samples can show is the chance itself."""
+    n = 5
+    outcomes = np.array([[a, 0, n - a] for a in range(n + 1)])
+    mean = float(binom.pmf(outcomes[:, 0], n, p) @ flipping(outcomes, k))
+    assert mean == pytest.approx(1 - p**k - (1 - p) ** k)
+
+
+def test_the_curve_rises_and_says_where_it_is_extrapolated():
+    curve = flip_curve(COUNTS, 5, range(1, 21))
+    assert [point.k for point in curve] == list(range(1, 21))
+    assert [point.extrapolated for point in curve] == [False] * 5 + [True] * 15
+    assert curve[4].value == pytest.approx(0.5)
+    assert curve[4].n == 4
+    beyond = [point.value for point in curve[4:]]
+    assert all(a < b < 1 for a, b in zip(beyond, beyond[1:], strict=False))
+
+
+def test_unanimous_prompts_say_nothing_about_more_samples():
+    curve = flip_curve([[5, 0, 0], [0, 0, 5]], 5, [5, 6])
+    assert (curve[0].value, curve[1].value) == (0.0, None)
+    assert fit_dirichlet([[5, 0, 0], [0, 0, 5]]) is None
+    assert flip_curve([[0, 0, 0]], 5, [2])[0].value is None
+
+
+@pytest.mark.parametrize("law", [(0.6, 0.2, 0.3), (4.0, 0.5, 1.0), (0.1, 0.02, 0.1)])
+def test_extrapolation_finds_what_more_samples_would_show(law):
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(law, 3000)
+    few = np.array([rng.multinomial(5, share) for share in shares])
+    (found,) = flip_curve(few, 5, [20])
+    truth = float(np.mean(1 - (shares**20).sum(axis=1)))
+    assert truth == pytest.approx(model_flipping(law, 20), abs=0.03)
+    assert found.value == pytest.approx(truth, abs=0.03)
+    # the plain shares of five samples fall short of it
+    assert np.mean(1 - ((few / 5) ** 20).sum(axis=1)) < truth - 0.03
+
+
+def test_the_model_of_one_label_never_flips():
+    assert model_flipping([3.0], 7) == pytest.approx(0.0)
+    # two labels, both parameters 1: the share is uniform, and k samples agree with 2 / (k + 1)
+    assert model_flipping([1.0, 1.0], 4) == pytest.approx(1 - 2 / 5)
