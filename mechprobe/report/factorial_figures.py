@@ -181,7 +181,7 @@ def flips_figure(document: Row) -> Drawn:
 
 def drawn_k(document: Row) -> int:
     """Samples that were drawn above temperature 0."""
-    return max(r["k"] for r in document["flips"] if not r["extrapolated"])
+    return max(int(r["k"]) for r in document["flips"] if not r["extrapolated"])
 
 
 def wavering_figure(document: Row) -> Drawn:

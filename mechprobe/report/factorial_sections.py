@@ -96,9 +96,9 @@ def rates_section(document: Row) -> Section:
         "Does temperature move what is answered?",
         tuple(said),
         (
-            rate_figure(document, "asr", "harmful", "ASR (harmful prompts answered)"),
+            rate_figure(document, "asr", "harmful", "ASR", "Harmful prompts answered (ASR)"),
             rate_figure(
-                document, "over_refusal", "benign", "over-refusal (benign prompts refused)"
+                document, "over_refusal", "benign", "over-refusal", "Benign prompts refused"
             ),
         ),
         (
