@@ -187,8 +187,10 @@ def forecast_lines(found: Forecast) -> list[str]:
         f"{found.run}: {found.cells} cells and {found.references} references, {found.steps} steps, "
         f"{found.steps_done} of them done"
     ]
-    for name in found.train:
-        lines.append(f"trains     organism {name} (minutes on two cores; kept in the cache)")
+    lines += [
+        f"trains     organism {name} (minutes on two cores; kept in the cache)"
+        for name in found.train
+    ]
     for one in found.downloads:
         at = f" at {one.revision}" if one.revision else ""
         size = _size(one.bytes) if one.bytes is not None else "size unknown, hub out of reach"
@@ -199,7 +201,8 @@ def forecast_lines(found: Forecast) -> list[str]:
         lines.append(f"quantizes  {len(found.quantize)}: {', '.join(found.quantize)}")
     for cell, reason in found.blocked.items():
         lines.append(f"cannot run {cell}: {reason}")
-    unknown = f"; unknown for {', '.join(found.memory_unknown)}" if found.memory_unknown else ""
+    away = len(found.memory_unknown)
+    unknown = f"; {away} sources are not here yet and not counted" if away else ""
     where = f" ({found.memory_peak_step})" if found.memory_peak_step else ""
     lines += [
         f"memory     at least {_size(found.memory_peak_bytes)} for weights at the peak{where}, "

@@ -43,12 +43,13 @@ def try_locked(path: Path, what: str, wait: float = 0.0) -> Iterator[bool]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(path / f".{what}.lock")
+    mine = True
     with explained(path):
         try:
             lock.acquire(timeout=wait)
         except Timeout:
-            lock = None
-    if lock is None:
+            mine = False
+    if not mine:
         yield False
         return
     holder = _holder_file(path, what)

@@ -161,19 +161,13 @@ def hub_bytes(text: str, revision: str | None = None) -> int | None:
         text: A hub id or `hf:org/repo/file.gguf`.
         revision: Branch, tag or commit.
     """
-    from fnmatch import fnmatch
-
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
 
     match = _HUB_FILE.match(text)
     repo, wanted = (match[1], [match[2]]) if match else (text, _WANTED)
     try:
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10)
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+        files = snapshot_download(repo, revision=revision, allow_patterns=wanted, dry_run=True)
+    except (hub.HfHubHTTPError, hub.HFValidationError, hub.OfflineModeIsEnabled, OSError):
         return None
-    files = [
-        file for file in info.siblings or () if any(fnmatch(file.rfilename, p) for p in wanted)
-    ]
-    sizes = [file.size for file in files]
-    return None if not sizes or None in sizes else sum(size or 0 for size in sizes)
+    return sum(file.file_size for file in files if file.will_download) if files else None
