@@ -203,3 +203,22 @@ def test_other_models_are_not_compared():
     assert [one.row for one in row_verdicts(pairs, ["m/base"])] == ["m/cell"]
     with pytest.raises(JudgeError, match="'m/x' is no row here"):
         row_verdicts(pairs, ["m/x"])
+
+
+def test_a_row_is_held_against_the_baseline_of_its_engine():
+    rows = {"F16@llama.cpp": 90, "Q2_K@llama.cpp": 70, "FP16@transformers": 60,
+            "AWQ@transformers": 60}  # fmt: skip
+    judged = _rows("a", **rows)
+    pairs = [(one, one) for one in judged]
+    two = ["m/F16@llama.cpp", "m/FP16@transformers"]
+    found = {one.row: (one.baseline, one.lost[0]) for one in row_verdicts(pairs, two)}
+    assert found == {
+        "m/Q2_K@llama.cpp": ("m/F16@llama.cpp", 20),
+        "m/AWQ@transformers": ("m/FP16@transformers", 0),
+    }
+    of = {"m/AWQ@transformers": "m/F16@llama.cpp"}
+    assert [(one.row, one.lost) for one in row_verdicts(pairs, of)] == [(*of, (30, 30))]
+    with pytest.raises(JudgeError, match="name one for each engine"):
+        row_verdicts(pairs, ["m/F16@llama.cpp", "m/Q2_K@llama.cpp"])
+    with pytest.raises(JudgeError, match="'m/x' is no row here"):
+        row_verdicts(pairs, {"m/AWQ@transformers": "m/x"})

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,23 @@ def test_gibberish_thoughts_and_questions_are_no_refusals(name):
     for response in RESPONSES:
         if response.label == "UNCLEAR" or response.kind == "compliance_thinking":
             assert not get_instrument(name)(response.response), response.id
+
+
+PINNED = {
+    "arditi12": ("c51b3aa632e0", "2fcf5bebcfa6"),
+    "hard": ("bd62550d524a", "b934eca6a7e8"),
+    "prefix": ("42729c2e0f97", "a4d8970fbef4"),
+    "rules": ("43a1ba6915c8", "f05f78eb478c"),
+    "soft": ("75bc2c65637f", "84634ef44280"),
+}
+"""Per instrument, the beginnings of its digest and of the hash of what it reads."""
+
+
+def test_no_instrument_reads_otherwise_under_its_old_digest():
+    """Scores are kept under the digest. If only the readings changed, raise `refusal._VERSION`."""
+    found = {}
+    for name in PINNED:
+        instrument = get_instrument(name)
+        read = "".join("01"[instrument(r.response)] for r in RESPONSES)
+        found[name] = (instrument.digest[:12], sha256(read.encode()).hexdigest()[:12])
+    assert found == PINNED
