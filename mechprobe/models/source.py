@@ -155,19 +155,32 @@ def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
 
 
 def hub_bytes(text: str, revision: str | None = None) -> int | None:
-    """How much `resolve_source` would download; None where the hub cannot say.
+    """How much `resolve_source` would download; None where the hub does not say (gated, private).
 
     Args:
         text: A hub id or `hf:org/repo/file.gguf`.
         revision: Branch, tag or commit.
+
+    Raises:
+        CheckpointError: The hub is out of reach.
     """
+    from fnmatch import fnmatch
+
+    from huggingface_hub import HfApi
     from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download
 
     match = _HUB_FILE.match(text)
     repo, wanted = (match[1], [match[2]]) if match else (text, _WANTED)
     try:
-        files = snapshot_download(repo, revision=revision, allow_patterns=wanted, dry_run=True)
-    except (hub.HfHubHTTPError, hub.HFValidationError, hub.OfflineModeIsEnabled, OSError):
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10)
+    except (hub.HfHubHTTPError, hub.HFValidationError):
         return None
-    return sum(file.file_size for file in files if file.will_download) if files else None
+    except Exception as error:
+        # what the hub's client raises without a connection depends on its HTTP library
+        network = isinstance(error, OSError) or "http" in type(error).__module__
+        if not network and not isinstance(error, hub.OfflineModeIsEnabled):
+            raise
+        raise CheckpointError(f"{repo}: the hub is out of reach") from error
+    files = info.siblings or ()
+    sizes = [f.size for f in files if any(fnmatch(f.rfilename, pattern) for pattern in wanted)]
+    return None if not sizes or None in sizes else sum(size or 0 for size in sizes)
