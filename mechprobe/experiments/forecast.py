@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import MechprobeError
+from mechprobe.errors import CheckpointError, MechprobeError
 from mechprobe.experiments import made
 from mechprobe.experiments.acquire import source_texts, untrained_organisms
 from mechprobe.experiments.loading import free_memory
@@ -24,7 +24,7 @@ from mechprobe.experiments.sources import find_source
 from mechprobe.experiments.spec import Spec, canonical
 from mechprobe.experiments.steps import Result, Step, is_done, step_key
 from mechprobe.experiments.timings import measured_times
-from mechprobe.models.source import hub_bytes
+from mechprobe.models.source import hub_bytes, is_hub_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def forecast(spec: Spec, out: Path) -> Forecast:
     """
     plan = make_plan(spec, local_only=True)
     waiting = set(untrained_organisms(spec))
-    downloads = [one for one in map(_download, *zip(*source_texts(spec), strict=True)) if one]
+    downloads = _downloads(spec)
     away = {one.source for one in downloads} | {f"organism:{name}" for name in waiting}
     todo = _todo(plan.steps, spec, out)
     times = measured_times()
@@ -120,15 +120,25 @@ def forecast(spec: Spec, out: Path) -> Forecast:
     )
 
 
-def _download(text: str, revision: str | None) -> Download | None:
-    if text.startswith("organism:") or Path(text).expanduser().exists():
-        return None
-    with contextlib.suppress(MechprobeError):
+def _downloads(spec: Spec) -> list[Download]:
+    away = [one for one in source_texts(spec) if _is_away(*one)]
+    sizes: list[int | None] = []
+    with contextlib.suppress(CheckpointError):  # out of reach: nothing more is asked
+        for text, revision in away:
+            sizes.append(hub_bytes(text, revision))
+    sizes += [None] * (len(away) - len(sizes))
+    return [Download(*one, size) for one, size in zip(away, sizes, strict=True)]
+
+
+def _is_away(text: str, revision: str | None) -> bool:
+    """Whether a source names the hub and is not on this disk."""
+    if text.startswith("organism:") or not is_hub_source(text):
+        return False
+    try:
         find_source(text, revision, local_only=True)
-        return None
-    if text.startswith((".", "/", "~")) or text.count("/") == 0:
-        return None  # a path that is not there: its cell is blocked and says so
-    return Download(text, revision, hub_bytes(text, revision))
+    except MechprobeError:
+        return True
+    return False
 
 
 def _must_be_made(params: dict[str, Any]) -> bool:

@@ -154,6 +154,14 @@ def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
         raise CheckpointError(f"{what}: download failed: {line}") from error
 
 
+def is_hub_source(text: str) -> bool:
+    """Whether a source is asked of the hub: no path of this machine is called so."""
+    if _HUB_FILE.match(text):
+        return True
+    named = _HUB_ID.match(text) is not None and not text.lower().endswith(".gguf")
+    return named and not Path(text).expanduser().exists()
+
+
 def hub_bytes(text: str, revision: str | None = None) -> int | None:
     """How much `resolve_source` would download; None where the hub does not say (gated, private).
 
