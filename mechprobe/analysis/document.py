@@ -97,12 +97,13 @@ def analyse(
     frequency = row_frequencies(deltas, known.primary(quality), known.primary(REFUSAL), choice)
     parameters = {"resamples": resamples, "seed": seed}
     whole = Matrix(known.rows, known.deltas, choice, frequency, agreement, parameters)
-    return document(whole, matrix, templates, gaps)
+    return document(whole, matrix, outcomes, templates, gaps)
 
 
 def document(
     matrix: Matrix,
     frame: pd.DataFrame,
+    outcomes: pd.DataFrame | None = None,
     templates: pd.DataFrame | None = None,
     gaps: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
@@ -111,8 +112,9 @@ def document(
     Args:
         matrix: Rows and deltas.
         frame: The table that the rows come from, for what the probes say.
-        templates: As for `analyse`.
-        gaps: As for `analyse`.
+        outcomes: By prompt, as for `analyse`.
+        templates: How refusals are worded.
+        gaps: Kernel and engine gaps.
     """
     rows = row_sections(matrix)
     content: dict[str, Any] = {
@@ -130,7 +132,7 @@ def document(
         "regimes": regimes_section(rows),
         "asymmetry": asymmetry_section(matrix),
         "agreement": agreement_section(matrix, rows),
-        **joined_sections(matrix, rows, frame, templates),
+        **joined_sections(matrix, rows, frame, outcomes, templates),
         "gaps": [] if gaps is None else _records(gaps),
     }
     content["not_measured"] = not_measured_section(matrix.choice, content)

@@ -19,15 +19,31 @@ def joined_sections(
     matrix: Matrix,
     rows: Sequence[Section],
     frame: pd.DataFrame,
+    outcomes: pd.DataFrame | None,
     templates: pd.DataFrame | None,
 ) -> dict[str, Section]:
-    """The sections `rtsi` and `separators`; each row is told its own RTSI."""
+    """The sections `pairings`, `separators` and `rtsi`; each row is told its own RTSI."""
     rtsi = _rtsi(matrix, rows, templates)
     found = {(one["model"], one["cell"]): one for one in rtsi.get("rows", ())}
     for row in rows:
         one = found.get((row["model"], row["cell"]))
         row["rtsi"] = one and {"score": one["score"], "band": one["band"]}
-    return {"separators": _separators(matrix, rows, frame), "rtsi": rtsi}
+    return {
+        "pairings": _pairings(matrix, outcomes),
+        "separators": _separators(matrix, rows, frame),
+        "rtsi": rtsi,
+    }
+
+
+def _pairings(matrix: Matrix, outcomes: pd.DataFrame | None) -> Section:
+    from mechprobe.analysis.pairings import pairings_section
+
+    if outcomes is None or outcomes.empty:
+        return {"not_measured": "no outcomes by prompt"}
+    choice = matrix.choice
+    return pairings_section(
+        outcomes, instrument=choice.instruments.get(REFUSAL), second=choice.second
+    )
 
 
 def _rtsi(matrix: Matrix, rows: Sequence[Section], templates: pd.DataFrame | None) -> Section:

@@ -65,7 +65,7 @@ def row_sections(matrix: Matrix) -> list[Section]:
         rows.append(
             {name: row[name] for name in WHO}
             | {
-                "engine_differs": bool(base) and base.rpartition("@")[2] != row["engine"],
+                "engine_differs": bool(base) and base.partition("@")[2] != row["engine"],
                 "deltas": {name: one.as_dict() for name, one in matrix.shown(row).items()},
                 "regime": verdict.regime,
                 "regime_strict": verdict.strict,

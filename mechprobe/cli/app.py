@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 import mechprobe
-from mechprobe.cli import agreement, doctor, generate, judge, organisms, parts, probe, rtsi, runs
+from mechprobe.cli import (
+    agreement,
+    analyze,
+    doctor,
+    generate,
+    judge,
+    organisms,
+    parts,
+    probe,
+    rtsi,
+    runs,
+    score,
+)
 from mechprobe.cli.terminal import say_error, show_defect
 from mechprobe.errors import MechprobeError
 
@@ -56,7 +68,9 @@ app.add_typer(probe.app, name="probe")
 app.command("capture")(parts.capture)
 app.command("generate")(generate.generate)
 app.command("judge")(judge.judge)
+app.command("score")(score.score)
 app.command("agreement")(agreement.agreement)
+app.command("analyze")(analyze.analyze)
 app.add_typer(rtsi.app, name="rtsi")
 app.command("quantize")(parts.quantize)
 app.add_typer(organisms.app, name="organisms")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import SpecError
-from mechprobe.experiments.rundir import write_text
+from mechprobe.experiments.rundir import explained, write_json
 from mechprobe.experiments.spec import Analysis, Spec
 from mechprobe.experiments.steps import Step
 
@@ -61,17 +62,31 @@ def analysis_step(spec: Spec, tables: str) -> Step:
 
 def write_analysis(task: Task) -> None:
     """Analyse the run's outcomes as the step's parameters say."""
+    content = analyse_run(task.run.path, **task.step.params)
+    write_json(task.run / task.step.outputs[0], content)
+
+
+def analyse_run(path: Path, **chosen: Any) -> dict[str, Any]:
+    """Analyse a finished run again, otherwise than its spec says; nothing is written.
+
+    Args:
+        path: The run directory.
+        chosen: Parameters of `mechprobe.analysis.document.analyse`; those that are not given are
+            the spec's.
+
+    Raises:
+        RunDirectoryError: It is no run directory, or its tables are not written yet.
+        TableError: An instrument has not read the answers.
+    """
+    import yaml
+
     from mechprobe.analysis.document import analyse
     from mechprobe.experiments.frames import read_frames
-    from mechprobe.experiments.rundir import dump_json
 
-    given = Analysis.model_validate(task.step.params)
-    frames = read_frames(task.run.path, given.instrument)
-    content = analyse(
-        frames.outcomes,
-        frames.matrix,
-        frames.templates,
-        frames.gaps,
-        **given.model_dump(),
-    )
-    write_text(task.run / task.step.outputs[0], dump_json(content))
+    with explained(path / "spec.yaml"):
+        spec = yaml.safe_load((path / "spec.yaml").read_text(encoding="utf-8"))
+    given = {**Analysis.model_validate(spec.get("analysis") or {}).model_dump(), **chosen}
+    own = ((spec.get("tasks") or {}).get("refusal") or {}).get("instrument")
+    given["instrument"] = given["instrument"] or own
+    frames = read_frames(path, given["instrument"])
+    return analyse(frames.outcomes, frames.matrix, frames.templates, frames.gaps, **given)

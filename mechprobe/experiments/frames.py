@@ -32,9 +32,11 @@ _VALUES = {
     "multiple_choice": ("accuracy", None),
     "refusal": ("refusal_rate", "label"),
     "over_refusal": ("over_refusal_rate", "label"),
-    "truthfulness": ("truthfulness", None),
+    "truthfulness": ("overlap_study", None),
 }
 """By kind of task: the measure that the mean of its rows' values is, and what groups them."""
+_LIKELIHOOD = ("mc1", "mc2")
+"""Instruments of truthfulness that read no text, and name their own measure."""
 Outcome = tuple[str, str, str, str, float]
 
 
@@ -102,7 +104,7 @@ def _table(path: Path) -> pd.DataFrame:
     with explained(path):
         frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
     there = [name for name in text if name in frame]
-    return frame.assign(**{name: frame[name].fillna("") for name in there})
+    return frame.assign(**{name: frame[name].fillna("") for name in there}).copy()
 
 
 def _who(row: Mapping[Any, Any], reference: bool) -> dict[str, Any]:
@@ -167,15 +169,20 @@ def _judged(folder: Path, judge: str, clusters: Mapping[str, str]) -> Iterator[O
 def _task(
     label: str, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[Outcome]:
-    measure, group = _VALUES[summary["task"].partition("/")[0]]
-    if measure == "truthfulness":
-        measure = rows[0]["instrument"] if rows else measure
+    kind = summary["task"].partition("/")[0]
+    measure, group = _VALUES[kind]
+    written = kind == "truthfulness" and summary["instrument"] not in _LIKELIHOOD
+    if kind == "truthfulness" and not written:
+        measure = summary["instrument"]
     for row in rows:
         of = f"_{row[group]}" if group and row.get(group) else ""
         name = f"{label}_{measure}{of}".replace(" ", "_")
         value = float("nan") if row["value"] is None else float(row["value"])
         prompt = row["item"] if not row["sample"] else f"{row['item']}#{row['sample']}"
         yield name, row["instrument"], prompt, row["cluster"], value
+        if written:
+            told = float("nan") if row["value"] is None else float(row["outcome"] == "truthful")
+            yield f"{label}_truthful_rate", row["instrument"], prompt, row["cluster"], told
 
 
 def _template(folder: Path, instrument: str) -> dict[str, Any]:
