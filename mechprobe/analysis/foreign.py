@@ -138,6 +138,10 @@ def _delta(line: Line, base: Line | None, measure: str, empty: Delta) -> Delta:
     after, after_count = line.rate(measure)
     before, before_count = base.rate(measure) if base else (None, None)
     n, m = line.size(measure), base.size(measure) if base else None
+    lost, gained = line.count(f"{measure}_lost"), line.count(f"{measure}_gained")
+    if before is None and n and None not in (after_count, lost, gained):
+        before_count, m = (after_count or 0) + (lost or 0) - (gained or 0), n
+        before = Fraction(before_count, n)
     kind = "score" if measure == "quality" and after_count is None else "binary"
     empty = replace(empty, kind=kind)
     if after is None or before is None:
@@ -158,7 +162,6 @@ def _delta(line: Line, base: Line | None, measure: str, empty: Delta) -> Delta:
         step=Fraction(100, n) if n else None,
         not_measured=UNPAIRED,
     )
-    lost, gained = line.count(f"{measure}_lost"), line.count(f"{measure}_gained")
     if lost is None or gained is None or after_count is None or before_count is None or n != m:
         return found
     if gained - lost != after_count - before_count:

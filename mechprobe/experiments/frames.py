@@ -71,7 +71,7 @@ def read_frames(path: Path, instrument: str | None = None) -> RunFrames:
 
     run = RunDirectory(path)
     matrix, references, gaps = (
-        _table(run / name) for name in ("matrix.csv", "references.csv", "gaps.csv")
+        read_table(run / name) for name in ("matrix.csv", "references.csv", "gaps.csv")
     )
     parts, templates = [], []
     clusters: dict[str, dict[str, str]] = {}
@@ -93,7 +93,12 @@ def read_frames(path: Path, instrument: str | None = None) -> RunFrames:
     return RunFrames(outcomes, matrix, references, pd.DataFrame(templates), gaps)
 
 
-def _table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of a run, such as matrix.csv; an empty name is an empty string, not NaN.
+
+    Raises:
+        RunDirectoryError: It is not there or cannot be read.
+    """
     import pandas as pd
 
     if not path.exists():
@@ -101,8 +106,11 @@ def _table(path: Path) -> pd.DataFrame:
             f"{path}: not there; is this a run directory, and has the run come to its tables?"
         )
     text = dict.fromkeys(("model", "precision", "engine", "baseline", "error", "family"), str)
-    with explained(path):
-        frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+    try:
+        with explained(path):
+            frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+    except ValueError as error:
+        raise RunDirectoryError(f"{path}: damaged; run the same command again") from error
     there = [name for name in text if name in frame]
     return frame.assign(**{name: frame[name].fillna("") for name in there}).copy()
 
