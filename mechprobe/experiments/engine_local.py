@@ -50,7 +50,7 @@ class ShardEngine:
             waiting = [
                 group
                 for group in pending
-                if not (_is_ready(group, results) and self._try(group, run, results, display))
+                if not (is_ready(group, results) and self._try(group, run, results, display))
             ]
             if len(waiting) == len(pending):
                 time.sleep(_PAUSE)
@@ -67,7 +67,8 @@ class ShardEngine:
         return mine
 
 
-def _is_ready(group: Sequence[Step], results: dict[str, Result]) -> bool:
+def is_ready(group: Sequence[Step], results: dict[str, Result]) -> bool:
+    """Whether everything that a group depends on has come to its end."""
     own = {step.name for step in group}
     wanted = {name for step in group for name in (*step.needs, *step.after)} - own
     return wanted <= results.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import MechprobeError, SpecError, require
 from mechprobe.experiments.spec import SuiteTask
+from mechprobe.models.located import located
 
 if TYPE_CHECKING:
     from mechprobe.behavior.tasks import Reader
@@ -48,7 +50,8 @@ def _asked(canonical: str) -> Asked:
     if given.encoder and not by_encoder:
         raise SpecError(f"{where}: encoder: only {' and '.join(ENCODERS)} have one")
     try:
-        task = load_task(given.task, given.source, **given.options)
+        here = located(given.source) if given.source is not None else None
+        task = load_task(given.task, here, **given.options)
         if by_encoder and task.kind.name != "quality":
             raise SpecError(f"{given.instrument} compares with references, which {task.name} lacks")
         wanted = "text" if by_encoder else task.reader(given.instrument).needs
@@ -62,7 +65,14 @@ def _asked(canonical: str) -> Asked:
         )
     if given.answers is not None and wanted != "text":
         raise SpecError(f"{where}: answers: {given.instrument} reads no answers but {wanted}")
+    if here != given.source:
+        task = replace(task, source=str(given.source))
     return task.sample(given.items)
+
+
+def forget() -> None:
+    """Read task files again: for a process that serves one run after another."""
+    _asked.cache_clear()
 
 
 def asked(given: SuiteTask) -> Asked:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from mechprobe.errors import CheckpointError
+from mechprobe.models.located import located
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 _HUB_FILE = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/(.+\.gguf)\Z")
@@ -52,6 +53,8 @@ def resolve_source(
     text = text.strip()
     if not text:
         raise CheckpointError("no model was given; name a folder, a .gguf file or a hub id")
+    if (here := Path(located(text))) != Path(text):
+        return Source(text, "gguf" if here.is_file() else "folder", here, revision)
     if text.startswith("organism:"):
         from mechprobe.organisms import organism_path
 
