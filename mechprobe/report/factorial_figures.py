@@ -195,11 +195,10 @@ def wavering_figure(document: Row) -> Drawn:
             [{(a["cell"], a["temperature"]): a["ssi"] for a in row["at"]}.get(c) for c in cells]
             for row in rows
         ]
-        shades = palette.SHADES[3::-1]
         import matplotlib as mpl
         import numpy as np
 
-        colours = mpl.colors.LinearSegmentedColormap.from_list("ssi", shades[::-1][:4])
+        colours = mpl.colors.LinearSegmentedColormap.from_list("ssi", palette.SHADES[:5])
         grid = np.array([[np.nan if v is None else v for v in line] for line in values], float)
         image = axes.imshow(grid, aspect="auto", cmap=colours, vmin=1 / 3, vmax=1)
         many = len({row["model"] for row in rows}) > 1

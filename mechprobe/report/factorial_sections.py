@@ -137,12 +137,12 @@ def flips_section(document: Row) -> Section:
         ks = sorted({row["k"] for row in cold})
         said.append(
             f"At temperature 0, asked {words.listed([str(k) for k in ks])} times anew, no prompt's "
-            f"answer changed in any of {words.count(len(cold), 'cell')}: DFR is 0 by measurement."
+            f"label changed in any of {words.count(len(cold), 'cell')}: DFR is 0 by measurement."
         )
     elif wavering:
         names = [cell_name(row, several) for row in wavering]
         said.append(
-            f"At temperature 0 answers changed in {words.listed(names[:5])}: a defect of the "
+            f"At temperature 0 labels changed in {words.listed(names[:5])}: a defect of the "
             "engine, which makes every other number of that cell doubtful."
         )
     warm = [row for row in rows if row["temperature"] > 0 and row["dfr"] is not None]

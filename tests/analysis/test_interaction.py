@@ -1,0 +1,167 @@
+"""CDI and the GEE: closed forms, trouble that is said, and simulated factorials."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit, logit
+from scipy.stats import norm
+
+from mechprobe.analysis.interaction import cdi, gee_interaction, separated
+
+sys.path.insert(0, str(Path(__file__).parent))
+from simulated import tallies
+
+DESIGN = {"prompts": 60, "temperatures": (0, 0.5, 1.0), "k": 5, "a": -1.5, "b": 0.8, "c": 0.8}
+
+
+def table(rates, k=20, prompts=30):
+    """The same counts for every prompt of a temperature, but for a spread that leaves the sum."""
+    rows = []
+    for at, rate in rates.items():
+        for i in range(prompts):
+            comply = int(rate * k) + (0 if rate in (0, 1) else (-1) ** i)
+            rows.append(
+                {"temperature": at, "prompt": str(i), "cluster": str(i), "comply": comply,
+                 "decided": k}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_coefficient_is_the_difference_of_log_odds():
+    q, f = {0.0: 0.3, 0.5: 0.6}, {0.0: 0.2, 0.5: 0.25}
+    found = gee_interaction(table(q), table(f))
+    assert found.status == "ok"
+    slope = {name: (logit(r[0.5]) - logit(r[0.0])) / 0.5 for name, r in (("q", q), ("f", f))}
+    assert found.coefficient == pytest.approx(slope["q"] - slope["f"], abs=1e-6)
+    assert found.temperature == pytest.approx(slope["f"], abs=1e-6)
+    assert found.precision == pytest.approx(logit(0.3) - logit(0.2), abs=1e-6)
+    assert (found.answers, found.clusters) == (2 * 2 * 30 * 20, 30)
+    assert found.low < found.coefficient < found.high
+    reach = (found.high - found.low) / 2
+    assert found.detectable == pytest.approx(reach * (1 + norm.ppf(0.8) / norm.ppf(0.975)))
+
+
+def test_answers_of_one_cluster_are_not_taken_for_independent():
+    """Every prompt doubled within its cluster: twice the answers, and no more certainty."""
+    cell, base = tallies(np.random.default_rng(1), d=0.4, **DESIGN)
+    one = gee_interaction(cell, base)
+    twice = [
+        pd.concat([t, t.assign(prompt=t["prompt"] + "b")], ignore_index=True) for t in (cell, base)
+    ]
+    two = gee_interaction(*twice)
+    assert two.answers == 2 * one.answers
+    assert two.coefficient == pytest.approx(one.coefficient, abs=1e-6)
+    assert two.high - two.low == pytest.approx(one.high - one.low, rel=1e-4)
+    apart = gee_interaction(*[t.assign(cluster=t["prompt"]) for t in twice])
+    assert apart.high - apart.low < 0.8 * (one.high - one.low)
+
+
+@pytest.mark.parametrize(
+    ("q", "f", "status", "why"),
+    [
+        (
+            {0.0: 0.0, 1.0: 0.0},
+            {0.0: 0.0, 1.0: 0.0},
+            "constant",
+            "every sample of both cells is re",
+        ),
+        ({0.0: 1.0, 1.0: 1.0}, {0.0: 1.0, 1.0: 1.0}, "constant", "is answered"),
+        ({0.0: 1.0, 1.0: 1.0}, {0.0: 0.2, 1.0: 0.4}, "separated", "no bound"),
+        ({0.0: 0.2, 1.0: 0.4}, {0.0: 0.0, 1.0: 0.0}, "separated", "no bound"),
+        # at 0 nothing, above it something: two temperatures leave the slope no bound
+        ({0.0: 0.0, 1.0: 0.4}, {0.0: 0.2, 1.0: 0.4}, "separated", "no bound"),
+    ],
+)
+def test_what_cannot_be_estimated_is_said(q, f, status, why):
+    found = gee_interaction(table(q), table(f))
+    assert found.status == status
+    assert why in found.why
+    assert (found.coefficient, found.low, found.p, found.detectable) == (None,) * 4
+
+
+def test_a_baseline_that_begins_at_nothing_is_no_separation_with_three_temperatures():
+    found = gee_interaction(
+        table({0.0: 0.3, 0.5: 0.4, 1.0: 0.5}), table({0.0: 0.0, 0.5: 0.1, 1.0: 0.3})
+    )
+    assert found.status == "ok"
+
+
+def test_few_clusters_have_no_robust_variance():
+    found = gee_interaction(*[table(r, prompts=9) for r in ({0.0: 0.2, 1.0: 0.5},) * 2])
+    assert found.status == "too few clusters"
+    assert "9 clusters" in found.why
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        ([1, 2, 3, 4], [0, 0, 1, 1], True),  # complete
+        ([1, 2, 2, 3], [0, 0, 1, 1], True),  # quasi-complete
+        ([1, 2, 3, 4], [0, 1, 0, 1], False),
+        ([1, 2, 3, 4], [1, 1, 1, 1], True),
+    ],
+)
+def test_separation_by_hand(x, y, expected):
+    design = np.stack([np.ones(4), np.array(x, float)], axis=1)
+    assert separated(design, np.array(y, float)) is expected
+
+
+def test_cdi_without_any_difference_has_no_interval():
+    found = cdi(table({0.0: 0.0, 1.0: 1.0}), table({0.0: 0.0, 1.0: 0.0}), 1.0)
+    assert (found.value, found.low, found.high, found.prompts) == (1.0, None, None, 30)
+
+
+def test_cdi_of_prompts_that_were_never_decided():
+    empty = table({0.0: 0.0, 1.0: 0.0}).assign(decided=0)
+    found = cdi(empty, table({0.0: 0.2, 1.0: 0.4}), 1.0)
+    assert (found.value, found.prompts, found.dropped) == (None, 0, 30)
+
+
+def _found(seeds, **law):
+    fits = [gee_interaction(*tallies(np.random.default_rng(s), **DESIGN, **law)) for s in seeds]
+    assert all(fit.status == "ok" for fit in fits)
+    return fits
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("family", [1, 2])
+def test_the_test_keeps_its_level_where_there_is_no_interaction(family):
+    """1,500 factorials of 60 prompts; precision and temperature act, but not together."""
+    fits = _found(range(1500), d=0.0, family=family)
+    share = np.mean([fit.p < 0.05 for fit in fits])
+    print(f"clusters of {family}: {share:.3f} of tests at the 5 % level")
+    assert 0.035 <= share <= 0.065  # 2.7 standard errors of 1,500 around 5 %
+
+
+@pytest.mark.verify
+def test_a_planted_interaction_is_found_at_the_stated_power():
+    """`detectable` is what 80 % power finds: plant that, and four of five tests find it."""
+    planted = 1.08
+    fits = _found(range(20_000, 21_500), d=planted)
+    stated = np.mean([fit.detectable for fit in fits])
+    power = np.mean([fit.p < 0.05 for fit in fits])
+    print(f"planted {planted}, detectable {stated:.3f}, power {power:.3f}")
+    assert stated == pytest.approx(planted, rel=0.03)
+    assert power == pytest.approx(0.8, abs=0.04)
+    assert np.mean([fit.coefficient for fit in fits]) == pytest.approx(planted, rel=0.05)
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("d", [0.0, 1.0])
+@pytest.mark.parametrize("family", [1, 2])
+def test_the_interval_of_cdi_holds_the_truth(d, family):
+    def rate(q, t):
+        return expit(DESIGN["a"] + DESIGN["b"] * q + DESIGN["c"] * t + d * q * t)
+
+    truth = rate(1, 1) - rate(1, 0) - rate(0, 1) + rate(0, 0)
+    found = [
+        cdi(*tallies(np.random.default_rng(s), d=d, family=family, **DESIGN), 1.0)
+        for s in range(800)
+    ]
+    held = np.mean([one.low <= truth <= one.high for one in found])
+    print(f"d = {d}, clusters of {family}: CDI {truth:+.3f} within the interval in {held:.3f}")
+    assert 0.92 <= held <= 0.975
+    assert np.mean([one.value for one in found]) == pytest.approx(truth, abs=0.01)
