@@ -101,16 +101,19 @@ def test_the_whole_demo(demo):
     assert first.stderr == again.stderr == ""
 
 
+KILLS = 30
+
+
 @pytest.mark.verify
-def test_the_demo_killed_ten_times(demo, tmp_path):
-    """One demo, nothing quantized beforehand, killed in each tenth of its steps, then finished."""
+def test_the_demo_killed_thirty_times(demo, tmp_path):
+    """One demo, nothing quantized beforehand, killed in each thirtieth of its steps, finished."""
     whole, _ = demo
     environment = {**os.environ, "MECHPROBE_CACHE": _cache(tmp_path / "cache")}
     out = tmp_path / "demo"
     moment = random.Random(11)
     killed = 0
-    for tenth in range(10):
-        steps = int((tenth + moment.random()) / 10 * markers(whole))
+    for part in range(KILLS):
+        steps = int((part + moment.random()) / KILLS * markers(whole))
         process = subprocess.Popen(
             _demo(out), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -120,8 +123,53 @@ def test_the_demo_killed_ten_times(demo, tmp_path):
             process.wait(moment.uniform(0, 2))
         _kill(process)
         killed += process.returncode == -signal.SIGKILL
-        print(f"kill {tenth + 1}: {markers(out)} of {markers(whole)} steps done")
-    assert killed == 10
+        print(f"kill {part + 1}: {markers(out)} of {markers(whole)} steps done")
+    assert killed == KILLS
     done = subprocess.run(_demo(out), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert same_results(whole, out) > 100
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    line = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    if subprocess.run(line, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _fill(folder, free):
+    """A file that leaves so many bytes."""
+    ballast = folder / "ballast"
+    with ballast.open("wb") as file:
+        left = shutil.disk_usage(folder).free - free
+        while left > 0:
+            left -= file.write(b"\0" * min(left, 1 << 20))
+    return ballast
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("cached", [True, False], ids=["made before", "made there"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9])
+def test_a_full_disk_stops_a_run_which_then_goes_on(finished, tmp_path, small_disk, share, cached):
+    """The disk has room for a share of what the run writes; afterwards for all of it."""
+    spec, whole, _ = finished
+    needed = sum(p.stat().st_size for p in whole.rglob("*") if p.is_file())
+    if not cached:
+        needed += 8 << 20  # two quantized checkpoints and the F16 they are made from
+    ballast = _fill(small_disk, int(share * needed))
+    environment = {} if cached else {"MECHPROBE_CACHE": _cache(small_disk / "cache")}
+    out = small_disk / "run"
+    stopped = run(spec, out, **environment)
+    print(f"{share:.0%} of the space: {markers(out)} of {markers(whole)} steps done")
+    assert stopped.returncode == 2
+    assert "the disk is full; free some space and run the same command again" in stopped.stderr
+    assert stopped.stderr.count("\n") == 1
+    ballast.unlink()
+    done = run(spec, out, **environment)
+    assert done.returncode == 0, done.stderr
+    assert same_results(whole, out) > 20

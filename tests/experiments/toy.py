@@ -1,7 +1,10 @@
 """Steps that write files and count their runs, for the tests of the graph and the engine."""
 
+import errno
 import os
 import signal
+import time
+from pathlib import Path
 
 from mechprobe.errors import CheckpointError
 from mechprobe.experiments.rundir import write_text
@@ -47,6 +50,18 @@ def batches(task: Task) -> None:
     write_text(task.run / task.step.outputs[0], ",".join(str(row["i"]) for row in rows))
     write_text(task.run / "pids.txt", str(len({row["pid"] for row in rows})))
     journal.discard()
+
+
+def linger(task: Task) -> None:
+    """Says who it is and is slow, so that it can be killed."""
+    Path(task.step.params["text"]).write_text(str(os.getpid()))
+    time.sleep(0.5)
+    read = "".join((task.run / f"{name}.txt").read_text() for name in task.step.needs)
+    write_text(task.run / task.step.outputs[0], read)
+
+
+def fill(task: Task) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 class Silent:
