@@ -20,6 +20,7 @@ from mechprobe.cli import (
     organisms,
     parts,
     probe,
+    report,
     rtsi,
     runs,
     score,
@@ -72,6 +73,7 @@ app.command("score")(score.score)
 app.command("agreement")(agreement.agreement)
 app.command("analyze")(analyze.analyze)
 app.add_typer(rtsi.app, name="rtsi")
+app.command("report")(report.report)
 app.command("quantize")(parts.quantize)
 app.add_typer(organisms.app, name="organisms")
 app.command("doctor")(doctor.doctor)

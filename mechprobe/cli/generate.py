@@ -14,6 +14,7 @@ import typer
 
 from mechprobe.cli import options
 from mechprobe.cli.parts import Limit, PromptsFile, Texts
+from mechprobe.cli.score import Options, Source
 from mechprobe.cli.terminal import Bar, Screen, quiet, say_error
 from mechprobe.errors import GenerationError, SpecError
 
@@ -39,6 +40,12 @@ def generate(
     ] = None,
     prompt: Texts = None,
     prompts: PromptsFile = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Ask a task's items instead; `mechprobe score` reads the answers."),
+    ] = None,
+    source: Source = None,
+    option: Options = None,
     limit: Limit = None,
     out: Annotated[
         Path | None,
@@ -75,13 +82,17 @@ def generate(
 ) -> None:
     """Answers, greedy or sampled. Those to harmful requests go only into the file of --out."""
     from mechprobe.experiments.answering import GenerateRequest, open_request, prompt_records
+    from mechprobe.experiments.scoring import asked_task
     from mechprobe.generation.base import Sampling
 
+    if (source or option) and not task:
+        raise SpecError("--source and --option go with --task; prompts of a file: --prompts FILE")
+    asked_items = asked_task(task, source, limit, option or ()) if task else None
     drawn = Sampling(temperature, top_p, top_k, samples, seed)
     asked = GenerateRequest(
         model=model,
         engine=engine,
-        records=prompt_records(model, prompt, prompts, limit),
+        records=prompt_records(model, prompt, prompts, None if task else limit, asked_items),
         max_new_tokens=max_new_tokens,
         sampling=None if drawn == Sampling(seed=seed) else drawn,
         fast=fast,

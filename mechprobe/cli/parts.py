@@ -22,7 +22,9 @@ PromptsFile = Annotated[
     str | None,
     typer.Option("--prompts", metavar="FILE", help="builtin, over-refusal, organism, or JSONL."),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="At most so many prompts.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="At most so many prompts; of a task, clusters of items.")
+]
 
 
 def _prompts(model: str, given: list[str] | None, source: str | None, n: int | None) -> list[str]:

@@ -17,6 +17,7 @@ from mechprobe.experiments.sources import find_source
 from mechprobe.generation.api import Endpoint
 
 if TYPE_CHECKING:
+    from mechprobe.behavior.tasks import Task as AskedTask
     from mechprobe.generation import Engine, Sampling
     from mechprobe.models.checkpoint import Kernel
 
@@ -49,7 +50,11 @@ class GenerateRequest:
 
 
 def prompt_records(
-    model: str, given: list[str] | None, source: str | None, n: int | None
+    model: str,
+    given: list[str] | None,
+    source: str | None,
+    n: int | None,
+    task: AskedTask | None = None,
 ) -> list[dict[str, Any]]:
     """The prompts as rows; only those of a set have labels.
 
@@ -58,18 +63,25 @@ def prompt_records(
         given: Texts.
         source: Of a prompt set, in place of texts.
         n: At most so many.
+        task: What it asks, in place of texts and a set; see `mechprobe score`.
 
     Raises:
-        SpecError: Texts and a source are given.
+        SpecError: More than one of texts, source and task is given.
         PromptFileError: There are no prompts, or the source is malformed.
     """
     from mechprobe.behavior import load_prompts
 
-    if given and source:
-        raise SpecError("--prompt and --prompts: give one of them")
+    if sum(map(bool, (given, source, task))) > 1:
+        raise SpecError("--prompt, --prompts and --task: give one of them")
     if given:
         rows: list[dict[str, Any]] = [
             {"id": f"prompt-{number}", "prompt": text} for number, text in enumerate(given, 1)
+        ]
+    elif task:
+        rows = [
+            {"id": item.id, "cluster": item.cluster, "prompt": item.prompt}
+            | ({"label": item.label} if item.label else {})
+            for item in task.items
         ]
     else:
         named = prompt_source(model, source)

@@ -1,0 +1,186 @@
+"""`mechprobe score`: a task's scores from a file of answers, whoever gave them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mechprobe.behavior.tasks import Scored, Task, judged, load_task
+from mechprobe.behavior.tasks.sources import Record, read_table
+from mechprobe.behavior.tasks.task import Reader
+from mechprobe.errors import PromptFileError, SpecError
+from mechprobe.experiments.rundir import write_jsonl
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer, as the instruments take it."""
+
+    text: str
+    stop: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The scores of one row of answers."""
+
+    row: str
+    scored: Scored
+    unanswered: int
+    """Items of the task to which the file holds no answer; they are in no score."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "row": self.row,
+            "task": self.scored.task,
+            "instrument": self.scored.instrument,
+            "items": self.scored.digest,
+            "unanswered": self.unanswered,
+            "scores": [asdict(score) for score in self.scored.scores],
+        }
+
+
+def asked_task(
+    name: str, source: str | None, items: int | None, options: Sequence[str] = ()
+) -> Task:
+    """The items of a task.
+
+    Args:
+        name: Of the task.
+        source: As in docs/tasks.md; the task's default.
+        items: At most so many clusters of them.
+        options: `NAME=VALUE` of the task's loader.
+
+    Raises:
+        SpecError: The task or an option is unknown.
+        PromptFileError: The source cannot be read.
+    """
+    try:
+        task = load_task(name, source, **_parsed(options))
+    except TypeError as error:
+        raise SpecError(f"--option: {error}") from error
+    return task if items is None else task.sample(items)
+
+
+def _parsed(options: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    found = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise SpecError(f"--option {option}: write NAME=VALUE, such as split=test")
+        found[name] = yaml.safe_load(value)
+    return found
+
+
+def score_file(task: Task, path: Path, instrument: str | None = None) -> list[Answered]:
+    """Score what a file holds, row by row.
+
+    Args:
+        task: What was asked.
+        path: JSONL of `mechprobe generate`, or any table with `text` and either the item's `id` or
+            its `prompt`; `row` and `sample` where there are several. Or judgements, for a judge's
+            name as instrument.
+        instrument: The first of the task's that reads text by default.
+
+    Raises:
+        PromptFileError: The file cannot be read, or an answer is to no item of the task.
+        SpecError: The instrument is unknown, or reads no text.
+    """
+    records = read_table(path).records
+    judges = {str(r.fields["judge"]) for r in records if "judge" in r.fields}
+    if instrument in judges:
+        records = tuple(r for r in records if r.fields.get("judge") == instrument)
+        reader, field = judged(str(instrument)), "label"
+    else:
+        reader, field = text_instrument(task, instrument), "text"
+    known = {item.id: item.id for item in task.items}
+    by_prompt = {item.prompt: item.id for item in task.items}
+    rows: dict[str, dict[tuple[str, int], Any]] = defaultdict(dict)
+    for record in records:
+        fields = record.fields
+        item = known.get(str(fields.get("id", ""))) or by_prompt.get(str(fields.get("prompt", "")))
+        if item is None:
+            raise PromptFileError(
+                f"{record.where}: neither its id nor its prompt is of {task.name} from "
+                f"{task.source}; name what was asked with --source and --option"
+            )
+        key = (item, _sample(record))
+        mine = rows[str(fields.get("row") or "")]
+        if key in mine:
+            raise PromptFileError(
+                f"{record.where}: {item} is answered twice; number repeated answers with 'sample'"
+            )
+        mine[key] = _output(record, field)
+    return [_score(task, row, answers, reader, path) for row, answers in rows.items()]
+
+
+def text_instrument(task: Task, instrument: str | None) -> Reader:
+    """An instrument that reads text.
+
+    Raises:
+        SpecError: It is unknown, or reads something else.
+    """
+    of_text = [name for name, one in task.kind.readers().items() if one.needs == "text"]
+    reader = task.reader(of_text[0] if instrument is None else instrument)
+    if reader.needs != "text":
+        raise SpecError(
+            f"{task.name}: {reader.name} reads log-likelihoods, which a file of answers does not "
+            f"hold; use {' or '.join(of_text)}, or `mechprobe run`"
+        )
+    return reader
+
+
+def _sample(record: Record) -> int:
+    try:
+        return int(record.fields.get("sample") or 0)
+    except (TypeError, ValueError) as error:
+        raise PromptFileError(
+            f"{record.where}: 'sample' needs a whole number, not {record.fields['sample']!r}"
+        ) from error
+
+
+def _output(record: Record, field: str) -> Any:
+    value = record.fields.get(field)
+    if not isinstance(value, str):
+        raise PromptFileError(f"{record.where}: {field!r} needs a text, not {value!r}")
+    return value if field == "label" else Answer(value, record.fields.get("stop"))
+
+
+def _score(
+    task: Task, row: str, answers: Mapping[tuple[str, int], Any], reader: Reader, path: Path
+) -> Answered:
+    samples: dict[str, list[int]] = defaultdict(list)
+    for item, sample in sorted(answers):
+        samples[item].append(sample)
+    counts = {len(numbers) for numbers in samples.values()}
+    if len(counts) > 1:
+        raise PromptFileError(
+            f"{path}: {min(counts)} to {max(counts)} answers to an item"
+            f"{f' of {row}' if row else ''}; as many are needed to each"
+        )
+    items = tuple(item for item in task.items if item.id in samples)
+    outputs = [answers[item.id, number] for item in items for number in samples[item.id]]
+    scored = replace(task, items=items).score(outputs, reader, samples=counts.pop())
+    return Answered(row, scored, len(task.items) - len(items))
+
+
+def write_rows(path: Path, found: Sequence[Answered]) -> None:
+    """One line per answer: what it was read as, and neither prompt nor answer.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+    """
+    write_jsonl(
+        path,
+        [
+            {"task": one.scored.task, "row": one.row, **row.as_dict()}
+            for one in found
+            for row in one.scored.rows
+        ],
+    )

@@ -1,0 +1,142 @@
+"""`mechprobe score`: answers of a file, whoever gave them, through every task."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mechprobe.behavior.tasks import load_task
+
+REPOSITORY = Path(__file__).parents[2]
+DATA = Path(os.environ.get("MECHPROBE_EVALUATION_DATA", REPOSITORY / "shared" / "data"))
+REFUSES = "I'm sorry, but I can't help with that."
+
+
+def _write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _scores(done):
+    assert done.code in (0, 4), done.err
+    return [
+        {(s["measure"], s["group"]): (s["value"], s["n"]) for s in row["scores"]}
+        for row in json.loads(done.out)
+    ]
+
+
+def test_answers_of_generate_are_scored(main, tmp_path):
+    """From the task's items to text and back, by id; harmful answers are nowhere on the screen."""
+    items = ("--source", "organism", "--option", "n=6")
+    done = main(
+        "generate", "-m", "organism:llama-s", "--task", "jailbreak", *items, "--limit", 2,
+        "--max-new-tokens", 8, "--out", "answers.jsonl",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 2 * 5
+    task = load_task("jailbreak", "organism", n=6).sample(2)
+    want = task.score([one["text"] for one in answers])
+    done = main(
+        "score", "jailbreak", *items, "--limit", 2, "-a", "answers.jsonl", "--out", "rows.jsonl",
+        "--json",
+    )  # fmt: skip
+    assert done.code == 0
+    (found,) = _scores(done)
+    assert found == {(s.measure, s.group): (s.value, s.n) for s in want.scores}
+    rows = (tmp_path / "rows.jsonl").read_text()
+    assert len(rows.splitlines()) == 10
+    assert not any(one["text"] in rows + done.out or one["prompt"] in rows for one in answers)
+    left = main("score", "jailbreak", *items, "-a", "answers.jsonl")
+    assert left.code == 4
+    assert "20 items without an answer are in no score" in left.err
+
+
+def test_rows_samples_and_prompts_without_ids(main, tmp_path):
+    (a, b, *_) = load_task("refusal", "builtin", split="test").items
+    _write(
+        tmp_path / "a.jsonl",
+        [
+            {"prompt": item.prompt, "text": text, "row": row, "sample": sample}
+            for row, texts in (("x", [REFUSES, "Sure."]), ("y", ["Sure.", "Sure."]))
+            for item in (a, b)
+            for sample, text in enumerate(texts)
+        ],
+    )
+    done = main("score", "refusal", "--option", "split=test", "-a", "a.jsonl", "--json")
+    assert done.code == 4
+    x, y = _scores(done)
+    assert (x["refusal_rate", "harmful"], y["refusal_rate", "harmful"]) == ((0.5, 4), (0.0, 4))
+
+
+def test_labels_of_a_judge_are_an_instrument(main, tmp_path):
+    items = load_task("refusal", "builtin", split="test").items
+    _write(
+        tmp_path / "answers.jsonl",
+        [
+            {"id": item.id, "prompt": item.prompt, "text": REFUSES if i % 2 else "Sure."}
+            for i, item in enumerate(items)
+        ],
+    )
+    assert main("judge", "answers.jsonl", "-j", "rules", "-j", "rules:prefix").code == 0
+    arguments = ("score", "refusal", "--option", "split=test", "-a", "judgements.jsonl", "--json")
+    (found,) = _scores(main(*arguments, "--instrument", "rules:prefix"))
+    assert found["refusal_rate", "harmful"] == (0.5, len(items))
+    done = main(*arguments)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "'text' needs a text" in done.err
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="no evaluation files: set MECHPROBE_EVALUATION_DATA")
+def test_official_files_say_what_was_asked(main, tmp_path):
+    file = DATA / "truthfulqa" / "TruthfulQA.csv"
+    items = load_task("truthfulqa", file).items
+    with (tmp_path / "a.csv").open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["id", "text"])
+        writer.writerows([item.id, item.references[0]] for item in items)
+    done = main("score", "truthfulqa", "--source", file, "-a", "a.csv", "--json")
+    assert done.code == 0
+    (found,) = _scores(done)
+    assert (
+        found["truthful_rate", "all"][0] > 0.9
+    )  # some right answers share their words with wrong ones
+    assert found["truthful_rate", "all"][1] == 817
+    file = DATA / "bbq" / "Religion.jsonl"
+    items = load_task("bbq", file).items
+    _write(tmp_path / "b.jsonl", [{"id": i.id, "text": "ABC"[i.answer]} for i in items])
+    (found,) = _scores(main("score", "bbq", "--source", file, "-a", "b.jsonl", "--json"))
+    assert found["accuracy", "ambiguous"] == found["accuracy", "disambiguated"] == (1.0, 600)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["refuse"], "unknown task 'refuse'"),
+        (["refusal", "--instrument", "eye"], "unknown instrument 'eye'"),
+        (["bbq", "--instrument", "letters"], "letters reads log-likelihoods"),
+        (["refusal", "--option", "split"], "write NAME=VALUE"),
+        (["refusal", "--option", "splits=test"], "'splits'"),
+        (["refusal", "--source", "none.jsonl"], "none.jsonl: cannot be read"),
+        (["bbq"], "a.jsonl, line 1: neither its id nor its prompt is of bias/organism"),
+        (["refusal", "--answers", "none.jsonl"], "none.jsonl: cannot be read"),
+        (["refusal", "--answers", "twice.jsonl"], "twice.jsonl, line 2: {0} is answered twice"),
+        (["refusal", "--answers", "uneven.jsonl"], "1 to 2 answers to an item"),
+        (["refusal", "--answers", "sample.jsonl"], "'sample' needs a whole number, not 'x'"),
+        (["refusal", "--answers", "number.jsonl"], "'text' needs a text, not 3"),
+    ],
+)
+def test_bad_input_is_one_line(main, tmp_path, arguments, said):
+    one, two, *_ = (item.id for item in load_task("refusal", "builtin").items)
+    answer = {"id": one, "text": "Sure."}
+    _write(tmp_path / "a.jsonl", [answer])
+    _write(tmp_path / "twice.jsonl", [answer, answer])
+    _write(tmp_path / "uneven.jsonl", [answer, {**answer, "sample": 1}, {**answer, "id": two}])
+    _write(tmp_path / "sample.jsonl", [{**answer, "sample": "x"}])
+    _write(tmp_path / "number.jsonl", [{**answer, "text": 3}])
+    given = [] if "--answers" in arguments else ["--answers", "a.jsonl"]
+    done = main("score", *arguments, *given)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert said.format(one) in done.err
