@@ -20,17 +20,6 @@ _SOURCES = "sources"
 """Folder below the scratch folder where brought sources lie."""
 
 
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from _strings(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _strings(one)
-
-
 def local_sources(steps: Sequence[Step]) -> dict[str, Path]:
     """What the parameters name that lies on this machine alone: checkpoints and task files."""
     found: dict[str, Path] = {}
@@ -40,7 +29,8 @@ def local_sources(steps: Sequence[Step]) -> dict[str, Path]:
         for text in texts:
             if text and text not in found and not is_hub_source(text):
                 found[text] = find_source(text)[0].path
-        given = (step.params.get("task") or {}).get("source")
+        asked = step.params.get("task")  # steps of judges name theirs, others hold its fields
+        given = asked.get("source") if isinstance(asked, dict) else None
         if given and Path(given).is_file():
             found[given] = Path(given)
     return found
