@@ -13,7 +13,9 @@ from mechprobe.errors import MechprobeError
 from mechprobe.experiments.analysing import analysis_step
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.plan_probes import probe_parts
+from mechprobe.experiments.plan_tables import tables_step
 from mechprobe.experiments.rendered import draw_rows, rows_digest, template_digest
+from mechprobe.experiments.reporting import report_step
 from mechprobe.experiments.sources import find_source
 from mechprobe.experiments.spec import ModelSpec, Spec
 from mechprobe.experiments.steps import Step
@@ -65,7 +67,7 @@ def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
             steps += _cell_steps(spec, one, planned, prompts.name)
         listed = [by_key[cell.key] for _, cell in spec.cells(model)]
         cells += [*listed, *(one for one in planned if one.reference)]
-    steps += [_tables_step(cells), analysis_step(spec, "tables")]
+    steps += [tables_step(cells), analysis_step(spec, "tables"), report_step(spec, "analysis")]
     return Plan(tuple(steps), tuple(cells), _counts(spec))
 
 
@@ -283,24 +285,3 @@ def _cell_steps(
         label="summary",
     )
     yield from steps
-
-
-def _tables_step(cells: list[PlannedCell]) -> Step:
-    rows = [
-        {
-            "model": one.cell.model,
-            "key": one.cell.key,
-            "folder": one.folder,
-            "baseline": one.cell.baseline_key,
-            "reference": one.reference,
-        }
-        for one in cells
-    ]
-    return Step(
-        name="tables",
-        action=f"{_HERE}.matrix:write_tables",
-        params={"cells": rows},
-        outputs=("matrix.csv", "matrix.parquet", "references.csv", "gaps.csv"),
-        after=tuple(f"{one.folder}/cell" for one in cells),
-        label="tables",
-    )
