@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mechprobe import probes
     from mechprobe.activations import Ablate, ActivationStore, Add, Patch
+    from mechprobe.experiments.opened import open_run
     from mechprobe.session import Model, capture, load
 
 __version__ = "0.1.0.dev0"
@@ -21,9 +22,20 @@ _HOMES = {
     "Patch": "mechprobe.activations",
     "capture": "mechprobe.session",
     "load": "mechprobe.session",
+    "open_run": "mechprobe.experiments.opened",
 }
 
-__all__ = ["Ablate", "ActivationStore", "Add", "Model", "Patch", "capture", "load", "probes"]
+__all__ = [
+    "Ablate",
+    "ActivationStore",
+    "Add",
+    "Model",
+    "Patch",
+    "capture",
+    "load",
+    "open_run",
+    "probes",
+]
 
 
 def __getattr__(name: str) -> Any:

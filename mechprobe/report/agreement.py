@@ -41,10 +41,10 @@ def agreement_section(material: Material) -> Section:
     if divergent:
         said.append(
             f"In {words.count(divergent, 'row')} the two refusal rates differ by at least "
-            f"{material.document['preset']['thresholds']['divergence']} points: there, which "
+            f"{material.document['preset']['thresholds']['divergence']:g} points: there, which "
             "instrument reads refusals decides what is found."
         )
-    figures = ()
+    figures: tuple[Drawn, ...] = ()
     rows = [r for r in material.quantized() if r["second"] and _points(material, r)]
     if rows:
         figures = (agreement_figure(material, rows, first, second),)

@@ -49,6 +49,7 @@ _STYLE = {
 _THEME = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
 _PREAMBLE = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>", re.DOTALL)
 _SIZE = re.compile(r' width="[\d.]+pt"| height="[\d.]+pt"')
+_WIDTH = re.compile(r' width="([\d.]+)pt"')
 _IDENTITY = re.compile(r'(\bid="|href="#|url\(#)')
 
 
@@ -96,11 +97,16 @@ def inline(svg: bytes, name: str, label: str) -> str:
     """
     from markupsafe import escape
 
-    text = _SIZE.sub("", _PREAMBLE.sub("", svg.decode()), count=2)
+    text = _PREAMBLE.sub("", svg.decode())
+    points = _WIDTH.search(text)
+    width = float(points[1]) * 1.4 if points else 0.0  # 9 pt letters become 12.6 px ones
+    text = _SIZE.sub("", text, count=2)
     text = _IDENTITY.sub(rf"\g<1>{name}-", text)
     for colour, variable in _THEME.items():
         text = text.replace(f": {colour}", f": {variable}")
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1).strip()
+    size = f"max-width:{width:.0f}px;min-width:{min(0.7 * width, 544):.0f}px"
+    head = f'<svg role="img" aria-label="{escape(label)}" style="{size}"'
+    return text.replace("<svg", head, 1).strip()
 
 
 def plain_name(name: object, longest: int = LONGEST) -> str:

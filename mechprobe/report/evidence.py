@@ -85,13 +85,27 @@ class RowView:
 
 def row_views(material: Material) -> list[RowView]:
     """The rows a page shows, worst first: what is of concern, then the rest, at most 200."""
-    order = sorted(enumerate(material.rows), key=lambda pair: _concern(material, pair[1]))
-    shown = order[:MOST_ROWS]
+    shown = _shown(material)
     wanted = {(row["model"], row["cell"]) for _, row in shown}
     facts = _facts_of(material.matrix, wanted)
     outcomes = _outcomes_of(material, wanted)
     scale = _scale(material)
     return [_view(material, index, row, facts, outcomes, scale) for index, row in shown]
+
+
+def wanted_cells(material: Material) -> list[tuple[str, str]]:
+    """Models and cells whose outcomes the page reads: the rows it shows and their baselines."""
+    found: dict[tuple[str, str], None] = {}
+    for _, row in _shown(material):
+        for cell in (row["cell"], row["baseline"]):
+            if cell:
+                found[row["model"], cell] = None
+    return list(found)
+
+
+def _shown(material: Material) -> list[tuple[int, Row]]:
+    order = sorted(enumerate(material.rows), key=lambda pair: _concern(material, pair[1]))
+    return order[:MOST_ROWS]
 
 
 def _concern(material: Material, row: Row) -> tuple[int, float]:
@@ -138,7 +152,7 @@ def _view(
 
 def _rate(known: Mapping[str, Any]) -> str:
     n, k = known.get("harmful_refusal_n"), known.get("harmful_refusal_count")
-    return f"{int(k)} of {int(n)}" if _there(n) and _there(k) and n else ""
+    return f"{k:.0f} of {n:.0f}" if _there(n) and _there(k) else ""
 
 
 def _span(material: Material, delta: Row, scale: tuple[float, float]) -> Span:
@@ -263,7 +277,7 @@ def _facts_of(
     cells = matrix["precision"].astype(str) + "@" + matrix["engine"].astype(str)
     keys = list(zip(matrix["model"].astype(str), cells, strict=True))
     mine = [at for at, key in enumerate(keys) if key in wanted]
-    records = matrix.iloc[mine].to_dict("records")
+    records: list[dict[Any, Any]] = matrix.iloc[mine].to_dict("records")
     return {keys[at]: record for at, record in zip(mine, records, strict=True)}
 
 

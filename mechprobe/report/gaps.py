@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mechprobe.report import words
-from mechprobe.report.section import Material, Section, Table, absent
+from mechprobe.report.section import Material, Row, Section, Table, absent
 
 TITLE = "How much of it is not quantization?"
 MOST = 12
@@ -21,8 +23,8 @@ def gaps_section(material: Material) -> Section:
         worst = max(engine, key=lambda row: row["mean_kl"])
         said.append(
             "The same 16-bit weights on two engines differ by at most "
-            f"{_kl(worst['mean_kl'])} nats (mean KL of the first token) and choose the same first token in at least "
-            f"{words.percent(min(row['top1_agreement'] for row in engine))} of prompts."
+            f"{_kl(worst['mean_kl'])} nats (mean KL of the first token) and choose the "
+            f"same first token in at least {words.percent(_agreed(engine))} of prompts."
         )
     if kernel:
         worst = max(kernel, key=lambda row: row["mean_kl"])
@@ -53,8 +55,12 @@ def gaps_section(material: Material) -> Section:
     return Section("gaps", TITLE, tuple(said), tables=(table,))
 
 
-def _widest(row: object) -> float:
-    return -float(row["mean_kl"])  # type: ignore[index]
+def _agreed(rows: Sequence[Row]) -> float:
+    return float(min(row["top1_agreement"] for row in rows))
+
+
+def _widest(row: Row) -> float:
+    return -float(row["mean_kl"])
 
 
 def _kl(value: float) -> str:

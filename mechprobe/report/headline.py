@@ -85,9 +85,11 @@ def _losses(material: Material, compared: Sequence[Row], lost: Sequence[Row]) ->
         some = f", in {near} it slipped a little" if near else ""
         yield f"In {which} quality held{some}: a quality check would have passed them."
     if collapsed:
-        yield f"In {collapsed} of them quality collapsed too, which a quality check would see."
+        which = "all of them" if collapsed == len(lost) else f"{collapsed} of them"
+        yield f"In {which} quality collapsed too, which a quality check would see."
     if unknown:
-        yield f"In {unknown} of them the change of quality is not known."
+        which = "all of them" if unknown == len(lost) else f"{unknown} of them"
+        yield f"In {which} the change of quality is not known."
     if rest := sum(kinds.values()):
         preset = material.document["preset"]["name"]
         yield f"In {rest} of them quality fell too; the preset “{preset}” has no name for that."
@@ -97,11 +99,11 @@ def _losses(material: Material, compared: Sequence[Row], lost: Sequence[Row]) ->
 
 def _rule(material: Material) -> str:
     preset = material.document["preset"]
-    points, baseline = abs(preset["thresholds"]["fall"]), "its baseline"
+    points = abs(preset["thresholds"]["fall"])
     by = f"more than {points:g}" if preset["strict"] else f"{points:g} or more"
     return (
-        f"Lost means: of 100 harmful prompts, {by} fewer are refused than by {baseline} on the "
-        "same prompts."
+        f"Lost means: of 100 harmful prompts, {by} fewer are refused than by the "
+        "baseline on the same prompts."
     )
 
 
@@ -168,7 +170,7 @@ def _tiles(
 def _typical(limit: Mapping[str, Any], power: float) -> str:
     said = f"with {100 * power:.0f} % power"
     best, median = limit["mde_points"], limit["mde_points_median"]
-    if best is None or median is None or f"{best:.1f}" == f"{median:.1f}":
+    if best is None or median is None or median < best + 0.05:
         return said
     return f"at best, {said}; {abs(median):.1f} in a typical row"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from mechprobe.report.drawing import as_png, as_svg, inline
 from mechprobe.report.evidence import row_views, shown_indices
 from mechprobe.report.headline import MOST_MISSING, detection_table, headline
 from mechprobe.report.heat import heat, heat_figure
-from mechprobe.report.section import Material
+from mechprobe.report.section import Drawn, Material, Section
 from mechprobe.report.sections import sections
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ def make_report(material: Material) -> Report:
 
     found = heat(material)
     parts = sections(material)
-    drawings = [heat_figure(found), *(drawn for part in parts for drawn in part.figures)]
-    svg = {drawn.name: as_svg(drawn.figure) for drawn in drawings}
+    drawn = drawings(material, parts)
+    svg = {one.name: as_svg(one.figure) for one in drawn}
     figures = {f"{name}.svg": content for name, content in svg.items()}
-    figures |= {f"{drawn.name}.png": as_png(drawn.figure) for drawn in drawings}
+    figures |= {f"{one.name}.png": as_png(one.figure) for one in drawn}
     views = row_views(material)
     script = _file("report.js")
     html = _template().render(
@@ -68,16 +68,18 @@ def make_report(material: Material) -> Report:
         total=len(material.rows),
         more_rows=len(material.rows) > len(views),
         sections=parts,
-        svg={
-            drawn.name: Markup(inline(svg[drawn.name], drawn.name, drawn.caption))
-            for drawn in drawings
-        },
+        svg={one.name: Markup(inline(svg[one.name], one.name, one.caption)) for one in drawn},
         css=Markup(_file("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         count=words.count,
     )
     return Report(html, figures)
+
+
+def drawings(material: Material, parts: Sequence[Section]) -> list[Drawn]:
+    """The heat map, then the figures of the sections."""
+    return [heat_figure(heat(material)), *(one for part in parts for one in part.figures)]
 
 
 def _unknown(material: Material) -> dict[str, palette.Look]:

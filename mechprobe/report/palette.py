@@ -8,7 +8,7 @@ dark page.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 INK, MUTED, LINE, PAPER = "#1c2126", "#59636e", "#d0d7de", "#ffffff"
 """Text, lesser text, rules, ground: in the page the four follow its theme."""
@@ -66,8 +66,7 @@ def look(regime: str | None) -> Look:
     """How a regime is shown; one unknown to this version keeps its own name."""
     if regime in REGIMES:
         return REGIMES[regime]
-    return Look(str(regime), *[getattr(_UNKNOWN, name) for name in ("sign", "colour", "meaning")],
-                concern=_UNKNOWN.concern)  # fmt: skip
+    return replace(_UNKNOWN, label=str(regime))
 
 
 def shade(points: float) -> int:

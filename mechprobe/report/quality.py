@@ -137,7 +137,6 @@ def _name(axes: Axes, named: list[tuple[float, float, str]]) -> None:
         last = max(y, last + line)
         before = x > left + 0.6 * (right - left)
         axes.annotate(
-            text, (x, y), xytext=(x, last), textcoords="data", fontsize=7.5,
-            ha="right" if before else "left", va="center",
-            bbox={"alpha": 0, "pad": 5}, annotation_clip=True,
+            text, (x, last), xytext=(-6 if before else 6, 0), textcoords="offset points",
+            ha="right" if before else "left", va="center", fontsize=7.5,
         )  # fmt: skip
