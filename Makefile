@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := quant,interp,dev
+EXTRAS := quant,interp,ray,dev
 OUT ?= runs/demo
 export HF_HUB_DISABLE_TELEMETRY = 1
 
@@ -45,6 +45,7 @@ format: $(STAMP) ## rewrite the code as ruff likes it
 bench: $(STAMP) ## the benchmarks: ratios within one run
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/scale.py
 
 clean: ## remove the virtual environment and build leftovers
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

