@@ -103,7 +103,8 @@ def same_results(a, b):
     """Assert that two run directories hold the same results; returns how many files were read."""
 
     def files(folder):
-        found = [*folder.glob("*.csv"), *folder.glob("prompts/*"), *folder.glob("cells/**/*")]
+        patterns = ("*.csv", "analysis.json", "prompts/*", "cells/**/*")
+        found = [path for pattern in patterns for path in folder.glob(pattern)]
         return sorted(str(p.relative_to(folder)) for p in found if p.is_file())
 
     assert files(a) == files(b)
