@@ -174,7 +174,10 @@ def _joined(matrix: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
 def _column(rows: pd.DataFrame, name: str) -> FloatArray:
     if name not in rows:
         return np.full(len(rows), np.nan)
-    return np.asarray(rows[name].to_numpy(np.float64, na_value=np.nan), np.float64)
+    try:
+        return np.asarray(rows[name].to_numpy(np.float64, na_value=np.nan), np.float64)
+    except (ValueError, TypeError) as error:
+        raise TableError(f"matrix: column {name!r} holds what is no number") from error
 
 
 def _permutations(rows: int) -> int:
