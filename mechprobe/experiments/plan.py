@@ -58,8 +58,9 @@ def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
         get_instrument(spec.tasks.refusal.instrument)
     steps: list[Step] = []
     cells: list[PlannedCell] = []
+    drawn = _drawn_prompts(spec)
     for model in spec.models:
-        prompts = _prompts_step(spec, model, local_only)
+        prompts = _prompts_step(model, drawn, local_only)
         planned = plan_cells(spec, model, local_only=local_only)
         by_key = {one.cell.key: one for one in planned}
         steps.append(prompts)
@@ -71,22 +72,29 @@ def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
     return Plan(tuple(steps), tuple(cells), _counts(spec))
 
 
-def _prompts_step(spec: Spec, model: ModelSpec, local_only: bool) -> Step:
-    blocked = None
+def _drawn_prompts(spec: Spec) -> dict[str, Any]:
+    """What the prompts of every model are drawn from, and the digest of all that is drawn."""
     choice = spec.tasks.multiple_choice
     params: dict[str, Any] = {
-        "model": model.name,
-        "tokenizer": model.tokenizer or model.source,
-        "revision": model.revision,
-        "chat_template": model.chat_template,
-        "chat_template_digest": template_digest(model.chat_template),
         "prompts": spec.prompts.model_dump(),
         "counts": _counts(spec),
         "more": [canonical_task(task) for task in spec.tasks.more if absent(task) is None],
         "questions": choice.questions if choice else 0,
         "questions_source": choice.source if choice else None,
     }
-    params["rows"] = rows_digest(draw_rows(params))
+    return {**params, "rows": rows_digest(draw_rows(params))}
+
+
+def _prompts_step(model: ModelSpec, drawn: Mapping[str, Any], local_only: bool) -> Step:
+    blocked = None
+    params: dict[str, Any] = {
+        "model": model.name,
+        "tokenizer": model.tokenizer or model.source,
+        "revision": model.revision,
+        "chat_template": model.chat_template,
+        "chat_template_digest": template_digest(model.chat_template),
+        **drawn,
+    }
     try:
         _, params["digest"] = find_source(
             params["tokenizer"], model.revision, local_only=local_only

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, hex."""
     seen = path.stat()
     if seen.st_size < _LARGE:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return _small_digest(path, seen.st_size, seen.st_mtime_ns)
     fingerprint = f"{path.resolve()}\0{seen.st_size}\0{seen.st_mtime_ns}"
     memo = cache_folder() / "digests" / hashlib.sha256(fingerprint.encode()).hexdigest()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -45,6 +46,11 @@ def file_digest(path: Path) -> str:
             total.update(block)
     write_json(memo, {"file": str(path), "sha256": total.hexdigest()})
     return total.hexdigest()
+
+
+@lru_cache(maxsize=512)
+def _small_digest(path: Path, size: int, written: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def source_digest(source: Source) -> str:
