@@ -29,6 +29,7 @@ from mechprobe.experiments.workbench import Workbench
 CHUNK = 8 << 20
 """Bytes of a file that travel at once."""
 _LOCK_WAIT = 60.0
+_SCRATCH = "mechprobe-ray-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def work(order: Order, inputs: Mapping[str, list[Any]]) -> Iterator[Event]:
         with locked(Path(order.run), name, wait=_LOCK_WAIT):
             yield from _run(order, RunDirectory(Path(order.run)), None)
         return
-    scratch = Path(tempfile.mkdtemp(prefix="mechprobe-"))
+    scratch = _scratch()
     try:
         _unpack(scratch, inputs)
         places = {text: scratch / place for text, place in order.places.items()}
@@ -131,6 +132,17 @@ def work(order: Order, inputs: Mapping[str, list[Any]]) -> Iterator[Event]:
             yield from _run(order, RunDirectory(scratch), lambda seen: _changed(scratch, seen))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch() -> Path:
+    """A folder of this process's own; those of processes that were killed are removed."""
+    import psutil
+
+    for old in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
+        owner = old.name.removeprefix(_SCRATCH).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
 
 
 Seen = dict[str, tuple[int, int]]

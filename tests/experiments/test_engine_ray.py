@@ -217,8 +217,7 @@ def test_the_demo_on_two_nodes_with_a_worker_killed(cluster, tmp_path, shared):
         def started(self, step):
             if step.name.endswith("Q6_K@llama.cpp/generate-jailbreak") and not self.killed:
                 self.killed = True
-                mine = [w for w in psutil.process_iter(["name", "pid"]) if "work" in _title(w)]
-                mine[0].kill()
+                worker_of(step.cell).kill()
 
     watch = Once()
     there = tmp_path / "ray"
@@ -230,7 +229,8 @@ def test_the_demo_on_two_nodes_with_a_worker_killed(cluster, tmp_path, shared):
     assert same_results(here, there) > 100
 
 
-def _title(process):
-    with contextlib.suppress(psutil.Error):
-        return " ".join(process.cmdline()) if process.name().startswith("ray::") else ""
-    return ""
+def worker_of(cell):
+    """The process that has a cell: Ray writes the name of the task into its title."""
+    title = f"ray::mechprobe {cell}"
+    found = psutil.process_iter(["cmdline"])
+    return next(p for p in found if title in " ".join(p.info["cmdline"] or ()))
