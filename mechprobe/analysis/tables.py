@@ -7,7 +7,7 @@ tests stay `not measured`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,14 @@ _OWN = (
 """Parts of a measure, and how mechprobe's own matrix ends their columns."""
 
 
+def _places(text: str) -> int:
+    mantissa, _, exponent = text.strip().lower().partition("e")
+    try:
+        return len(mantissa.partition(".")[2]) - int(exponent or 0)
+    except ValueError:
+        return 0  # no number, which is said where it is read
+
+
 @dataclass(frozen=True)
 class Table:
     """A table with its fields found."""
@@ -87,6 +95,17 @@ class Table:
     """By measure, prompts of every row, where no column says it."""
     frame: pd.DataFrame
     """Text; an empty field is an empty string."""
+    _digits: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def digits(self, field: str) -> int:
+        """Decimal places of a column: the most that one of its numbers has.
+
+        A float is written without its last zeros, so that a single short number says nothing.
+        """
+        column = self.columns[field]
+        if column not in self._digits:
+            self._digits[column] = max(map(_places, self.frame[column]), default=0)
+        return self._digits[column]
 
     def lines(self) -> Iterator[Line]:
         """The rows, with where they stand in the file."""
@@ -125,9 +144,7 @@ class Line:
             value = Fraction(text)
         except (ValueError, ZeroDivisionError) as error:
             raise self.error(field, f"{text!r} is no number") from error
-        mantissa, _, exponent = text.lower().partition("e")
-        digits = len(mantissa.partition(".")[2]) - int(exponent or 0)
-        return Written(value, Fraction(1, 2) / Fraction(10) ** digits)
+        return Written(value, Fraction(1, 2) / Fraction(10) ** self.table.digits(field))
 
     def count(self, field: str) -> int | None:
         """A field as a count.

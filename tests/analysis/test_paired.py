@@ -1,0 +1,130 @@
+"""Counts of changed prompts against what other libraries, enumeration and chance say."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+from mechprobe.analysis import paired
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (5, 0), (6, 0), (12, 3), (40, 41)])
+def test_mcnemar_is_that_of_statsmodels(lost, gained):
+    table = [[50, lost], [gained, 50]]
+    assert paired.mcnemar_p(lost, gained) == pytest.approx(mcnemar(table, exact=True).pvalue)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(3, 0), (7, 2), (22, 9)])
+def test_single_clusters_flip_signs_as_mcnemar_does(lost, gained):
+    nets = [-1] * lost + [1] * gained + [0] * 30
+    expected = binomtest(gained, lost + gained, 0.5).pvalue
+    assert paired.sign_flip_p(nets) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("nets", [[2, 2, 2, -1, 1], [-3, -3, 1, 1, 2], [0, 0], [4], [-2, 3, -5]])
+def test_sign_flips_of_clusters_are_enumerated(nets):
+    sums = [
+        sum(s * x for s, x in zip(signs, nets, strict=True))
+        for signs in itertools.product((-1, 1), repeat=len(nets))
+    ]
+    expected = np.mean([abs(s) >= abs(sum(nets)) for s in sums])
+    assert paired.sign_flip_p(nets) == pytest.approx(expected)
+
+
+def test_the_adjusted_difference_is_agresti_and_mins():
+    # 2 x 2 table of n = 100 with half a prompt added to each class, by hand
+    shift, error = paired.difference(12, 4, 100)
+    assert shift == pytest.approx((4.5 - 12.5) / 102)
+    assert error == pytest.approx(np.sqrt((17 - (4.5 - 12.5) ** 2 / 102) / 102) / np.sqrt(102))
+
+
+def test_nothing_changed_still_has_an_error():
+    low, high = paired.normal_interval(*paired.difference(0, 0, 220))
+    assert low == pytest.approx(-high)
+    assert high == pytest.approx(1.959964 / 222)
+
+
+@pytest.mark.parametrize(("n", "loss", "gain"), [(40, 0.1, 0.1), (220, 0.02, 0.02), (100, 0.2, 0)])
+def test_the_interval_keeps_its_level(n, loss, gain):
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(n, [loss, gain, 1 - loss - gain], size=20_000)
+    low, high = paired.normal_interval(*paired.difference(drawn[:, 0], drawn[:, 1], n))
+    covered = np.mean((low <= gain - loss) & (gain - loss <= high))
+    assert 0.94 <= covered <= 0.985
+
+
+def test_tost_agrees_with_statsmodels_where_both_are_normal():
+    rng = np.random.default_rng(1)
+    before = (rng.random(4000) < 0.9).astype(float)
+    after = np.where(rng.random(4000) < 0.02, 1 - before, before)
+    lost, gained = np.sum(after < before), np.sum(after > before)
+    mine = paired.tost_p(*paired.difference(lost, gained, 4000), margin=0.02)
+    theirs = ttost_paired(after, before, -0.02, 0.02)[0]
+    assert mine == pytest.approx(theirs, rel=0.05)
+
+
+def test_tost_with_few_degrees_of_freedom_is_students():
+    rng = np.random.default_rng(2)
+    x, y = rng.random(12), rng.random(12)
+    d = x - y
+    mine = paired.tost_p(d.mean(), d.std(ddof=1) / np.sqrt(12), margin=0.3, df=11)
+    assert mine == pytest.approx(ttost_paired(x, y, -0.3, 0.3)[0])
+
+
+def test_three_points_at_220_need_less_than_2_3_percent_discordant():
+    assert paired.equivalence_discordance(220) == pytest.approx(0.0231, abs=5e-5)
+    assert paired.smallest_margin(paired.equivalence_discordance(220), 220) == pytest.approx(0.03)
+
+
+def test_the_smallest_margin_has_its_power():
+    rng = np.random.default_rng(3)
+    n, discordant = 1000, 0.06
+    margin = float(paired.smallest_margin(discordant, n))
+    drawn = rng.multinomial(n, [discordant / 2, discordant / 2, 1 - discordant], size=20_000)
+    p = paired.tost_p(*paired.difference(drawn[:, 0], drawn[:, 1], n), margin=margin)
+    assert np.mean(p <= 0.05) == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_power_of_a_fall_is_enumerated():
+    n, churn, fall = 8, 0.2, 0.5
+    total = 0.0
+    for lost in range(n + 1):
+        for gained in range(n + 1 - lost):
+            chance = (
+                np.prod(np.arange(1, n + 1, dtype=float))
+                / np.prod(np.arange(1, lost + 1, dtype=float))
+                / np.prod(np.arange(1, gained + 1, dtype=float))
+                / np.prod(np.arange(1, n - lost - gained + 1, dtype=float))
+                * (churn / 2 + fall) ** lost
+                * (churn / 2) ** gained
+                * (1 - churn - fall) ** (n - lost - gained)
+            )
+            found = lost > gained and binomtest(gained, lost + gained, 0.5).pvalue <= 0.05
+            total += chance * found
+    assert paired.fall_power(n, [churn], [fall])[0] == pytest.approx(total)
+
+
+@pytest.mark.parametrize(("n", "churn"), [(220, 0), (220, 20), (60, 4), (1000, 30)])
+def test_a_detectable_fall_is_detected_four_times_in_five(n, churn):
+    rng = np.random.default_rng(4)
+    fall = float(paired.detectable_fall([n], [churn])[0])
+    half = churn / n / 2
+    drawn = rng.multinomial(n, [half + fall, half, 1 - 2 * half - fall], size=20_000)
+    seen = (paired.mcnemar_p(drawn[:, 0], drawn[:, 1]) <= 0.05) & (drawn[:, 0] > drawn[:, 1])
+    assert seen.mean() == pytest.approx(0.8, abs=0.015)
+
+
+def test_five_prompts_can_show_nothing():
+    assert np.isnan(paired.detectable_fall([5, 0], [0, 0])).all()
+
+
+def test_holm_leaves_out_what_was_not_tested():
+    p = np.array([0.01, np.nan, 0.04, 0.03])
+    found = paired.holm(p)
+    assert np.isnan(found[1])
+    assert found[[0, 2, 3]] == pytest.approx(multipletests(p[[0, 2, 3]], method="holm")[1])
+    assert np.isnan(paired.holm([np.nan])).all()
