@@ -124,7 +124,7 @@ def main() -> int:
     console = Console(stderr=args.json)
     found: dict[str, float] = {}
     if not args.skip_ray:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
         here = str(Path(__file__).parent)
         os.environ["PYTHONPATH"] = os.pathsep.join(
             filter(None, [here, os.environ.get("PYTHONPATH")])

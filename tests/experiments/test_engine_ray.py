@@ -31,6 +31,8 @@ HERE = str(Path(__file__).parent)
 def cluster():
     """Two nodes of one core each, whose workers find the toy steps."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray's workers are polite (nice 15) and would starve beside other work on this machine
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's own name
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, path]))
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
