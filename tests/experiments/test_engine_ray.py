@@ -177,12 +177,11 @@ models:
     family: organism
     source: organism:llama-s
     cells:
-      - {precision: FP16}
       - {precision: F16, quantize: F16}
       - {precision: Q2_K, quantize: Q2_K}
 prompts: {source: organism}
 tasks:
-  refusal: {prompts: 12, max_new_tokens: 12}
+  refusal: {prompts: 8, max_new_tokens: 8}
   multiple_choice: {questions: 8}
 probes: {run: [entropy, calibration], fit: 4, select: 4, evaluate: 4, causal: false}
 """
