@@ -15,6 +15,7 @@ from mechprobe.cli import (
     agreement,
     analyze,
     doctor,
+    factorial,
     generate,
     judge,
     organisms,
@@ -73,6 +74,7 @@ app.command("score")(score.score)
 app.command("agreement")(agreement.agreement)
 app.command("analyze")(analyze.analyze)
 app.add_typer(rtsi.app, name="rtsi")
+app.command("factorial")(factorial.factorial)
 app.command("report")(report.report)
 app.command("quantize")(parts.quantize)
 app.add_typer(organisms.app, name="organisms")

@@ -47,7 +47,10 @@ def factorial(
         def show(title: str, total: int) -> AbstractContextManager[Display]:
             return RunDisplay(screen.err, title, total)
 
-        finished = run_factorial(loaded, place, show)
+        def tell(organism: str) -> None:
+            screen.err.print(f"Training the organism {organism} first (minutes).")
+
+        finished = run_factorial(loaded, place, show, tell=tell)
         if json:
             screen.document(document_of(finished))
         else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mechprobe.experiments.acquire import train_missing
 from mechprobe.experiments.engine_local import LocalEngine
 from mechprobe.experiments.factorial_plan import TABLES, FactorialPlan, plan_factorial
 from mechprobe.experiments.factorial_spec import FactorialSpec, canonical_factorial
@@ -44,6 +45,8 @@ def run_factorial(
     out: Path,
     show: Callable[[str, int], AbstractContextManager[Display]],
     engine: StepEngine | None = None,
+    *,
+    tell: Callable[[str], None] = lambda organism: None,
 ) -> FinishedFactorial:
     """Run a factorial in a directory, or complete what is there.
 
@@ -52,12 +55,14 @@ def run_factorial(
         out: The run directory.
         show: Makes the display from a title and the number of steps.
         engine: Runs the steps; in this process by default.
+        tell: Is told the name of an organism that is trained first.
 
     Raises:
         MechprobeError: The directory cannot be used, or prompts cannot be read. Trouble with one
             cell is in the outcome instead.
     """
     begun = time.monotonic()
+    train_missing(spec.matrix, tell)
     plan = plan_factorial(spec)
     with opened(out, canonical_factorial(spec), provenance()) as run:
         with show(spec.name, len(plan.steps)) as display:

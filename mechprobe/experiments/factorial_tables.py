@@ -10,13 +10,14 @@ from mechprobe.analysis.factorial import CellOf, Design, analyse_factorial
 from mechprobe.behavior.judges import read_judgements
 from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.factorial_plan import judged_at
+from mechprobe.experiments.reporting import FACTORIAL, write_files
 from mechprobe.experiments.rundir import read_json, write_bytes, write_json, write_text
 from mechprobe.experiments.steps import Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LABELS, TABLE, DOCUMENT = "labels.parquet", "factorial.csv", "factorial.json"
+LABELS, TABLE, DOCUMENT = "labels.parquet", "factorial.csv", FACTORIAL
 _SHORT = {
     "FULL_REFUSAL": "refuse",
     "PARTIAL_REFUSAL": "partial",
@@ -98,7 +99,4 @@ def write_report(task: Task) -> None:
     """Draw the figures and write the page."""
     from mechprobe.report.factorial import factorial_report
 
-    report = factorial_report(read_json(task.run / DOCUMENT))
-    for name, content in report.figures.items():
-        write_bytes(task.run / "figures" / name, content)
-    write_text(task.run / "report.html", report.html)
+    write_files(factorial_report(read_json(task.run / DOCUMENT)), task.run.path)
