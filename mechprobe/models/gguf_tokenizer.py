@@ -36,6 +36,26 @@ def _tokens(file: GgufFile) -> list[str]:
     return list(tokens)
 
 
+def _merges(file: GgufFile, tokens: list[str]) -> list[tuple[str, str]]:
+    """The merges; each joins two tokens to a third, all of which the vocabulary must hold.
+
+    Raises:
+        VocabularyError: One does not: the vocabulary is damaged, or another model's.
+    """
+    known, found = set(tokens), []
+    for number, merge in enumerate(file.metadata.get("tokenizer.ggml.merges", [])):
+        left, _, right = merge.partition(" ")
+        missing = [token for token in (left, right, left + right) if token not in known]
+        if missing:
+            raise VocabularyError(
+                f"{file.path}: merge {number} ({merge!r}) needs the token {missing[0]!r}, which "
+                "the file lacks: its vocabulary is damaged or another model's; convert the model "
+                "again, or pass the model's own tokenizer (--tokenizer FOLDER_OR_ID)"
+            )
+        found.append((left, right))
+    return found
+
+
 def pre_tokenizer_name(description: dict[str, Any]) -> str | None:
     """llama.cpp's name for how a tokenizer cuts text, None where it has no such name here.
 
@@ -87,10 +107,8 @@ def _byte_level(file: GgufFile) -> Any:
 
     tokens = _tokens(file)
     kinds = file.metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    merges = [tuple(m.split(" ", 1)) for m in file.metadata.get("tokenizer.ggml.merges", [])]
-    tokenizer = Tokenizer(
-        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
-    )
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=_merges(file, tokens)))
     pre = str(file.metadata.get("tokenizer.ggml.pre", "gpt-2"))
     tokenizer.pre_tokenizer = _pre_tokenizer(file.path, pre)
     if pre in _COMPOSED:
@@ -113,6 +131,7 @@ def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
     Raises:
         CheckpointError: No vocabulary, or a kind that cannot be rebuilt.
+        VocabularyError: Its merges need tokens that it lacks.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

@@ -4,6 +4,7 @@ import gguf
 import pytest
 from transformers import AutoTokenizer
 
+from mechprobe.cli import main
 from mechprobe.errors import CheckpointError, VocabularyError
 from mechprobe.models.gguf_tokenizer import check_vocabulary, load_gguf_tokenizer
 
@@ -69,12 +70,12 @@ def test_another_end_token(tiny_gguf):
         check_vocabulary(tiny_gguf(), other)
 
 
-def _only_vocabulary(path, pre, model="gpt2"):
+def _only_vocabulary(path, pre, model="gpt2", tokens=("a", "b", "ab"), merges=("a b",)):
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tokenizer_model(model)
     writer.add_tokenizer_pre(pre)
-    writer.add_token_list(["a", "b", "ab"])
-    writer.add_token_merges(["a b"])
+    writer.add_token_list(list(tokens))
+    writer.add_token_merges(list(merges))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
@@ -86,3 +87,33 @@ def test_kinds_that_cannot_be_rebuilt(tmp_path):
         load_gguf_tokenizer(_only_vocabulary(tmp_path / "m.gguf", "viking"))
     with pytest.raises(CheckpointError, match="'rwkv' vocabulary cannot be rebuilt"):
         load_gguf_tokenizer(_only_vocabulary(tmp_path / "n.gguf", "default", "rwkv"))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "merge", "missing"),
+    [
+        (("a", "b", "xx"), "a b", "'ab'"),
+        (("a", "xx", "ab"), "a b", "'b'"),
+        (("xx", "b", "ab"), "a b", "'a'"),
+        (("a", "b", "ab"), "ab", "''"),
+    ],
+)
+def test_merges_of_another_vocabulary_are_named(tmp_path, tokens, merge, missing):
+    file = _only_vocabulary(tmp_path / "m.gguf", "gpt-2", tokens=tokens, merges=(merge,))
+    with pytest.raises(VocabularyError, match=rf"merge 0 .* needs the token {missing}") as error:
+        load_gguf_tokenizer(file)
+    assert "\n" not in str(error.value)
+
+
+def test_an_overwritten_token_is_one_line_to_the_user(tiny_gguf, tmp_path, capsys):
+    """A token that a merge needs, changed in the file; four bytes, so that nothing moves."""
+    whole = tiny_gguf().read_bytes()
+    merges = gguf.GGUFReader(tiny_gguf()).fields["tokenizer.ggml.merges"].contents()
+    joined = (merge.replace(" ", "") for merge in merges)
+    token = next(token for token in joined if len(token.encode()) == 4)
+    damaged = tmp_path / "vocab.gguf"
+    damaged.write_bytes(whole.replace(token.encode(), b"zqxj", 1))
+    out = str(tmp_path / "out")
+    assert main(["capture", "--model", str(damaged), "--prompt", "hi", "--out", out]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"mechprobe: {damaged}: merge ")
