@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mechprobe.experiments.frames import RunFrames
+    from mechprobe.experiments.opened_factorial import OpenedFactorial
     from mechprobe.probes.observation import Observation
 
 _RESULTS = {
@@ -33,11 +34,11 @@ _RESULTS = {
 _MOST_ROWS = 30
 
 
-def open_run(path: str | Path) -> OpenedRun:
+def open_run(path: str | Path) -> OpenedRun | OpenedFactorial:
     """Open the directory of a finished run.
 
     Args:
-        path: What `mechprobe run` or `mechprobe demo` wrote.
+        path: What `mechprobe run`, `mechprobe demo` or `mechprobe factorial` wrote.
 
     Raises:
         RunDirectoryError: It is no run, it is not finished, or a table is damaged.
@@ -48,6 +49,10 @@ def open_run(path: str | Path) -> OpenedRun:
         >>> run.cell("llama-s", "Q2_K@llama.cpp").probe("entropy")     # doctest: +SKIP
     """
     folder = Path(path).absolute()
+    if reporting.is_factorial(folder):
+        from mechprobe.experiments.opened_factorial import OpenedFactorial
+
+        return OpenedFactorial(folder)
     reporting.require_finished(folder)
     return OpenedRun(folder)
 
@@ -230,12 +235,14 @@ _BRIEF = ["model", "cell", "regime", "refusal_points", "refusal_low", "refusal_h
 
 def _flat(row: Mapping[str, Any], roles: Mapping[str, str | None]) -> dict[str, Any]:
     """A row of the analysis in one line: who, verdict, and the two deltas that make it."""
-    found = {name: value for name, value in row.items() if not isinstance(value, dict | list)}
+    found = {name: row[name] for name in _WHO}
     for role in ("refusal", "quality"):
         delta = row["deltas"].get(roles.get(role) or "") or {}
         found |= {f"{role}_{name}": delta.get(name) for name in _PARTS}
     return found
 
 
+_WHO = ("model", "family", "cell", "precision", "engine", "baseline", "status", "error",
+        "engine_differs", "regime", "boundary", "danger")  # fmt: skip
 _PARTS = ("n", "before", "after", "lost", "gained", "points", "low", "high", "mcnemar_p_holm",
           "equivalent")  # fmt: skip

@@ -121,7 +121,7 @@ def remake_report(path: Path, factorial: Path | None = None, out: Path | None = 
     from mechprobe.report.factorial import factorial_report
 
     home = path.absolute()
-    if (home / FACTORIAL).exists() and not (home / ANALYSIS).exists():
+    if is_factorial(home):
         report = factorial_report(read_json(home / FACTORIAL))
     else:
         require_finished(home)
@@ -135,6 +135,28 @@ def remake_report(path: Path, factorial: Path | None = None, out: Path | None = 
     with locked(home):
         write_files(report, home)
     return path / PAGE
+
+
+def is_factorial(path: Path) -> bool:
+    """Whether a folder is that of a factorial, finished or not.
+
+    Raises:
+        RunDirectoryError: It is, and has not come to its tables.
+    """
+    import yaml
+
+    try:
+        spec = yaml.safe_load((path / "spec.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    if not isinstance(spec, dict) or spec.get("kind") != "factorial":
+        return False
+    if not (path / FACTORIAL).exists():
+        raise RunDirectoryError(
+            f"{path}: not finished ({FACTORIAL} is missing); run the same command again to "
+            "complete it"
+        )
+    return True
 
 
 def run_name(path: Path) -> str:
