@@ -54,8 +54,8 @@ class Deltas:
     def resampled(self, lines: IntArray) -> Iterator[tuple[IntArray, FloatArray, FloatArray]]:
         """Sums of changes and prompts over resampled clusters.
 
-        All lines of a block take the same resamples, so that the cells of a model are compared on
-        equal terms, and the order in which lines are asked for changes nothing.
+        All lines of a measure with as many clusters take the same resamples, so that cells are
+        compared on equal terms, and the order in which lines are asked for changes nothing.
 
         Yields:
             Positions in `lines`, sums of changes and numbers of prompts, shape (resamples, k)
@@ -74,7 +74,7 @@ class Deltas:
                 len(clusters),
                 self.resamples,
                 self.seed,
-                zlib.crc32(f"{name['model']}|{name['measure']}|{name['instrument']}".encode()),
+                zlib.crc32(f"{name['measure']}|{name['instrument']}".encode()),
             )
             step = max(1, _AT_ONCE // max(self.resamples, len(clusters)))
             for at in range(0, len(mine), step):
@@ -120,7 +120,9 @@ def pair(outcomes: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> Del
     prompt, prompts = _codes(outcomes["prompt"])
     cluster, clusters = _codes(outcomes["cluster"])
     slot = group * max(prompts, 1) + prompt
-    order = np.argsort(slot, kind="stable")
+    order = np.arange(len(slot))
+    if (slot[1:] <= slot[:-1]).any():
+        order = np.argsort(slot, kind="stable")
     ordered = slot[order]
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(twice):
@@ -218,7 +220,10 @@ def _summed(
         found: FloatArray = np.bincount(line, weights=weights, minlength=k).astype(np.float64)
         return found
 
-    place, which = np.unique(line * max(clusters, 1) + cluster, return_inverse=True)
+    place = line * max(clusters, 1) + cluster
+    which = np.arange(len(place))
+    if (place[1:] <= place[:-1]).any():
+        place, which = np.unique(place, return_inverse=True)
     nets = np.bincount(which, weights=change, minlength=len(place)).astype(np.float64)
     sizes = np.bincount(which, minlength=len(place))
     of_line = place // max(clusters, 1)

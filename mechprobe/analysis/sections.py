@@ -47,7 +47,7 @@ def row_sections(matrix: Matrix) -> list[Section]:
     quality = matrix.primary(choice.quality)
     found = verdicts(compared, quality, matrix.primary(REFUSAL), choice)
     seconds = [matrix.of(row, REFUSAL, choice.second) for row in matrix.rows]
-    again = verdicts(compared, quality, seconds, choice)
+    again = verdicts(compared, quality, seconds, choice) if choice.second else found
     cells = matrix.agreement.cells if matrix.agreement else ()
     agreement = {(one.model, one.cell): one for one in cells}
     rows = []

@@ -248,20 +248,19 @@ def read_table(
         if "quality_rate" not in named and "quality_count" not in named:
             wanted = f"{quality}_count, {quality}_rate or {quality}_value"
             raise TableError(f"{path}: no column {wanted}")
-    for field, column in named.items():
+    for name, column in named.items():
         if column not in frame:
             raise TableError(
-                f"{path}: no column {column!r} for {field}; there are: {', '.join(frame.columns)}"
+                f"{path}: no column {column!r} for {name}; there are: {', '.join(frame.columns)}"
             )
-    for field in FIELDS:
-        names = (field, *_KNOWN_AS.get(field, ()))
-        found = next((name for name in names if name in frame), None)
-        if field not in named and found:
-            named[field] = found
-    for field in ("model", "cell"):
-        if field not in named:
+    for one in FIELDS:
+        found = next((name for name in (one, *_KNOWN_AS.get(one, ())) if name in frame), None)
+        if one not in named and found:
+            named[one] = found
+    for one in ("model", "cell"):
+        if one not in named:
             raise TableError(
-                f"{path}: no column for {field}; say which with --column {field}=COLUMN (there "
+                f"{path}: no column for {one}; say which with --column {one}=COLUMN (there "
                 f"are: {', '.join(frame.columns)})"
             )
     if not any(f"refusal_{part}" in named for part in ("count", "rate", "points")):
