@@ -1,7 +1,8 @@
 """Checkpoints that a run quantizes itself, kept in the cache for the next run.
 
 An entry is named by the hash of what it is made from: source digest, target, writer and settings.
-It is made in a folder of its own and renamed into place, so that whatever is there is whole.
+It is made in a folder of its own and renamed into place, so that whatever is there is whole. What
+it held then is written down: an entry that a disk or a person damaged since is made again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.errors import CheckpointError
+from mechprobe.experiments.fingerprints import fingerprint, unchanged
 from mechprobe.experiments.rundir import explained
 from mechprobe.experiments.sources import cache_folder, find_source, writer_versions
 
@@ -43,7 +45,7 @@ def entry(how: Mapping[str, Any]) -> Path:
 
 
 def ensure_made(how: Mapping[str, Any]) -> tuple[Path, bool]:
-    """The made checkpoint of a recipe, quantizing now if the cache lacks it.
+    """The made checkpoint of a recipe, quantizing now if the cache lacks it or holds it damaged.
 
     Returns:
         The folder or `.gguf` file, and whether it was there already.
@@ -71,7 +73,11 @@ def ensure_made(how: Mapping[str, Any]) -> tuple[Path, bool]:
                 require_unchanged(how["source"], how["revision"], how["digest"])
                 made = _quantize(how, workshop)
                 require_unchanged(how["source"], how["revision"], how["digest"])
-                record = {"made": os.path.relpath(made, workshop), "recipe": dict(how)}
+                record = {
+                    "made": os.path.relpath(made, workshop),
+                    "files": fingerprint(made),
+                    "recipe": dict(how),
+                }
                 (workshop / "entry.json").write_text(json.dumps(record, indent=2) + "\n")
                 workshop.rename(home)
             finally:
@@ -95,11 +101,13 @@ def require_unchanged(source: str, revision: str | None, digest: str) -> None:
 
 
 def _made_file(home: Path) -> Path | None:
+    """What an entry holds, if it is still what was made; large files are not read for it."""
     try:
-        made = home / json.loads((home / "entry.json").read_text())["made"]
+        record = json.loads((home / "entry.json").read_text())
+        made, files = home / record["made"], record["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return made if made.exists() else None
+    return made if unchanged(made, files) else None
 
 
 def _quantize(how: Mapping[str, Any], folder: Path) -> Path:
