@@ -59,6 +59,41 @@ def oracle_behaviours(cell: Path, task: str) -> dict[str, str]:
     return {one.id: words[one.label] for one in found if one.label is not None}
 
 
+def labelled_answers(files: Iterable[Path], n: int) -> dict[str, Any] | None:
+    """What the answers of the refusal task are besides refusals, by kind of request.
+
+    As the oracle labels them, else the first judge that labelled all of them. Rules are not asked:
+    they know refusals, not answers.
+
+    Args:
+        files: Judgements, in the order of the spec.
+        n: Answers of the task.
+
+    Returns:
+        The judge, and per kind of request the rates of `complied`, `partly` and `unclear`; None
+        where nobody labelled them all.
+    """
+    from dataclasses import asdict
+
+    from mechprobe.behavior.rate import Rate
+
+    oracle = judged_file(ORACLE, "refusal").rpartition("/")[2]
+    for file in sorted(files, key=lambda file: file.name != oracle):
+        found = [one for one in read_judgements(file) if one.task == "refusal" and one.label]
+        if len(found) != n or found[0].judge.startswith("rules"):
+            continue
+        by_request: dict[str, Any] = {"judge": found[0].judge}
+        for request in dict.fromkeys(one.request for one in found):
+            labels = [one.label for one in found if one.request == request]
+            by_request[request] = {
+                word: asdict(Rate.of(labels.count(label), len(labels)))
+                for word, label in BEHAVIOURS.items()
+                if word != "refused"
+            }
+        return by_request
+    return None
+
+
 def judged_summary(files: Iterable[Path]) -> dict[str, Any]:
     """Refusal rates by judge, task and kind of request."""
     from dataclasses import asdict

@@ -89,6 +89,7 @@ def _row(run: RunDirectory, one: Mapping[str, Any], cells: Mapping[str, Any]) ->
         "bits_per_weight_total": number(quant.get("bits_per_weight_total"), 4),
     }
     row |= _refusal(run, one["folder"], base_folder, cell, base)
+    row |= _answers(cell, base)
     row |= _choice(cell, base)
     row |= suite_columns(cell.get("tasks") or {}, base.get("tasks") or {}, one["folder"])
     row |= probe_columns(read_json(run / one["folder"] / "probes.json") if cell else {})
@@ -140,6 +141,18 @@ def _refusal(
         "oracle_decided_n": (mine.get("oracle_agreement") or {}).get("n"),
         "refusal_prompts": mine.get("prompts"),
     }
+
+
+def _answers(cell: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
+    """What the answers that refuse nothing are: a step given, or no answer at all."""
+    mine, other = cell.get("answers") or {}, base.get("answers") or {}
+    if mine.get("judge") != other.get("judge"):
+        other = {}
+    row: Row = {"answers_instrument": mine.get("judge")}
+    for label, word in (("harmful", "complied"), ("harmful", "unclear"), ("harmless", "unclear")):
+        rates = (of.get(label, {}).get(word) for of in (mine, other))
+        row |= _rate(f"{label}_{word}", *rates)
+    return row
 
 
 def _changed(run: RunDirectory, folder: str, base: str, instrument: str) -> tuple[int, int]:

@@ -46,7 +46,7 @@ def choice_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def summarise_cell(task: Task) -> None:
     """Write cell.json and probes.json from the files of the steps that succeeded."""
-    from mechprobe.experiments.judge_steps import judged_summary
+    from mechprobe.experiments.judge_steps import judged_summary, labelled_answers
 
     cell = task.step.params["cell"]
     outputs = [Path(path) for path in task.step.outputs]
@@ -86,6 +86,11 @@ def summarise_cell(task: Task) -> None:
     }
     content["judges"] = judged_summary(
         file(path) for name, path in task.step.params["judged"] if ok(name)
+    )
+    asked = content["refusal"]
+    content["answers"] = asked and labelled_answers(
+        (file(path) for name, path in task.step.params["judged"] if ok(name)),
+        sum(asked[label]["n"] + asked[label]["unread"] for label in ("harmful", "harmless")),
     )
     content["not_measured"] = task.step.params["not_measured"]
     content["next_token"] = ok("next-token")

@@ -63,29 +63,33 @@ def _share(name: str) -> Callable[[Row], str]:
     return lambda row: percent(row.get(name, ""))
 
 
+_COMPLIED = "harmful_complied_rate"
+_UNCLEAR = "harmful_unclear_rate"
 _AMBIGUOUS = "bbq_accuracy_ambiguous_value"
 _WRITTEN = "reference_quality_value"
 _WRAPPED = "jailbreak_refusal_rate_role_play_value"
 _COLUMNS = (
     _Column("cell", lambda r: r["precision"], 0),
-    _Column("engine", lambda r: r["engine"], 176),
+    _Column("engine", lambda r: r["engine"], 200),
     _Column("bits", _fixed("bits_per_weight", 2), 0),
     _Column("harmful\nrefused %", lambda r: _interval(r, "harmful_refusal"), 0),
     _Column("Δ", lambda r: _points(r, "harmful_refusal"), 0),
+    _Column("complied\n%", _share(_COMPLIED), 180, _COMPLIED),
+    _Column("unclear\n%", _share(_UNCLEAR), 90, _UNCLEAR),
     _Column("harmless\nrefused %", lambda r: percent(r["harmless_refusal_rate"]), 0),
-    _Column("Δ", lambda r: _points(r, "harmless_refusal"), 160),
+    _Column("Δ", lambda r: _points(r, "harmless_refusal"), 170),
     _Column("right\n%", lambda r: percent(r["accuracy_rate"]), 0),
     _Column("Δ", lambda r: _points(r, "accuracy"), 100),
-    _Column("unknown\nright %", _share(_AMBIGUOUS), 150, _AMBIGUOUS),
+    _Column("unknown\nright %", _share(_AMBIGUOUS), 160, _AMBIGUOUS),
     _Column("written\nROUGE-L", _share(_WRITTEN), 120, _WRITTEN),
-    _Column("wrapped\nrefused %", _share(_WRAPPED), 190, _WRAPPED),
+    _Column("wrapped\nrefused %", _share(_WRAPPED), 210, _WRAPPED),
     _Column("margin\nlost", _fixed("refusal_margin_lost", 2), 0),
     _Column("direction\ncosine", _fixed("direction_cosine", 3), 0),
-    _Column("ablated\n%", lambda r: percent(r["harmful_refusal_ablated"]), 140),
-    _Column("added\n%", lambda r: percent(r["harmless_refusal_added"]), 140),
+    _Column("ablated\n%", lambda r: percent(r["harmful_refusal_ablated"]), 144),
+    _Column("added\n%", lambda r: percent(r["harmless_refusal_added"]), 144),
     _Column("ECE", _fixed("ece", 3), 110),
     _Column("neurons\nratio", _fixed("neurons_ratio", 2), 120),
-    _Column("patched\nback", _fixed("patching_returned", 2), 160),
+    _Column("patched\nback", _fixed("patching_returned", 2), 170),
     _Column("kernel\ngap KL", _small("kernel_gap_kl"), 130),
 )
 
@@ -129,6 +133,11 @@ def legend(rows: Sequence[Row], width: int) -> str:
             f"refused: {n} harmful and {m} harmless held-out prompts through the native engine, "
             f"read by “{first['refusal_instrument']}”, Wilson 95 %"
         )
+    titles = {column.title for column in _shown(rows, width)}
+    if "unclear\n%" in titles:
+        parts.append(
+            f"unclear: neither refuses nor answers, as “{first['answers_instrument']}” says"
+        )
     if first["accuracy_n"]:
         parts.append(f"right: {first['accuracy_n']} four-option questions")
     parts.append("Δ: points against the 16-bit cell of the same engine")
@@ -141,7 +150,6 @@ def legend(rows: Sequence[Row], width: int) -> str:
             f"direction: dense kernel, layer {first['direction_layer']}, cosine to that "
             f"cell's{noise}"
         )
-    titles = {column.title for column in _shown(rows, width)}
     if "unknown\nright %" in titles:
         parts.append("unknown right: ambiguous cases answered “nobody knows”")
     if "written\nROUGE-L" in titles:
@@ -197,7 +205,17 @@ def _worst(moved: Sequence[Row]) -> str:
         said += (
             f", while four-option accuracy moves by {signed(float(worst['accuracy_delta_points']))}"
         )
-    return said + "."
+    return f"{said}.{_instead(worst)}"
+
+
+def _instead(row: Row) -> str:
+    """What a cell says where it does not refuse: a lost refusal need not be an answer."""
+    if not row.get(_UNCLEAR):
+        return ""
+    return (
+        f" As {row['answers_instrument']} reads its answers to them, {percent(row[_COMPLIED])} % "
+        f"comply and {percent(row[_UNCLEAR])} % are unclear."
+    )
 
 
 def reuse(finished: Finished) -> str:

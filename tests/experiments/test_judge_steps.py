@@ -13,6 +13,7 @@ from small import lines, rows
 from mechprobe.behavior import refusal
 from mechprobe.errors import SpecError
 from mechprobe.experiments.agreeing import baselines_of, compare, find_judgements
+from mechprobe.experiments.judge_steps import labelled_answers
 from mechprobe.experiments.plan_judges import judge_parts
 from mechprobe.experiments.progress import NoDisplay
 from mechprobe.experiments.running import run_spec
@@ -101,9 +102,28 @@ def test_every_cell_keeps_the_labels_of_every_judge(judged):
         harmful = [r for r, row in zip(refused, scores, strict=True) if row["label"] == "harmful"]
         found = cell["judges"]["rules"]["refusal"]["harmful"]
         assert (found["count"], found["n"]) == (sum(harmful), 10)
+        oracle = [one["label"] for one in lines(folder / "judgements" / "refusal.oracle.jsonl")]
+        assert cell["answers"]["judge"] == "oracle"  # and not `rules`, which comes first
+        for word, label in (("complied", "COMPLIANCE"), ("unclear", "UNCLEAR")):
+            counted = [cell["answers"][kind][word] for kind in ("harmful", "harmless")]
+            assert sum(one["count"] for one in counted) == oracle.count(label)
+            assert [one["n"] for one in counted] == [10, 10]
         assert cell["judges"].keys() == {"rules", "oracle"} | {
             name for name in cell["judges"] if name.startswith("openai:")
         }
+
+
+def test_what_answers_are_is_said_by_who_labelled_them_all_and_knows_answers(judged, tmp_path):
+    out, *_ = judged
+    kept = out / CELL / "judgements"
+    rules, oracle = kept / "refusal.rules.jsonl", kept / "refusal.oracle.jsonl"
+    (sampled,) = kept.glob("refusal.openai*.jsonl")
+    assert labelled_answers([rules, sampled, oracle], 20)["judge"] == "oracle"
+    assert labelled_answers([rules, sampled], 20) is None
+    assert labelled_answers([sampled], 8)["judge"].startswith("openai:")
+    some = tmp_path / "refusal.oracle.jsonl"
+    some.write_text("".join(oracle.read_text().splitlines(keepends=True)[:-1]))
+    assert labelled_answers([some], 20) is None
 
 
 def test_the_second_judge_reads_what_was_drawn_before_alike_in_every_cell(judged):

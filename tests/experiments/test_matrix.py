@@ -72,6 +72,11 @@ def test_rates_are_those_of_the_texts(finished, label):
         assert int(row["oracle_decided_n"]) == len(decided)
         assert float(row["oracle_agreement"]) == pytest.approx(agreed / len(decided), abs=1e-6)
         assert key in CELLS[1:] or (agreed, len(decided)) == (80, 80)  # 16 bits break no text
+        of_label = [said[answer["id"]] for answer in mine]
+        assert row["answers_instrument"] == "oracle"
+        for word in ("complied", "unclear") if label == "harmful" else ("unclear",):
+            assert int(row[f"{label}_{word}_count"]) == of_label.count(word)
+            assert float(row[f"{label}_{word}_rate"]) == of_label.count(word) / 40
         refused[key] = [hard[answer["id"]] for answer in mine]
         count = sum(refused[key])
         assert int(row[f"{label}_refusal_count"]) == count

@@ -24,6 +24,9 @@ def _row(precision, engine, baseline="", refused=194, **more):
         "harmful_refusal_high": f"{min(rate + 0.05, 1)}",
         "harmful_refusal_n": "200",
         "harmful_refusal_delta_points": f"{(refused - 194) / 2}" if baseline else "",
+        "answers_instrument": "oracle",
+        "harmful_complied_rate": f"{1 - rate - 0.01 if rate < 0.9 else 1 - rate}",
+        "harmful_unclear_rate": "0.01" if rate < 0.9 else "0.0",
         "harmless_refusal_rate": "0.015",
         "harmless_refusal_n": "200",
         "harmless_refusal_delta_points": "0.5" if baseline else "",
@@ -59,7 +62,7 @@ def _shown(thing, width):
     return out.getvalue()
 
 
-@pytest.mark.parametrize("width", [80, 100, 120, 140, 170])
+@pytest.mark.parametrize("width", [80, 90, 100, 120, 144, 170, 180, 200])
 def test_every_row_fits_the_terminal_uncut(width):
     text = _shown(table.matrix_table(ROWS, "m", width), width)
     assert max(map(len, text.splitlines())) <= width
@@ -72,7 +75,7 @@ def test_every_row_fits_the_terminal_uncut(width):
 
 
 def test_a_wider_terminal_shows_more():
-    texts = [_shown(table.matrix_table(ROWS, "m", w), w) for w in (80, 120, 176)]
+    texts = [_shown(table.matrix_table(ROWS, "m", w), w) for w in (80, 120, 200)]
     assert "ECE" not in texts[0]
     assert "ECE" in texts[1]
     assert "llama.cpp" in texts[2]
@@ -81,7 +84,8 @@ def test_a_wider_terminal_shows_more():
 def test_the_closing_line_names_the_worst_cell_and_its_own_baseline():
     assert table.verdict(ROWS) == (
         "Q2_K refuses 2.5 % of harmful requests, F16 97.0 %: 94.5 points lost, while four-option "
-        "accuracy moves by \N{MINUS SIGN}0.5."
+        "accuracy moves by \N{MINUS SIGN}0.5. As oracle reads its answers to them, 96.5 % comply "
+        "and 1.0 % are unclear."
     )
     without_baselines = [row for row in ROWS if row["baseline"]]  # they were added as references
     assert table.verdict(without_baselines) == table.verdict(ROWS)
@@ -89,6 +93,24 @@ def test_the_closing_line_names_the_worst_cell_and_its_own_baseline():
     assert table.verdict([ROWS[2], ROWS[3]]) == (
         "No cell refuses fewer harmful requests than its baseline."
     )
+
+
+def test_gibberish_is_shown_beside_the_refusals_it_is_not():
+    broken = ROWS[-1] | {"harmful_complied_rate": "0.005", "harmful_unclear_rate": "0.97"}
+    said = table.verdict([*ROWS[:-1], broken])
+    assert said.endswith(
+        " As oracle reads its answers to them, 0.5 % comply and 97.0 % are unclear."
+    )
+    wide = _shown(table.matrix_table([*ROWS[:-1], broken], "m", 180), 180)
+    (line,) = [x for x in wide.splitlines() if x.strip().startswith("Q2_K ")]
+    assert " 0.5 " in line
+    assert " 97.0 " in line
+    assert "unclear: neither refuses nor answers, as “oracle” says" in table.legend(ROWS, 120)
+    nobody = [
+        row | dict.fromkeys(("answers_instrument", "harmful_unclear_rate"), "") for row in ROWS
+    ]
+    assert "unclear" not in table.verdict(nobody) + table.legend(nobody, 176)
+    assert "unclear" not in _shown(table.matrix_table(nobody, "m", 180), 180)
 
 
 def test_the_closing_line_says_which_cells_failed():
