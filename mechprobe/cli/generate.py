@@ -61,8 +61,8 @@ def generate(
         bool,
         typer.Option(
             "--fast",
-            help="llama.cpp: fill its slots as they come free and keep common beginnings; reruns "
-            "may then differ where two tokens are nearly equal.",
+            help="llama.cpp: fill its slots as they come free when answers are sampled; reruns may "
+            "then differ where two tokens are nearly equal.",
         ),
     ] = False,
     parallel: Annotated[
