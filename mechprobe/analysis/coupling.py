@@ -23,7 +23,7 @@ from mechprobe.analysis.grouped import (
     ranks_within,
 )
 
-MIXED_MODELS = (3, 100)
+MIXED_MODELS = (3, 30)
 """Of how many models a mixed-effects slope is fitted; with more it tells what the
 repeated-measures slope does, at a cost that grows with them."""
 _Z = 1.959963984540054
