@@ -219,7 +219,7 @@ def _said(material: Material, row: Row) -> tuple[str, ...]:
             f"Its baseline {row['baseline']} ran on another engine: part of the change may not be "
             "quantization."
         )
-    if row["rtsi"]:
+    if row["rtsi"] and row["rtsi"]["score"] is not None:
         said.append(f"RTSI {row['rtsi']['score']:.3f}, {str(row['rtsi']['band']).lower()}.")
     return tuple(said)
 

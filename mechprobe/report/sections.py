@@ -8,8 +8,16 @@ from mechprobe.report.probes import separators_section
 from mechprobe.report.quality import quality_section
 from mechprobe.report.screening import rtsi_section
 from mechprobe.report.section import Material, Section
+from mechprobe.report.signs import pairings_section
 
-_ALWAYS = (quality_section, agreement_section, rtsi_section, separators_section, gaps_section)
+_ALWAYS = (
+    quality_section,
+    agreement_section,
+    pairings_section,
+    rtsi_section,
+    separators_section,
+    gaps_section,
+)
 
 
 def sections(material: Material) -> list[Section]:
