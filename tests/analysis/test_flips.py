@@ -1,5 +1,7 @@
 """SSI and DFR against values computed by hand and by enumeration."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -58,7 +60,7 @@ def test_the_curve_rises_and_says_where_it_is_extrapolated():
     assert curve[4].value == pytest.approx(0.5)
     assert curve[4].n == 4
     beyond = [point.value for point in curve[4:]]
-    assert all(a < b < 1 for a, b in zip(beyond, beyond[1:], strict=False))
+    assert all(a < b < 1 for a, b in pairwise(beyond))
 
 
 def test_unanimous_prompts_say_nothing_about_more_samples():
