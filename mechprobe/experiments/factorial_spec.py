@@ -38,6 +38,8 @@ class Requests(_Strict):
 class FactorialSpec(_Strict):
     """Models by precisions by temperatures by samples by prompts."""
 
+    kind: Literal["factorial"] = "factorial"
+    """Tells its run directory from that of a matrix."""
     name: Name
     models: tuple[ModelSpec, ...] = Field(min_length=1, strict=False)
     """As in the spec of a matrix."""
@@ -136,5 +138,5 @@ def parse_factorial(text: str, where: str) -> FactorialSpec:
 
 def canonical_factorial(spec: FactorialSpec) -> str:
     """The spec as YAML with every default written out: what a run directory belongs to."""
-    content: dict[str, Any] = {"kind": "factorial", **spec.model_dump(mode="json")}
+    content: dict[str, Any] = spec.model_dump(mode="json")
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -159,6 +159,11 @@ def test_interrupted_between_batches_it_ends_as_undisturbed(finished, tmp_path, 
     )
 
 
+def test_the_spec_of_a_run_runs_again(finished):
+    kept = load_factorial(finished.run / "spec.yaml")
+    assert kept == parse_factorial(SPEC, "small.yaml")
+
+
 def test_judge_finds_the_prompts_of_a_factorial(finished):
     from mechprobe.experiments.judging import find_exchanges
 
