@@ -237,7 +237,7 @@ def test_a_mistake_is_one_line_that_names_the_field(old, new, said):
     ("old", "new", "said"),
     [
         ("rules, ", "rules:nothing, ", "nothing"),
-        ("prompts: 14}", "prompts: 14, options: {split: odd}}", "split"),
+        ("prompts: 14}", "prompts: 14, options: {sort: odd}}", "harmful: options: .*sort"),
         ("harmful: {source: organism", "harmful: {source: nowhere.csv", "nowhere.csv"),
     ],
 )
@@ -257,7 +257,7 @@ def test_prompts_come_from_two_sources_and_more_only_adds():
     assert {row["label"] for row in few if row["set"] == "benign"} == {"harmless"}
     more = draw_requests({**asked, "harmful": {**asked["harmful"], "prompts": 30}})
     assert {row["id"] for row in few} <= {row["id"] for row in more}
-    with pytest.raises(PromptFileError, match="harmful"):
+    with pytest.raises(PromptFileError, match="no items for refusal"):
         draw_requests({**asked, "harmful": {**asked["benign"]}})
 
 
