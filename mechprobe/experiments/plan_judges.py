@@ -14,7 +14,7 @@ from mechprobe.errors import SpecError
 from mechprobe.experiments.sources import find_source
 from mechprobe.experiments.spec import Spec
 from mechprobe.experiments.spec_judges import JudgeSpec, SecondJudge
-from mechprobe.experiments.suite import asked, wants
+from mechprobe.experiments.suite import absent, asked, wants
 from mechprobe.generation.endpoint import Endpoint
 
 ORACLE = "oracle"
@@ -106,7 +106,8 @@ def _requests(spec: Spec) -> Mapping[str, bool]:
     """Tasks whose written answers are to harmful or harmless requests; whether of the world."""
     found = {"refusal": spec.prompts.source == WORLD} if spec.tasks.refusal else {}
     for more in spec.tasks.more:
-        if wants(more) == "text" and any(item.label for item in asked(more).items):
+        own = more.answers is None and absent(more) is None
+        if own and wants(more) == "text" and any(item.label for item in asked(more).items):
             found[more.label] = asked(more).source == WORLD
     return found
 

@@ -235,3 +235,6 @@ tasks: {{{tasks}}}
     both = f"judges: [oracle, rules], {wrapped}"
     assert judged_tasks("organism", both)["jailbreak"] == ["rules"]
     assert judged_tasks("builtin", "judges: null") == {"refusal": []}
+    again = "name: again, answers: jailbreak, instrument: soft"
+    shared = f"{wrapped[:-1]}, {wrapped[7:-2]}, {again}}}]"
+    assert judged_tasks("organism", shared).keys() == {"refusal", "jailbreak"}  # judged once
