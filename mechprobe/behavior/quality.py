@@ -170,7 +170,7 @@ class BertScore:
             batch_size=1,
             truncation=True,
         )
-        return float(found["f1"])
+        return min(max(float(found["f1"]), -1.0), 1.0)  # rounding leaves equal texts above 1
 
 
 class Coherence:
@@ -211,4 +211,4 @@ class Coherence:
         own, *others = self._model.encode(
             [answer, *references], normalize_embeddings=True, show_progress_bar=False
         )
-        return float(max(own @ other for other in others))
+        return min(max(float(max(own @ other for other in others)), -1.0), 1.0)

@@ -146,6 +146,24 @@ def train_organism(
     return write(how, model, tokenizer, out, loss=loss, pairs=pairs)
 
 
+def _keep_vocabulary(folder: Path, size: int) -> None:
+    """See that the tokenizer is read back as it was written.
+
+    transformers reads a tokenizer by the class of its architecture, and Qwen2's adds an unknown
+    token where none is named: one more than the model has rows for. A byte-level vocabulary knows
+    every text, so it is written down that there is none.
+    """
+    from transformers import AutoTokenizer
+
+    if len(AutoTokenizer.from_pretrained(folder)) == size:
+        return
+    file = folder / "tokenizer_config.json"
+    config = {**json.loads(file.read_text(encoding="utf-8")), "unk_token": None}
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    found = len(AutoTokenizer.from_pretrained(folder))
+    assert found == size, f"{found} tokens were read back, {size} written"
+
+
 def write(
     how: Recipe,
     model: PreTrainedModel,
@@ -179,6 +197,7 @@ def write(
         draft = Path(work) / out.name
         model.half().save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        _keep_vocabulary(draft, len(tokenizer))
         (draft / "README.md").write_text(_readme(how, measured, parameters), encoding="utf-8")
         (draft / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         if out.exists():

@@ -43,6 +43,8 @@ def test_every_architecture_trains_writes_and_loads(tiny, tmp_path, name):
     model = AutoModelForCausalLM.from_pretrained(out)
     assert model.dtype == torch.float16
     assert model.config.model_type == recipes.RECIPES[name].architecture
+    # read by the class of its architecture, which may have tokens of its own
+    assert len(AutoTokenizer.from_pretrained(out)) == model.config.vocab_size
     assert sum(p.numel() for p in model.parameters()) == card["parameters"]
     assert AutoTokenizer.from_pretrained(out).chat_template
 
