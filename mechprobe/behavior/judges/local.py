@@ -74,7 +74,7 @@ def rules_judge(name: str | None = None) -> LocalJudge:
 
 def oracle_judge() -> LocalJudge:
     """`oracle`: the grammar of the organisms' world, the ground truth for every other judge."""
-    return LocalJudge("oracle", _oracle_label, {})
+    return LocalJudge("oracle", _oracle_label, {"reads": [oracle.VERSION, oracle.FORMS]})
 
 
 def _oracle_label(prompt: str, answer: str) -> RefusalLabel:
