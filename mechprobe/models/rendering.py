@@ -125,10 +125,15 @@ def encode(
 
     Raises:
         TemplateError: There is no chat template, or it refused the messages.
-        PromptFileError: No prompts, or an empty one.
+        PromptFileError: No prompts, an empty one, or one that is no string.
     """
     if not prompts:
         raise PromptFileError("no prompts were given; at least one is needed")
+    other = next((i for i, text in enumerate(prompts) if not isinstance(text, str)), None)
+    if other is not None:
+        raise PromptFileError(
+            f"prompt {other} is of type {type(prompts[other]).__name__}; give a user message as str"
+        )
     blank = next((i for i, text in enumerate(prompts) if not text.strip()), None)
     if blank is not None:
         raise PromptFileError(f"prompt {blank} is empty")

@@ -82,6 +82,9 @@ def test_bad_input_is_one_clear_line():
         encode(_tokenizer(), [])
     with pytest.raises(PromptFileError, match="prompt 1 is empty"):
         encode(_tokenizer(), ["x", "  "])
+    for wrong, kind in ((3, "int"), (None, "NoneType"), (b"x", "bytes"), (["x"], "list")):
+        with pytest.raises(PromptFileError, match=f"^prompt 1 is of type {kind}; "):
+            encode(_tokenizer(), ["x", wrong])
     with pytest.raises(TemplateError, match="system prompt"):
         encode(_tokenizer(), ["x"], template="raw", system="s")
 
