@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mechprobe"
 FLOORS = {
     "errors": 0,
     "stats": 0,
+    "holding": 1,
     "organisms": 1,
     "models": 2,
     "activations": 3,

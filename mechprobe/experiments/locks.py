@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import socket
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mechprobe import holding
 from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.rundir import RunDirectory, explained, write_json, write_text
 
@@ -33,48 +30,18 @@ def locked(path: Path, what: str = "run", wait: float = 0.0) -> Iterator[None]:
     """
     with try_locked(path, what, wait) as mine:
         if not mine:
-            raise RunDirectoryError(f"{path}: in use by {_holder(path, what)}")
+            part = f"{what}, " if what.startswith(_SHARD) else ""
+            raise RunDirectoryError(f"{path}: in use by {part}{holding.holder(path, what)}")
         yield
 
 
 @contextlib.contextmanager
 def try_locked(path: Path, what: str, wait: float = 0.0) -> Iterator[bool]:
     """Hold a lock if nobody else does: yields whether it is ours; see `locked`."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path / f".{what}.lock")
-    mine = True
-    with explained(path):
-        try:
-            lock.acquire(timeout=wait)
-        except Timeout:
-            mine = False
-    if not mine:
-        yield False
-        return
-    holder = _holder_file(path, what)
-    try:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now})
-        yield True
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-
-
-def _holder_file(path: Path, what: str) -> Path:
-    return path / f".{what}.holder.json"
-
-
-def _holder(path: Path, what: str) -> str:
-    who = "another process"
-    try:
-        held = json.loads(_holder_file(path, what).read_text(encoding="utf-8"))
-        who = f"process {held['pid']} on {held['host']} since {held['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    part = f"{what}, " if what.startswith(_SHARD) else ""
-    return f"{part}{who}; wait for it or choose another folder with --out"
+    with contextlib.ExitStack() as stack:
+        with explained(path):
+            mine = stack.enter_context(holding.try_locked(path, what, wait))
+        yield mine
 
 
 def _ours(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,30 +158,38 @@ def run_probes(
 
     Raises:
         MechprobeError: A checkpoint or the prompts cannot be used.
+        RunDirectoryError: Another process probes into `out`; the message says which.
     """
     from mechprobe.behavior.refusal import get_instrument
+    from mechprobe.probes import battery
     from mechprobe.probes.baseline import baseline_warnings
     from mechprobe.probes.folder import ProbeFolder
-    from mechprobe.probes.running import run
+    from mechprobe.probes.running import locked_folder, run, run_held
 
     get_instrument(request.instrument)
     _require_graphs(request)
     say("rendering prompts")
     setup = make_setup(request)
-    baseline = None
-    if request.baseline is not None:
-        say(f"baseline {request.baseline}")
-        baseline = ProbeFolder(request.out / BASELINE)
-        checkpoint = _load(request, request.baseline)
-        for line in baseline_warnings(checkpoint.quant.precision):
-            warn(line)
-        # a baseline is measured, not steered: what its cells are compared with needs no answer
-        run(checkpoint, replace(setup, causal=False), baseline, say=say)
-        del checkpoint
-        gc.collect()
-    say(f"model {request.model}")
-    checkpoint = _load(request, request.model, revision=request.revision, expect=request.expect)
-    return run(checkpoint, setup, request.out, baseline, say=say)
+    here, baseline = ProbeFolder(request.out), None
+    with ExitStack() as held:  # from the first file on, the folder is ours to the end
+        if request.baseline is not None:
+            say(f"baseline {request.baseline}")
+            baseline = ProbeFolder(request.out / BASELINE)
+            checkpoint = _load(request, request.baseline)
+            for line in baseline_warnings(checkpoint.quant.precision):
+                warn(line)
+            battery.require_fit(checkpoint, setup, is_baseline=True)
+            held.enter_context(locked_folder(here))
+            # a baseline is measured, not steered: what its cells are compared with needs no answer
+            run(checkpoint, replace(setup, causal=False), baseline, say=say)
+            del checkpoint
+            gc.collect()
+        say(f"model {request.model}")
+        checkpoint = _load(request, request.model, revision=request.revision, expect=request.expect)
+        battery.require_fit(checkpoint, setup, is_baseline=baseline is None)
+        if baseline is None:
+            held.enter_context(locked_folder(here))
+        return run_held(checkpoint, setup, here, baseline, say=say)
 
 
 def _require_graphs(request: ProbeRequest) -> None:

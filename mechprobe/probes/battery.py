@@ -27,7 +27,7 @@ from mechprobe.probes.counting import counting
 from mechprobe.probes.direction import RefusalDirection
 from mechprobe.probes.fitting import Twins, fit_directions
 from mechprobe.probes.folder import ProbeFolder
-from mechprobe.probes.observation import Need, observe, require_whole
+from mechprobe.probes.observation import Need, observe, require_whole, wanted_of
 from mechprobe.probes.refusals import read_refusals
 
 if TYPE_CHECKING:
@@ -120,14 +120,24 @@ def needs_of(setup: Setup, checkpoint: Checkpoint, *, is_baseline: bool) -> tupl
     return tuple(found)
 
 
+def require_fit(checkpoint: Checkpoint, setup: Setup, *, is_baseline: bool) -> tuple[Need, ...]:
+    """What will be read of a cell, once it is known that the cell and the prompts have it.
+
+    Raises:
+        SpecError: The model has no such layer.
+        PromptFileError: A prompt set is missing, or a prompt is in two of them.
+    """
+    layers = n_layers(checkpoint)
+    if setup.place is not None and not 0 <= setup.place[1] < layers:
+        raise SpecError(f"layer {setup.place[1]}: this model has layers 0 to {layers - 1}")
+    return wanted_of(setup.prompts, needs_of(setup, checkpoint, is_baseline=is_baseline))
+
+
 def observe_cell(
     checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder, *, is_baseline: bool
 ) -> None:
     """The one observational pass; what a folder holds damaged, or of other inputs, is replaced."""
-    layers = n_layers(checkpoint)
-    if setup.place is not None and not 0 <= setup.place[1] < layers:
-        raise SpecError(f"layer {setup.place[1]}: this model has layers 0 to {layers - 1}")
-    needs = needs_of(setup, checkpoint, is_baseline=is_baseline)
+    needs = require_fit(checkpoint, setup, is_baseline=is_baseline)
     try:
         require_whole(folder.observation_path)
         found = observe(checkpoint, setup.prompts, needs, folder.observation_path)

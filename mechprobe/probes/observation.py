@@ -177,12 +177,8 @@ def observe(
     from mechprobe.activations.points import n_layers, resolve_points
 
     folder = Path(path)
-    wanted = merge_needs(needs)
-    if missing := sorted({need.prompts for need in wanted} - set(prompts)):
-        raise PromptFileError(f"prompt sets {missing} are needed; there are {sorted(prompts)}")
-    _require_disjoint({need.prompts: prompts[need.prompts] for need in wanted})
     tokens = 0
-    for need in wanted:
+    for need in wanted_of(prompts, needs):
         store = capture(
             checkpoint,
             prompts[need.prompts],
@@ -206,6 +202,19 @@ def observe(
     text = json.dumps({"schema": SCHEMA, **asdict(facts)}, indent=1) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     return Observation(folder, facts)
+
+
+def wanted_of(prompts: Mapping[str, EncodedPrompts], needs: Iterable[Need]) -> tuple[Need, ...]:
+    """One need per prompt set, see `merge_needs`, of prompts that are there.
+
+    Raises:
+        PromptFileError: A needed set is missing, or a prompt is in two sets.
+    """
+    wanted = merge_needs(needs)
+    if missing := sorted({need.prompts for need in wanted} - set(prompts)):
+        raise PromptFileError(f"prompt sets {missing} are needed; there are {sorted(prompts)}")
+    _require_disjoint({need.prompts: prompts[need.prompts] for need in wanted})
+    return wanted
 
 
 def require_whole(path: str | Path) -> None:

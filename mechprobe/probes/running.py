@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechprobe.errors import CheckpointError
+from mechprobe.holding import locked
 from mechprobe.models.checkpoint import Checkpoint
 from mechprobe.probes import battery
 from mechprobe.probes.folder import ProbeFolder
@@ -46,11 +48,38 @@ def run(
     Raises:
         CheckpointError: llama.cpp runs this model, which leaves nothing to look into.
         PromptFileError: A prompt set that a probe reads is missing.
+        RunDirectoryError: Another process probes into this folder; the message says which.
     """
     checkpoint = model if isinstance(model, Checkpoint) else model.checkpoint
-    require_graph(checkpoint)
     here = folder if isinstance(folder, ProbeFolder) else ProbeFolder(folder)
     base = baseline if isinstance(baseline, ProbeFolder | None) else ProbeFolder(baseline)
+    require_graph(checkpoint)
+    battery.require_fit(checkpoint, setup, is_baseline=base is None)
+    with locked_folder(here):
+        return run_held(checkpoint, setup, here, base, say=say)
+
+
+@contextmanager
+def locked_folder(folder: ProbeFolder) -> Iterator[None]:
+    """The folder for this process alone: two that probed into one would destroy each other's files.
+
+    Raises:
+        RunDirectoryError: Another process has it; the message says which.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with locked(folder.path, "probes"):
+        yield
+
+
+def run_held(
+    checkpoint: Checkpoint,
+    setup: battery.Setup,
+    here: ProbeFolder,
+    base: ProbeFolder | None,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Saved]:
+    """`run`, for whoever holds `locked_folder(here)` already."""
     what = checkpoint.source
     say(f"{what}: observing")
     battery.observe_cell(checkpoint, setup, here, is_baseline=base is None)

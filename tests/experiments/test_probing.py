@@ -1,10 +1,13 @@
 """What a probe command reads before any model is loaded."""
 
 import json
+import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from mechprobe.errors import CheckpointError, PromptFileError
+from mechprobe.errors import CheckpointError, PromptFileError, RunDirectoryError, SpecError
 from mechprobe.experiments.probing import ProbeRequest, make_setup, run_probes
 from mechprobe.models.quantize import quantize
 from mechprobe.probes.battery import PROBES
@@ -103,3 +106,38 @@ def test_a_native_gguf_says_why_it_cannot_be_probed(request_of, tmp_path):
         with pytest.raises(CheckpointError, match=r"model\.gguf.*llama\.cpp.*dense kernel"):
             run_probes(asked)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("baseline", [None, ORGANISM])
+def test_a_second_command_on_the_same_folder_is_refused_and_harms_nothing(
+    request_of, write, baseline
+):
+    asked = request_of(
+        "entropy", prompts=write("test"), refusal_tokens=("I",), evaluate=3, baseline=baseline
+    )
+    refused = []
+
+    def meddle(what):
+        if "entropy" in what:  # the observation lies there and is about to be read
+            with pytest.raises(RunDirectoryError, match=f"out: in use by process {os.getpid()} on"):
+                run_probes(replace(asked, evaluate=2))
+            refused.append(what)
+
+    found = run_probes(asked, meddle)
+    assert len(refused) == (1 if baseline is None else 2)
+    assert found["entropy"].harmful.n == 3
+    assert run_probes(asked)["entropy"].to_dict() == found["entropy"].to_dict()
+
+
+def test_what_cannot_be_probed_leaves_no_folder(request_of, write):
+    with pytest.raises(SpecError, match="layer 9"):
+        run_probes(
+            request_of("refusal_direction", prompts=write("train", "validation", "test"), layer=9)
+        )
+    rows = [{"text": "the same", "label": label, "split": "test"} for label in LABELS]
+    file = Path(write("test"))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = request_of("entropy", prompts=str(file), refusal_tokens=("I",), evaluate=2)
+    with pytest.raises(PromptFileError, match="a prompt is both in"):
+        run_probes(asked)
+    assert not asked.out.exists()
