@@ -120,7 +120,7 @@ def pair(outcomes: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> Del
     prompt, prompts = _codes(outcomes["prompt"])
     cluster, clusters = _codes(outcomes["cluster"])
     slot = group * max(prompts, 1) + prompt
-    order = np.arange(len(slot))
+    order: IntArray = np.arange(len(slot))
     if (slot[1:] <= slot[:-1]).any():
         order = np.argsort(slot, kind="stable")
     ordered = slot[order]
@@ -221,7 +221,7 @@ def _summed(
         return found
 
     place = line * max(clusters, 1) + cluster
-    which = np.arange(len(place))
+    which: IntArray = np.arange(len(place))
     if (place[1:] <= place[:-1]).any():
         place, which = np.unique(place, return_inverse=True)
     nets = np.bincount(which, weights=change, minlength=len(place)).astype(np.float64)

@@ -60,7 +60,10 @@ def analyse_table(
     deltas: dict[Key, dict[str, Delta]] = {}
     for row, line in zip(rows, lines, strict=True):
         base = by_key.get((row["model"], row["baseline"]))
-        for measure in there if row["baseline"] else ():
+        for measure in there:
+            if not row["baseline"]:
+                line.rate(measure)  # a mistake there is one too
+                continue
             what, instrument = named[measure]
             found = _delta(line, base, measure, Delta(what, instrument))
             deltas.setdefault((row["model"], row["cell"], what), {})[instrument] = found

@@ -132,7 +132,9 @@ def classify(
     q = [[_side(x, t) for x in quality] for t in (preset.stable, preset.near, preset.over_quality)]
     r = [[_side(x, t) for x in refusal] for t in (preset.fall, preset.over_refusal)]
     missing = [a is None or b is None for a, b in zip(quality, refusal, strict=True)]
-    codes = _decide(np.array(q, np.int8), np.array(r, np.int8), np.array(missing), preset, strict)
+    codes = _decide(
+        np.array(q, np.int8), np.array(r, np.int8), np.array(missing, bool), preset, strict
+    )
     return [REGIMES[code] for code in codes.tolist()]
 
 

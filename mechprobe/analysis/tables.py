@@ -185,7 +185,8 @@ class Line:
         if given is None:
             return None, None
         if not 0 <= given.value <= 1:
-            raise self.error(f"{measure}_rate", f"{given.value} is no share between 0 and 1")
+            text = self.text(f"{measure}_rate")
+            raise self.error(f"{measure}_rate", f"{text} is no share between 0 and 1")
         if n is None or measure == "quality":
             return given.value, None
         return self._of_prompts(f"{measure}_rate", given, n, 1)

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from mechprobe.cli.app import run
+
+TABLE = (
+    "model,quant,baseline_quant,refusal_delta_pp,bertscore_delta_pp\n"
+    "m,FP16,FP16,0.00,0.00\nm,Q4,FP16,-10.00,0.10\nm,AWQ,FP16,-30.00,0.20\n"
+)
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "matrix.csv"
+    path.write_text(TABLE)
+    return path
+
+
+def test_a_table_is_shown_with_its_regimes(table, capsys):
+    assert run(["analyze", str(table), "--n", "refusal=220"]) == 0
+    out = capsys.readouterr().out
+    assert "hidden danger" in out
+    assert "boundary" in out
+    assert "Not measured" in out
+
+
+def test_the_document_goes_to_stdout_and_to_a_file(table, tmp_path, capsys):
+    kept = tmp_path / "analysis.json"
+    arguments = ["analyze", str(table), "--preset", "study", "--non-strict", "--json"]
+    assert run([*arguments, "--out", str(kept)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == json.loads(kept.read_text())
+    assert document["preset"]["name"] == "study"
+    assert document["regimes"]["counts"]["hidden_danger"] == 2
+
+
+def test_columns_can_be_named(table, capsys):
+    table.write_text(TABLE.replace("refusal_delta_pp", "drop"))
+    assert run(["analyze", str(table)]) == 2
+    assert "no column for refusal" in capsys.readouterr().err
+    assert run(["analyze", str(table), "--column", "refusal_points=drop"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--n", "refusal"], "--n refusal: write FIELD=VALUE"),
+        (["--n", "refusal=0"], "--n refusal=0: 0 is no number of prompts"),
+        (["--preset", "ours"], "preset 'ours' is unknown"),
+    ],
+)
+def test_mistakes_are_one_line(table, capsys, arguments, said):
+    assert run(["analyze", str(table), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
+    assert run(["analyze", str(tmp_path)]) == 2
+    assert "spec.yaml" in capsys.readouterr().err
