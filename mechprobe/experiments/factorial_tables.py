@@ -83,10 +83,11 @@ def write_factorial(task: Task) -> None:
     design = read_design(task.step.params)
     labels = read_labels(task, design)
     document = analyse_factorial(labels, design)
-    failed = {
-        name: result.error for name, result in task.results.items() if result.status == "failed"
-    }
-    document = {"name": task.step.params["name"], **document, "errors": failed}
+    errors: dict[str, str] = {}
+    for name, result in task.results.items():
+        if not result.ok:  # skipped for what it needs, or failed: either way the error is the cause
+            errors.setdefault("/".join(name.split("/")[1:3]), result.error)
+    document = {"name": task.step.params["name"], **document, "errors": errors}
     buffer = io.BytesIO()
     labels.to_parquet(buffer, index=False)
     write_bytes(task.run / LABELS, buffer.getvalue())

@@ -38,6 +38,7 @@ models:
     cells:
       - {precision: FP16}
       - {precision: Q2_K, quantize: Q2_K}
+      - {precision: Q8_0, source: missing.gguf}
 harmful: {source: organism, prompts: 14}
 benign: {source: organism, prompts: 6}
 temperatures: [0, 1.0]
@@ -58,11 +59,11 @@ def finished(tmp_path_factory):
 
 
 def test_every_cell_is_measured_and_the_missing_baseline_is_added(finished):
-    assert finished.exit_code == 0
     document = finished.document
     assert [(one["cell"], one["reference"]) for one in document["design"]["cells"]] == [
         ("FP16@transformers", False),
         ("Q2_K@llama.cpp", False),
+        ("Q8_0@llama.cpp", False),
         ("F16@llama.cpp", True),
     ]
     assert len(document["rates"]) == 3 * 2 * 2
@@ -120,7 +121,9 @@ def test_the_page_shows_ids_and_never_a_text(finished):
 
 def test_a_second_run_reuses_everything(finished):
     again = run(finished.run.path)
-    assert again.outcome.count("reused") == len(again.plan.steps)
+    # all but what failed and what needs it is there already
+    assert again.outcome.count("reused") == finished.outcome.count("done")
+    assert again.outcome.count("done") == 0
     assert again.document == finished.document
 
 
@@ -128,31 +131,35 @@ class Stop(BaseException):
     """What an interruption is to the engine."""
 
 
-def test_interrupted_between_batches_it_ends_as_undisturbed(finished, tmp_path, monkeypatch):
-    plain, asked = factorial_answers.draw_samples, []
+def test_interrupted_between_batches_it_ends_as_undisturbed(tmp_path, monkeypatch):
+    plain, asked, most = factorial_answers.draw_samples, [], [100]
 
     def limited(*given):
-        if len(asked) == stop_after:
+        if len(asked) == most[0]:
             raise Stop
         asked.append(1)
         return plain(*given)
 
-    monkeypatch.setattr(factorial_answers, "draw_samples", limited)
-    monkeypatch.setattr(factorial_answers, "BATCH", 16)  # several batches to a step
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    stop_after = None
-    run(whole)
-    batches = len(asked)
-    assert batches >= 15
-    for share in (0.3, 0.75):
+    def go_on(out, batches):
         asked.clear()
-        stop_after = int(share * batches) - sum(1 for _ in out.rglob("generations/*.jsonl"))
+        most[0] = batches
+        return run(out, small)
+
+    monkeypatch.setattr(factorial_answers, "draw_samples", limited)
+    monkeypatch.setattr(factorial_answers, "BATCH", 8)  # several batches to a step
+    small = "\n".join(line for line in SPEC.splitlines() if ".gguf" not in line)
+    small = small.replace("      - {precision: Q2_K, quantize: Q2_K}\n", "")
+    small = small.replace("prompts: 14", "prompts: 10")
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert go_on(whole, 100).exit_code == 0
+    assert len(asked) == 2 + 8  # 16 prompts: eight to a batch at 0, two by four samples at 1
+    for batches in (1, 6):  # within the step of temperature 0, and within that of 1
         with pytest.raises(Stop):
-            run(out)
-        assert list(out.rglob("*.journal"))
-    stop_after = None
-    run(out)
-    assert same_results(whole, out) > 20
+            go_on(out, batches)
+        assert len(list(out.rglob("*.journal"))) == 1
+    go_on(out, 100)
+    assert len(asked) == 10 - 1 - 6
+    assert same_results(whole, out) >= 10
     assert (whole / "labels.parquet").read_bytes() == (out / "labels.parquet").read_bytes()
     assert json.loads((whole / "factorial.json").read_text()) == json.loads(
         (out / "factorial.json").read_text()
@@ -192,22 +199,20 @@ def test_an_unfinished_one_is_not_opened(finished, tmp_path):
         mechprobe.open_run(tmp_path)
 
 
-def test_a_broken_cell_costs_no_other(finished, tmp_path):
-    broken = SPEC.replace("quantize: Q2_K}", "source: missing.gguf}")
-    found = run(tmp_path / "run", broken)
-    assert found.exit_code == 4
-    assert {row["cell"] for row in found.document["rates"]} == {
+def test_a_broken_cell_costs_no_other(finished):
+    document = finished.document
+    assert finished.exit_code == 4
+    assert list(finished.outcome.failures) == ["cells/llama-s/Q8_0@llama.cpp/checkpoint"]
+    assert {row["cell"] for row in document["rates"]} == {
         "FP16@transformers",
+        "Q2_K@llama.cpp",
         "F16@llama.cpp",
     }
-    assert any("missing.gguf" in said for said in found.document["errors"].values()) or any(
-        "missing.gguf" in found.outcome.results[name].error for name in found.outcome.failures
-    )
-    assert {one["where"] for one in found.document["not_measured"]} >= {
-        "llama-s/Q2_K@llama.cpp, T = 0",
-        "llama-s/Q2_K@llama.cpp, T = 1",
-    }
-    assert "missing.gguf" in (tmp_path / "run" / "report.html").read_text()
+    assert list(document["errors"]) == ["llama-s/Q8_0@llama.cpp"]
+    assert "missing.gguf" in document["errors"]["llama-s/Q8_0@llama.cpp"]
+    lost = [one["where"] for one in document["not_measured"] if one["what"] == "answers"]
+    assert lost == ["llama-s/Q8_0@llama.cpp, T = 0", "llama-s/Q8_0@llama.cpp, T = 1"]
+    assert "missing.gguf" in (finished.run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
