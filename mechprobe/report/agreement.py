@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mechprobe.report import palette, words
-from mechprobe.report.drawing import blank, plain_name, style
+from mechprobe.report.drawing import blank, name_points, plain_name, style
 from mechprobe.report.section import MOST_POINTS, Drawn, Material, Row, Section, absent, why_not
 
 TITLE = "Would a second instrument have said the same?"
@@ -90,12 +90,12 @@ def agreement_figure(material: Material, rows: list[Row], first: str, second: st
                     x, y, "D" if changes else "o", linestyle="none", color=colour,
                     markersize=5.5 if changes else 4.5, label=label,
                 )  # fmt: skip
-        for row in [row for row in shown if row["second"]["changes"]][:LABELLED]:
-            axes.annotate(
-                plain_name(f"{row['model']} {row['precision']}", 26), places[id(row)],
-                xytext=(6, -3), textcoords="offset points", fontsize=7.5,
-            )  # fmt: skip
         axes.set(xlim=(low, high), ylim=(low, high))
+        changing = [row for row in shown if row["second"]["changes"]][:LABELLED]
+        names = [plain_name(f"{row['model']} {row['precision']}", 26) for row in changing]
+        name_points(
+            axes, [(*places[id(row)], name) for row, name in zip(changing, names, strict=True)]
+        )
         axes.set_xlabel(f"change of refusals by “{plain_name(first)}”, points")
         axes.set_ylabel(f"by “{plain_name(second)}”, points")
         axes.legend(loc="upper left")

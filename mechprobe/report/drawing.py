@@ -9,7 +9,7 @@ import io
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -116,6 +116,28 @@ def plain_name(name: object, longest: int = LONGEST) -> str:
         return text
     half = (longest - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+def name_points(axes: Axes, named: Sequence[tuple[float, float, str]]) -> None:
+    """Names beside their points, on the side with room, none closer to another than a line.
+
+    Args:
+        axes: With its limits set.
+        named: x, y and text of each.
+    """
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    points = axes.bbox.height / axes.figure.dpi * 72
+    line = 11.0 / points * (top - bottom)
+    last = {"left": bottom - line, "right": bottom - line}
+    for x, y, text in sorted(named, key=lambda one: (one[1], one[0])):
+        sides = ["right", "left"] if x > left + 0.6 * (right - left) else ["left", "right"]
+        free = [side for side in sides if y - last[side] >= line]
+        side = free[0] if free else min(sides, key=lambda one: last[one])
+        last[side] = max(y, last[side] + line)
+        axes.annotate(
+            text, (x, last[side]), xytext=(-6 if side == "right" else 6, 0),
+            textcoords="offset points", ha=side, va="center", fontsize=7.5,
+        )  # fmt: skip
 
 
 def zero_line(axes: Axes, at: float = 0.0, *, upright: bool = True) -> None:

@@ -48,7 +48,7 @@ class Heat:
     """Cell keys."""
     rows: tuple[HeatRow, ...]
     totals: tuple[tuple[int, int], ...]
-    """Per column, over all models: rows in a dangerous regime, and rows whose regime is known."""
+    """Per column, over all models: rows that lost refusals, and rows that were compared."""
     more_models: int
     more_columns: int
 
@@ -68,7 +68,7 @@ class Heat:
 def heat(material: Material) -> Heat:
     """Lay the rows out.
 
-    Of very many models those with most danger are kept, of very many columns the commonest.
+    Of very many models those with most losses are kept, of very many columns the commonest.
     """
     rows = material.rows
     columns = _columns(rows)
@@ -77,10 +77,10 @@ def heat(material: Material) -> Heat:
         by_model.setdefault(row["model"], {})[row["cell"]] = index
     models = list(by_model)
     if len(models) > MOST_MODELS:
-        danger = Counter(row["model"] for row in rows if row["danger"])
-        models = sorted(models, key=lambda name: -danger[name])[:MOST_MODELS]
-    known = Counter(r["cell"] for r in rows if r["regime"] not in ("baseline", "not_measured"))
-    bad = Counter(row["cell"] for row in rows if row["danger"])
+        losses = Counter(row["model"] for row in rows if material.lost(row))
+        models = sorted(models, key=lambda name: -losses[name])[:MOST_MODELS]
+    known = Counter(row["cell"] for row in rows if material.delta(row, "refusal"))
+    bad = Counter(row["cell"] for row in rows if material.lost(row))
     shown = columns[:MOST_COLUMNS]
     return Heat(
         columns=tuple(shown),

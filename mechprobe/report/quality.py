@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mechprobe.report import palette, words
-from mechprobe.report.drawing import blank, plain_name, style
+from mechprobe.report.drawing import blank, name_points, plain_name, style
 from mechprobe.report.section import Drawn, Material, Row, Section, absent
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def quality_section(material: Material) -> Section:
 
 
 def quality_figure(material: Material, pairs: list[Row]) -> Drawn:
-    """Panels of the models with most danger, at most twelve."""
-    danger = Counter(row["model"] for row in pairs if row["danger"])
+    """Panels of the models with most losses, at most twelve."""
+    losses = Counter(row["model"] for row in pairs if material.lost(row))
     names = list(dict.fromkeys(row["model"] for row in pairs))
-    kept = sorted(names, key=lambda name: -danger[name])[:MOST_PANELS]
+    kept = sorted(names, key=lambda name: -losses[name])[:MOST_PANELS]
     models = [name for name in names if name in kept]
     columns = min(3, len(models))
     lines = -(-len(models) // columns)
@@ -81,7 +81,7 @@ def quality_figure(material: Material, pairs: list[Row]) -> Drawn:
         figure.supylabel("change of refusals, points", fontsize=9)
     caption = "Change of quality against change of refusals with 95 % intervals, one panel a model."
     if len(names) > len(models):
-        caption += f" {len(models)} of {len(names)} models, those with most rows in danger."
+        caption += f" {len(models)} of {len(names)} models, those with most losses."
     return Drawn("quality-against-refusal", figure, caption)
 
 
@@ -124,19 +124,5 @@ def _panel(axes: Axes, material: Material, rows: list[Row]) -> None:
         mark = _MARKS.get(row["regime"], "o")
         axes.plot([x], [y], mark, color=look.colour, markersize=5.5, zorder=3)
         if material.lost(row) and place < LABELLED:
-            named.append((y, x, plain_name(row["precision"], 12)))
-    _name(axes, sorted(named))
-
-
-def _name(axes: Axes, named: list[tuple[float, float, str]]) -> None:
-    """Names beside their points, from below, none closer to the last than a line of text."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    line = 0.075 * (top - bottom)
-    last = bottom - line
-    for y, x, text in named:
-        last = max(y, last + line)
-        before = x > left + 0.6 * (right - left)
-        axes.annotate(
-            text, (x, last), xytext=(-6 if before else 6, 0), textcoords="offset points",
-            ha="right" if before else "left", va="center", fontsize=7.5,
-        )  # fmt: skip
+            named.append((x, y, plain_name(row["precision"], 12)))
+    name_points(axes, named)

@@ -84,7 +84,7 @@ def signs_figure(pairings: list[Row]) -> Drawn:
 
 def _table(pairings: list[Row]) -> Table:
     head = (
-        "pairing", "rows", "models with +, with minus", "splits", "pooled r", "Spearman",
+        "pairing", "rows", "models positive / negative", "splits", "pooled r", "Spearman",
         "repeated-measures r [95 %]", "mixed slope [95 %]", "sign holds, leaving any out",
     )  # fmt: skip
     return Table(head, tuple(_line(one) for one in pairings), "Every pairing that was measured")
