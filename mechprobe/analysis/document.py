@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.analysis.deltas import pair
@@ -42,6 +43,7 @@ def analyse(
     templates: pd.DataFrame | None = None,
     gaps: pd.DataFrame | None = None,
     *,
+    absent: Mapping[str, str] | None = None,
     preset: str = "mechprobe",
     strict: bool = True,
     quality: str | None = None,
@@ -57,6 +59,7 @@ def analyse(
         matrix: One line per cell of the matrix: `model, precision, engine, baseline`, and more.
         templates: How each cell words its refusals; see `templates.drift`.
         gaps: Kernel and engine gaps, for the document.
+        absent: What was asked for and not measured, and why.
         preset: Name of the thresholds.
         strict: Whether a fall must be beyond its threshold, not at it.
         quality: The measure that is quality.
@@ -96,7 +99,7 @@ def analyse(
         )
     frequency = row_frequencies(deltas, known.primary(quality), known.primary(REFUSAL), choice)
     parameters = {"resamples": resamples, "seed": seed}
-    whole = Matrix(known.rows, known.deltas, choice, frequency, agreement, parameters)
+    whole = Matrix(known.rows, known.deltas, choice, frequency, agreement, parameters, absent or {})
     return document(whole, matrix, outcomes, templates, gaps)
 
 
@@ -135,7 +138,7 @@ def document(
         **joined_sections(matrix, rows, frame, outcomes, templates),
         "gaps": [] if gaps is None else _records(gaps),
     }
-    content["not_measured"] = not_measured_section(matrix.choice, content)
+    content["not_measured"] = not_measured_section(matrix, content)
     content["summary"] = summary(content)
     return content
 

@@ -31,6 +31,8 @@ class Matrix:
     """By row; None where there are no outcomes by prompt."""
     agreement: InstrumentAgreement | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """What was asked for and not measured, and why."""
 
     def of(self, row: Mapping[str, Any], measure: str | None, name: str | None) -> Delta | None:
         """The delta of one measure of a row as one instrument reads it."""

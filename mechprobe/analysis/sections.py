@@ -145,15 +145,16 @@ def agreement_section(matrix: Matrix, rows: Sequence[Section]) -> Section:
     }
 
 
-def not_measured_section(choice: Choice, content: Section) -> list[dict[str, str]]:
+def not_measured_section(matrix: Matrix, content: Section) -> list[dict[str, str]]:
     """Everything that is missing, and why."""
     return [
         {"what": what, "where": where, "reason": reason}
-        for what, where, reason in _missing(choice, content)
+        for what, where, reason in _missing(matrix, content)
     ]
 
 
-def _missing(choice: Choice, content: Section) -> Iterator[tuple[str, str, str]]:
+def _missing(matrix: Matrix, content: Section) -> Iterator[tuple[str, str, str]]:
+    choice = matrix.choice
     if choice.quality is None:
         yield "quality", "matrix", NO_QUALITY
     elif choice.quality not in choice.instruments:
@@ -161,6 +162,8 @@ def _missing(choice: Choice, content: Section) -> Iterator[tuple[str, str, str]]
         yield "quality", "matrix", f"{choice.quality} was not measured; there are: {there}"
     if REFUSAL not in choice.instruments:
         yield REFUSAL, "matrix", "no cell has outcomes of it"
+    for name, reason in matrix.absent.items():
+        yield name, "matrix", reason
     for name, section in content.items():
         if isinstance(section, dict) and section.get("not_measured"):
             yield name, "matrix", section["not_measured"]

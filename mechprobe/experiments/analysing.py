@@ -89,4 +89,11 @@ def analyse_run(path: Path, **chosen: Any) -> dict[str, Any]:
     own = ((spec.get("tasks") or {}).get("refusal") or {}).get("instrument")
     given["instrument"] = given["instrument"] or own
     frames = read_frames(path, given["instrument"])
-    return analyse(frames.outcomes, frames.matrix, frames.templates, frames.gaps, **given)
+    return analyse(
+        frames.outcomes,
+        frames.matrix,
+        frames.templates,
+        frames.gaps,
+        absent=frames.absent,
+        **given,
+    )

@@ -54,6 +54,8 @@ class RunFrames:
     """One line per cell: how its refusals of harmful prompts are worded."""
     gaps: pd.DataFrame
     """gaps.csv."""
+    absent: dict[str, str]
+    """By task: why no cell has measured it."""
 
 
 def read_frames(path: Path, instrument: str | None = None) -> RunFrames:
@@ -74,6 +76,7 @@ def read_frames(path: Path, instrument: str | None = None) -> RunFrames:
         read_table(run / name) for name in ("matrix.csv", "references.csv", "gaps.csv")
     )
     parts, templates = [], []
+    absent: dict[str, str] = {}
     clusters: dict[str, dict[str, str]] = {}
     for frame, reference in ((matrix, False), (references, True)):
         for row in frame.to_dict("records"):
@@ -82,6 +85,7 @@ def read_frames(path: Path, instrument: str | None = None) -> RunFrames:
             known = read_json(folder / "cell.json") if (folder / "cell.json").exists() else {}
             if who["model"] not in clusters:
                 clusters[who["model"]] = _clusters(run.prompts(who["model"]))
+            absent |= known.get("not_measured") or {}
             found = list(_outcomes(folder, known, clusters[who["model"]]))
             part = pd.DataFrame(found, columns=list(OUTCOME))
             parts.append(part.assign(**who)[[*WHO, *OUTCOME]])
@@ -90,7 +94,7 @@ def read_frames(path: Path, instrument: str | None = None) -> RunFrames:
                 templates.append(who | _template(folder, named))
     columns = [*WHO, *OUTCOME]
     outcomes = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-    return RunFrames(outcomes, matrix, references, pd.DataFrame(templates), gaps)
+    return RunFrames(outcomes, matrix, references, pd.DataFrame(templates), gaps, absent)
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -184,6 +184,15 @@ def test_a_folder_without_tables_is_no_finished_run(tmp_path):
         analyse_run(tmp_path)
 
 
+def test_a_task_that_could_not_be_measured_says_why(run):
+    file = run / "cells" / "m" / CELLS[1] / "cell.json"
+    known = json.loads(file.read_text())
+    file.write_text(json.dumps(known | {"not_measured": {"bertscore": "needs the extra metrics"}}))
+    assert {"what": "bertscore", "where": "matrix", "reason": "needs the extra metrics"} in (
+        analyse_run(run)["not_measured"]
+    )
+
+
 def test_a_damaged_table_is_named(run):
     (run / "gaps.csv").write_text('a,b\n"1,2\n3,4,5\n')
     with pytest.raises(RunDirectoryError, match=r"gaps.csv: damaged"):
