@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from mechprobe.generation import Sampling
-from mechprobe.generation.hf import stop_ids
+from mechprobe.generation.graph import stop_ids
 from mechprobe.generation.sampling import Sampler
 from mechprobe.models.checkpoint import Checkpoint
 from mechprobe.models.load import load_checkpoint

@@ -38,6 +38,13 @@ from mechprobe.generation.decoding import (
     fresh_cache,
     prompt_logits,
 )
+from mechprobe.generation.graph import (
+    cell_of,
+    config_of,
+    is_out_of_memory,
+    name_the_layer,
+    stop_ids,
+)
 from mechprobe.generation.sampling import Sampler
 from mechprobe.models.memory import give_back
 from mechprobe.models.rendering import EncodedPrompts
@@ -114,12 +121,12 @@ class TransformersEngine:
             rows = decode_batch(
                 module,
                 batch,
-                fresh_cache(_config(checkpoint), prefix, len(batch)),
+                fresh_cache(config_of(checkpoint), prefix, len(batch)),
                 stop_ids=self.stop_ids,
                 max_new_tokens=max_new_tokens,
                 sampler=None if sampling is None else Sampler(sampling, ids),
                 lines_at_once=self.batch_size,
-                cell=_cell(checkpoint),
+                cell=cell_of(checkpoint),
             )
             answers = [
                 Completion(
@@ -147,13 +154,15 @@ class TransformersEngine:
         checkpoint, encoded = self._accept(prompts, 0)
 
         def score(batch: PaddedBatch, prefix: Cache | None) -> list[FloatArray]:
-            cache = None if prefix is None else fresh_cache(_config(checkpoint), prefix, len(batch))
+            cache = (
+                None if prefix is None else fresh_cache(config_of(checkpoint), prefix, len(batch))
+            )
             logits = prompt_logits(checkpoint.module, batch, cache).float()
-            check_logits(logits.amax(dim=-1), 0, _cell(checkpoint))
+            check_logits(logits.amax(dim=-1), 0, cell_of(checkpoint))
             return list(torch.log_softmax(logits, dim=-1).cpu().numpy())
 
         rows = self._in_batches(checkpoint, encoded, 0, score)
-        width = int(_config(checkpoint).get_text_config(decoder=True).vocab_size)
+        width = int(config_of(checkpoint).get_text_config(decoder=True).vocab_size)
         return np.stack(rows) if rows else np.zeros((0, width), np.float32)
 
     def close(self) -> None:
@@ -174,7 +183,7 @@ class TransformersEngine:
         if self._checkpoint is None:
             raise GenerationError(f"this {self.name} engine is closed; open another one")
         ids = tuple(tuple(int(token) for token in row) for row in prompts)
-        limit = _config(self._checkpoint).get_text_config(decoder=True).max_position_embeddings
+        limit = config_of(self._checkpoint).get_text_config(decoder=True).max_position_embeddings
         for index, row in enumerate(ids):
             if not row:
                 raise GenerationError(f"prompt {index} has no tokens")
@@ -213,10 +222,10 @@ class TransformersEngine:
                     with prompt_rows(checkpoint, batch.indices):
                         rows = work(batch, prefix)
                 except NumericsError:
-                    _name_the_layer(checkpoint, prompts.select(batch.indices))
+                    name_the_layer(checkpoint, prompts.select(batch.indices))
                     raise
                 except RuntimeError as error:  # torch's OutOfMemoryError is one
-                    if not _out_of_memory(error):
+                    if not is_out_of_memory(error):
                         raise
                     rows = None
                 if rows is None:  # outside the handler, whose traceback holds the tensors
@@ -245,7 +254,7 @@ class TransformersEngine:
             prompts.post_instruction,
             prompts.template,
         )
-        plan = plan_sharing(_config(checkpoint), grown, 1 + new_tokens)
+        plan = plan_sharing(config_of(checkpoint), grown, 1 + new_tokens)
         if plan.note:
             self._note(plan.note)
         return plan.tokens
@@ -264,45 +273,3 @@ class TransformersEngine:
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes = (*self.notes, note)
-
-
-def stop_ids(checkpoint: Checkpoint) -> frozenset[int]:
-    """Ids that end an answer: the generation config's, and the tokenizer's end of sequence."""
-    config = getattr(checkpoint.module, "generation_config", None)
-    named = getattr(config, "eos_token_id", None)
-    ids = named if isinstance(named, list | tuple) else [named]
-    every = [*ids, checkpoint.tokenizer.eos_token_id]
-    return frozenset(int(token) for token in every if token is not None)
-
-
-def _config(checkpoint: Checkpoint) -> Any:
-    module: Any = checkpoint.module
-    return module.config
-
-
-def _cell(checkpoint: Checkpoint) -> str:
-    return f"{checkpoint.source} ({checkpoint.quant.precision}, {checkpoint.kernel})"
-
-
-def _name_the_layer(checkpoint: Checkpoint, prompts: EncodedPrompts) -> None:
-    """Look for the first block whose output is not finite.
-
-    Raises:
-        NumericsError: Names it. Nothing is raised where only the head, or a later token, is at
-            fault.
-    """
-    from mechprobe.activations.caching import run_with_cache
-
-    try:
-        run_with_cache(checkpoint, prompts, "blocks.*.hook_resid_post", batch_size=len(prompts))
-    except NumericsError as error:
-        found = str(error).removeprefix(f"{checkpoint.source}: ")
-        raise NumericsError(f"{_cell(checkpoint)}: {found}") from error
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether this is a lack of memory; the CPU's allocator only says so in words."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return "can't allocate memory" in text or "not enough memory" in text

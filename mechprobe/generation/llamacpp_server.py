@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,10 @@ from mechprobe.models.gguf_file import GgufFile
 
 _FEW_WEIGHTS: Final = 64 << 20
 """Bytes below which a second thread costs more in barriers than it brings."""
+_MANY_WEIGHTS: Final = 2 << 30
+"""Bytes above which the caches of 16 sequences would take gigabytes."""
 _NORMAL: Final = 1
+_WITH_IDS: Final = {"return_tokens": True, "verbose": True}
 
 
 def threads_for(path: Path, asked: int | None) -> int:
@@ -23,6 +27,13 @@ def threads_for(path: Path, asked: int | None) -> int:
     import psutil
 
     return int(psutil.cpu_count(logical=False) or 1)
+
+
+def slots_for(path: Path, asked: int | None) -> int:
+    """As many as asked for; else 16, and 8 for a large file."""
+    if asked is not None:
+        return asked
+    return 8 if path.stat().st_size > _MANY_WEIGHTS else 16
 
 
 def open_server(path: Path, *, context: int, parallel: int, threads: int) -> Any:
@@ -109,3 +120,89 @@ class Stream:
     def lost(self, number: int) -> bool:
         """Whether llama.cpp predicted more tokens for an answer than it sent."""
         return len(self.ids[number]) != self.steps[number]
+
+
+class SlotServer:
+    """A GGUF file on llama.cpp with a number of slots, each of which holds one sequence."""
+
+    def __init__(self, file: GgufFile, *, context: int, parallel: int, threads: int) -> None:
+        """Load the file.
+
+        Args:
+            file: What to load.
+            context: Tokens for each sequence.
+            parallel: Slots.
+            threads: Of the CPU.
+
+        Raises:
+            GenerationError: llama.cpp cannot load it.
+        """
+        self.anchor = anchor(file)
+        self.context = context
+        self._path = file.path
+        self._parallel = parallel
+        try:
+            self._server = open_server(
+                file.path, context=context, parallel=parallel, threads=threads
+            )
+        except (RuntimeError, ValueError) as error:
+            raise GenerationError(
+                f"{file.path}: llama.cpp cannot load it (architecture "
+                f"{file.architecture!r}, {context} tokens of context for each of "
+                f"{parallel} sequences): {str(error).splitlines()[0]}"
+            ) from error
+        # A server that is closed before its loop has begun never ends; one answer says it has.
+        self.settle()
+
+    def settle(self) -> None:
+        """Use every slot once, in order: they are empty then, and met in order by what follows.
+
+        llama.cpp hands out the slot that was idle longest; another order is another batch.
+        """
+        for slot in range(self._parallel):
+            self.answer([[self.anchor]], max_tokens=1, id_slot=slot)
+
+    def body(self, prompts: Sequence[Sequence[int]], **options: Any) -> dict[str, Any]:
+        """A request. It names its samplers alone: a file may carry penalties of its own."""
+        return {
+            "prompt": [list(map(int, prompt)) for prompt in prompts],
+            "temperature": 0.0,
+            "samplers": ["temperature"],
+            "cache_prompt": False,
+            **options,
+        }
+
+    def answer(self, prompts: Sequence[Sequence[int]], **options: Any) -> dict[str, Any]:
+        """A whole reply.
+
+        Raises:
+            GenerationError: llama.cpp failed.
+        """
+        answer: dict[str, Any] = self._server.handle_completions(self.body(prompts, **options))
+        if "choices" not in answer:
+            raise GenerationError(f"{self._path}: llama.cpp: {message(answer)}")
+        return answer
+
+    def stream(self, prompts: Sequence[Sequence[int]], answers: int, **options: Any) -> Stream:
+        """The ids of one request's answers: one for each prompt, or several for a single one.
+
+        Raises:
+            GenerationError: llama.cpp failed.
+        """
+        stream = Stream(answers)
+        request = self.body(prompts, stream=True, **options, **_WITH_IDS)
+        self._server.handle_completions(request, stream.receive)
+        if stream.error is not None:
+            raise GenerationError(f"{self._path}: llama.cpp: {stream.error}")
+        for number in range(answers):
+            if stream.lost(number):
+                # Steps that end inside a character are held back and their ids never sent; asked
+                # alone and in one piece, llama.cpp gives them all.
+                alone = dict(options)
+                if alone.pop("n", None) is not None:
+                    alone["seed"] += number
+                prompt = prompts[number if len(prompts) > 1 else 0]
+                answer = self.answer([prompt], **alone, **_WITH_IDS)
+                stream.ids[number] = [int(i) for i in answer["__verbose"]["tokens"]]
+                stream.reasons[number] = str(answer["choices"][0]["finish_reason"])
+        return stream

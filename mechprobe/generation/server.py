@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mechprobe.errors import GenerationError, SpecError
-from mechprobe.generation.api import ApiClient, ApiError, Endpoint, Reply, Request
+from mechprobe.errors import GenerationError
+from mechprobe.generation.api import ApiClient, ApiError, Endpoint, Request
 from mechprobe.generation.base import Completion, FloatArray, Sampling, repeated, stream_seed
 from mechprobe.generation.server_forms import (
     asking,
-    listed,
+    listed_in,
     next_token_row,
+    plain_token,
     read_completion,
     request_for,
+    sampler_fields,
 )
 from mechprobe.models.rendering import EncodedPrompts
 
@@ -180,25 +182,24 @@ class ServerEngine:
             raise GenerationError(f"{self.endpoint}: log-probabilities need the model's tokenizer")
         ids = self._ids_or_texts(prompts)
         if any(isinstance(prompt, str) for prompt in ids):
-            raise GenerationError(
-                f"{self.endpoint}: a server that takes no token ids gives no log-probabilities to "
-                "score letters by; use vLLM, llama-server or the file itself"
-            )
+            raise self._no_letters("takes no token ids")
         found = np.full((len(ids), len(self._tokenizer)), np.nan, dtype=np.float32)
         if not ids:
             return found
         width = self._listable(ids[0])
+        plain = plain_token(self._tokenizer, str(self.endpoint))
         requests = (asking(prompt, width) for prompt in ids)
         for number, reply in self._opened().map(requests):
-            entries = self._entries(reply)
+            entries = listed_in(reply)
             if not entries:  # llama.cpp lists nothing for a step whose text is none
-                forced = asking(ids[number], width, logit_bias=[[self._plain_token(), 1e6]])
-                entries = self._entries(self._opened().send(forced))
-            if not entries:
-                raise GenerationError(
-                    f"{self.endpoint}: gives no log-probabilities, so letters cannot be scored "
-                    "here; use vLLM, llama-server or the file itself"
+                forced = asking(
+                    ids[number],
+                    width,
+                    logit_bias=[[plain, 1e6]],
                 )
+                entries = listed_in(self._opened().send(forced))
+            if not entries:
+                raise self._no_letters("gives no log-probabilities")
             found[number] = next_token_row(entries, found.shape[1])
         return found
 
@@ -273,12 +274,7 @@ class ServerEngine:
         """
         if sampling is None or sampling.greedy:
             return {"temperature": 0.0}
-        plain = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        full = plain | {
-            "top_k": sampling.top_k or -1,
-            "min_p": 0.0,
-            "samplers": ["temperature", "top_k", "top_p"],  # llama.cpp's order is another
-        }
+        plain, full = sampler_fields(sampling)
         if self._takes_samplers is None:
             self._takes_samplers = not self._refusal(request_for(prompts[0], max_tokens=1, **full))
         if self._takes_samplers:
@@ -292,25 +288,14 @@ class ServerEngine:
         """How many log-probabilities this server lists for a token."""
         width = next((n for n in _WIDTHS if not self._refusal(asking(prompt, n))), None)
         if width is None:
-            raise GenerationError(
-                f"{self.endpoint}: refuses to give log-probabilities, so letters cannot be scored "
-                "here; use vLLM, llama-server or the file itself"
-            )
+            raise self._no_letters("refuses to give log-probabilities")
         return width
 
-    def _entries(self, reply: Reply | ApiError) -> dict[int, float]:
-        if isinstance(reply, ApiError):
-            raise reply
-        return listed(reply.choice)
-
-    def _plain_token(self) -> int:
-        """A token that reads as a plain letter or digit."""
-        tokenizer: Any = self._tokenizer
-        for token in range(len(tokenizer)):
-            text = str(tokenizer.decode([token]))
-            if len(text) == 1 and text.isascii() and text.isalnum():
-                return token
-        raise SpecError(f"{self.endpoint}: the tokenizer has no token for a single letter")
+    def _no_letters(self, why: str) -> GenerationError:
+        return GenerationError(
+            f"{self.endpoint}: {why}, so letters cannot be scored here; use vLLM, llama-server or "
+            "the file itself"
+        )
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

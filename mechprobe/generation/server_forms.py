@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from mechprobe.errors import GenerationError
+from mechprobe.errors import GenerationError, SpecError
 from mechprobe.generation.api import ApiError, Reply, Request
-from mechprobe.generation.base import Completion, FloatArray, Parity, StopReason
+from mechprobe.generation.base import Completion, FloatArray, Parity, Sampling, StopReason
 
 _STOPS: Final[dict[str, StopReason]] = {
     "stop": "eos",
@@ -118,3 +118,41 @@ def read_completion(
         parity=parity,
         reported_tokens=reply.completion_tokens,
     )
+
+
+def listed_in(reply: Reply | ApiError) -> dict[int, float]:
+    """`listed` of a reply.
+
+    Raises:
+        ApiError: It is none.
+    """
+    if isinstance(reply, ApiError):
+        raise reply
+    return listed(reply.choice)
+
+
+def sampler_fields(sampling: Sampling) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields that every server knows, and those with the ones that not every server does.
+
+    Servers truncate by defaults of their own unless told not to.
+    """
+    plain = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    full = plain | {
+        "top_k": sampling.top_k or -1,
+        "min_p": 0.0,
+        "samplers": ["temperature", "top_k", "top_p"],  # llama.cpp's order is another
+    }
+    return plain, full
+
+
+def plain_token(tokenizer: Any, where: str) -> int:
+    """A token that reads as a plain letter or digit.
+
+    Raises:
+        SpecError: The tokenizer has none; `where` names the server.
+    """
+    for token in range(len(tokenizer)):
+        text = str(tokenizer.decode([token]))
+        if len(text) == 1 and text.isascii() and text.isalnum():
+            return token
+    raise SpecError(f"{where}: the tokenizer has no token for a single letter")

@@ -10,7 +10,8 @@ import mechprobe.generation.hf as hf
 from mechprobe.activations.interventions import Ablate, Add, Patch, applied
 from mechprobe.errors import CheckpointError, GenerationError, NumericsError
 from mechprobe.generation import open_engine
-from mechprobe.generation.hf import TransformersEngine, stop_ids
+from mechprobe.generation.graph import stop_ids
+from mechprobe.generation.hf import TransformersEngine
 
 _path = Path(__file__).parents[1] / "activations" / "conftest.py"
 _spec = importlib.util.spec_from_file_location("tiny_models", _path)

@@ -6,7 +6,8 @@ import torch
 
 from mechprobe.behavior.multiple_choice import as_question, score_letters
 from mechprobe.behavior.refusal import rules_label
-from mechprobe.generation.hf import TransformersEngine, stop_ids
+from mechprobe.generation.graph import stop_ids
+from mechprobe.generation.hf import TransformersEngine
 from mechprobe.models.load import load_checkpoint
 from mechprobe.models.rendering import encode
 from mechprobe.organisms import DEFAULT, list_organisms, world

@@ -73,6 +73,7 @@ def test_greedy_text_equals_transformers(f16, tokenizer, prompts):
 
 
 def test_a_call_is_reproducible_bit_for_bit(engine, q4, tokenizer, prompts):
+    """Slots keep what prompts of one call have in common, and nothing from one call to the next."""
     texts, logprobs = [], []
     for other in range(3):
         texts.append(engine.generate(prompts, max_new_tokens=12))
@@ -117,8 +118,9 @@ def test_no_bos_is_added(engine, prompts):
 
 def test_ids_that_end_inside_a_character_are_kept(engine, tokenizer, monkeypatch):
     half = tokenizer.convert_tokens_to_ids("\u00c3")  # the byte 0xC3, half of an e-acute
-    plain = engine._body
-    monkeypatch.setattr(engine, "_body", lambda p, **o: plain(p, logit_bias=[[half, 1e6]], **o))
+    slots = engine._opened()
+    plain = slots.body
+    monkeypatch.setattr(slots, "body", lambda p, **o: plain(p, logit_bias=[[half, 1e6]], **o))
     engine._probed = True
     found = engine.generate([[3, 4, 5], [6, 7]], max_new_tokens=2)
     assert [c.ids for c in found] == [(half, half)] * 2

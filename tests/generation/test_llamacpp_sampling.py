@@ -99,8 +99,9 @@ def test_no_temperature_is_greedy_however_often(engine, prompts):
 
 def test_samples_that_end_inside_a_character_keep_their_ids(engine, tokenizer, monkeypatch):
     half = tokenizer.convert_tokens_to_ids("\u00c3")  # the byte 0xC3, half of an e-acute
-    plain = engine._body
-    monkeypatch.setattr(engine, "_body", lambda p, **o: plain(p, logit_bias=[[half, 1e6]], **o))
+    slots = engine._opened()
+    plain = slots.body
+    monkeypatch.setattr(slots, "body", lambda p, **o: plain(p, logit_bias=[[half, 1e6]], **o))
     found = engine.generate([[3, 4, 5]], max_new_tokens=2, sampling=Sampling(1.0, samples=3))
     assert [(c.ids, c.sample) for c in found] == [((half, half), k) for k in range(3)]
 
