@@ -37,6 +37,7 @@ tasks:
   judges: [rules, oracle]
 {more}
 """
+KEY = "sk-never-to-be-seen-43"
 CELL = "cells/llama-s/Q2_K@llama.cpp"
 
 
@@ -48,8 +49,10 @@ def run(text, out):
 def judged(tmp_path_factory):
     """A finished run with a second judge on a server that failed at first."""
     out = tmp_path_factory.mktemp("judged") / "run"
-    with FaultServer({"*": []}) as server:
-        second = f"{{judge: 'openai:m@{server.url}', per_stratum: 4, seed: 3, attempts: 1}}"
+    with FaultServer({"*": []}) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAB_KEY", KEY)
+        named = f"openai:m@{server.url}#LAB_KEY"
+        second = f"{{judge: '{named}', per_stratum: 4, seed: 3, attempts: 1}}"
         spec = SPEC.format(more=f"  second: {second}")
         server.faults = {"?": ["500"]}
         first = run(spec, out)
@@ -79,6 +82,24 @@ def test_an_answer_that_no_judge_labelled_fails_its_step_alone(judged):
         said = {line["id"]: line["text"] for line in answers}
         asked |= {(task, line["id"], said[line["id"]]) for line in lines(file)}
     assert 0 < paid <= all_paid == after == len(asked)  # equal answers of two cells cost one call
+
+
+def test_a_run_holds_no_key_and_answers_to_harmful_requests_in_one_place_alone(judged):
+    out, *_ = judged
+    assert (out / "report.html").exists()
+    texts, elsewhere = set(), {}
+    for file in out.rglob("*"):
+        if not file.is_file():
+            continue
+        content = file.read_text(errors="replace")
+        assert KEY not in content, file
+        if file.parent.name != "generations":
+            elsewhere[file] = content
+        elif file.name != "reference.jsonl":
+            texts |= {line["text"] for line in lines(file) if line["label"] == "harmful"}
+    texts = {text for text in texts if len(text.split()) > 3}  # a word or two occur anywhere
+    assert len(texts) > 5
+    assert not [(file, text) for file in elsewhere for text in texts if text in elsewhere[file]]
 
 
 def test_every_cell_keeps_the_labels_of_every_judge(judged):
