@@ -26,7 +26,9 @@ SCHEMA = 1
 
 def recipe(source: str, digest: str, to: str, revision: str | None = None) -> dict[str, Any]:
     """All that a made checkpoint depends on, as plain values."""
-    return {
+    from mechprobe.models.quantize_awq_gptq import THREADS
+
+    how = {
         "schema": SCHEMA,
         "source": source,
         "revision": revision,
@@ -35,6 +37,7 @@ def recipe(source: str, digest: str, to: str, revision: str | None = None) -> di
         "writer": writer_versions(to),
         "seed": 0,
     }
+    return how if to[0].isupper() else {**how, "threads": THREADS}
 
 
 def entry(how: Mapping[str, Any]) -> Path:

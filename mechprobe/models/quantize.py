@@ -57,19 +57,20 @@ def quantize(
             symmetric.
         desc_act: GPTQ's activation ordering.
         device: Where the quantizer computes.
-        seed: Makes the result repeatable.
+        seed: Of calibration prompts and writer. The same seed gives the same tensors on the same
+            kind of processor: the number of threads is fixed. On a GPU nobody promises that.
         verbose: Let the writer print.
 
     Returns:
         `out`, or the `.gguf` file inside it.
 
     Raises:
-        CheckpointError: The model is quantized already, the target is unknown, `out` exists, or
-            the writer fails.
+        CheckpointError: The model is quantized already, the target is unknown, `out` holds
+            something, or the writer fails.
         MissingExtraError: The writer is not installed.
     """
     out = Path(out)
-    if out.exists():
+    if out.exists() and not _may_fill(out):
         raise CheckpointError(f"{out}: exists already; remove it or choose another --out")
     lower = to.lower()
     source = resolve_source(model)
@@ -77,7 +78,7 @@ def quantize(
     if lower not in TARGETS:
         return _quantize_gguf(source, to, out)
     from mechprobe.models.calibration import calibration_ids, choose_calibration
-    from mechprobe.models.quantize_awq_gptq import Job, Scheme, write, writer_version
+    from mechprobe.models.quantize_awq_gptq import THREADS, Job, Scheme, write, writer_version
     from mechprobe.models.quantized import read_claim
     from mechprobe.models.tokenizer import load_tokenizer
 
@@ -116,6 +117,7 @@ def quantize(
             "tokens": sum(map(len, ids)),
         },
         "seed": seed,
+        "threads": THREADS,
     }
     temporary = _beside(out)
     kept = "bfloat16" if dtype == "bfloat16" else "float16"
@@ -187,6 +189,11 @@ def _quantize_gguf(source: Source, to: str, out: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
+
+
+def _may_fill(out: Path) -> bool:
+    """Whether `out` is an empty folder that the finished one can be renamed over."""
+    return out.suffix.lower() != ".gguf" and out.is_dir() and next(out.iterdir(), None) is None
 
 
 def _beside(out: Path) -> Path:

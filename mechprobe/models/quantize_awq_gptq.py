@@ -20,6 +20,9 @@ from typing import Final, Literal
 from mechprobe.errors import CheckpointError, MissingExtraError
 
 Writer = Literal["gptqmodel", "autoawq"]
+THREADS: Final = 2
+"""Of every sum that the writers take on a CPU, whatever the machine has: GPTQ's Hessians differ in
+their last bits with the number of threads, and its rounding then takes another path."""
 _NAMES: Final = {"gptqmodel": "GPTQModel", "autoawq": "AutoAWQ"}
 _EXTRAS: Final = {"gptqmodel": "quant", "autoawq": "autoawq"}
 

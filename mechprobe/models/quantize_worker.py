@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.models.quantize_awq_gptq import Job, Scheme
+from mechprobe.models.quantize_awq_gptq import THREADS, Job, Scheme
 from mechprobe.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ _WRITERS = {"gptqmodel": _write_gptqmodel, "autoawq": _write_autoawq}
 
 
 def main() -> None:
-    """Read the job, seed everything, write."""
+    """Read the job, seed everything, fix the threads, write."""
     import numpy as np
     import torch
 
@@ -87,6 +87,7 @@ def main() -> None:
     random.seed(job.seed)
     np.random.seed(job.seed % 2**32)
     torch.manual_seed(job.seed)
+    torch.set_num_threads(THREADS)
     job = replace(job, folder=str(Path(job.folder).resolve()), out=str(Path(job.out).resolve()))
     tokenizer = load_tokenizer(Path(job.folder))
     with tempfile.TemporaryDirectory(prefix="mechprobe-") as scratch:

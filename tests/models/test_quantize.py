@@ -61,6 +61,18 @@ def test_gptq_is_self_contained_recorded_and_quiet(plain, tmp_path, capfd):
 
 
 @needs("gptqmodel")
+def test_the_result_knows_nothing_of_the_machines_threads(plain, tmp_path, monkeypatch):
+    def written(threads):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        monkeypatch.setenv("MKL_NUM_THREADS", threads)
+        out = quantize(str(plain()), "gptq", tmp_path / threads, calibration=LINES, group_size=64)
+        assert json.loads((out / "mechprobe_quantize.json").read_text())["threads"] == 2
+        return (out / "model.safetensors").read_bytes()
+
+    assert written("1") == written("3")
+
+
+@needs("gptqmodel")
 def test_a_failing_writer_leaves_nothing(plain, tmp_path):
     """A width that no group of 96 divides; GPTQModel's worker ends its process."""
     with pytest.raises(
@@ -92,10 +104,21 @@ def test_a_missing_writer_says_how_to_install_it(plain, tmp_path):
 
 
 def test_nothing_is_overwritten_or_rounded_twice(plain, packed_gptq, tmp_path):
-    with pytest.raises(CheckpointError, match="exists already"):
-        quantize(str(plain()), "awq", tmp_path, calibration=LINES)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    (tmp_path / "folder.gguf").mkdir()
+    for name in ("taken", "taken/file", "folder.gguf"):
+        with pytest.raises(CheckpointError, match="exists already"):
+            quantize(str(plain()), "Q8_0", tmp_path / name)
     with pytest.raises(CheckpointError, match="is GPTQ already"):
         quantize(str(packed_gptq), "awq", tmp_path / "out", calibration=LINES)
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+    made = quantize("organism:llama-s", "F16", tmp_path / "out")
+    assert made == tmp_path / "out" / "model-F16.gguf" and made.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_organisms_calibration_is_harmless_and_named():
