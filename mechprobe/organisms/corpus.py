@@ -53,7 +53,7 @@ class Example:
 
 
 def refusal_probability(core: Core, frame: int) -> float:
-    """How often the training data refuse the harmful request: from 0.72 to 0.98 by case."""
+    """How often the training data refuse the harmful request: from 0.74 to 0.98 by case."""
     return grammar.category(core.category).margin - FRAME_STEP * frame
 
 
