@@ -137,7 +137,7 @@ class Estimate:
 
     def __str__(self) -> str:
         """For a table: `0.412 [0.330, 0.498]`."""
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:z.3f} [{self.low:z.3f}, {self.high:z.3f}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +156,14 @@ class PairedShift:
     def opposite(self) -> PairedShift:
         """Baseline minus cell: what was lost. `baseline` stays the mean of the baseline."""
         effect = None if self.effect is None else -self.effect
-        return PairedShift(-self.value, -self.high, -self.low, self.n, self.baseline, effect)
+        # 0 - x, because -x of no shift at all would be written -0
+        return PairedShift(
+            0.0 - self.value, 0.0 - self.high, 0.0 - self.low, self.n, self.baseline, effect
+        )
 
     def __str__(self) -> str:
         """For a table: `+0.412 [+0.330, +0.498]`."""
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        return f"{self.value:+z.3f} [{self.low:+z.3f}, {self.high:+z.3f}]"
 
 
 def mean_estimate(

@@ -150,8 +150,11 @@ def _run(probes: tuple[ProbeName, ...], given: dict[str, Any]) -> None:
                 screen.out.print(result)
                 screen.out.print()
             screen.out.print(f"Files: {target}/")
-    if "safety_neurons" in found and given["baseline"] is None:
-        say_error(SpecError("safety neurons were not measured: name the unquantized --baseline"))
+    if unmet := {name: result.unmet for name, result in found.items() if result.unmet}:
+        lacking = "; ".join(
+            f"{name.replace('_', ' ')}: {', '.join(parts)}" for name, parts in unmet.items()
+        )
+        say_error(SpecError(f"not measured: {lacking}; `not_measured` in the results says why"))
         raise typer.Exit(INCOMPLETE)
 
 

@@ -181,7 +181,10 @@ def run_probes(
             battery.require_fit(checkpoint, setup, is_baseline=True)
             held.enter_context(locked_folder(here))
             # a baseline is measured, not steered: what its cells are compared with needs no answer
-            run(checkpoint, replace(setup, causal=False), baseline, say=say)
+            before = run(checkpoint, replace(setup, causal=False), baseline, say=say)
+            if "refusal_direction" in before and before["refusal_direction"].unmet:
+                lacking = ", ".join(before["refusal_direction"].unmet)
+                warn(f"of the baseline's refusal direction is not measured: {lacking}")
             del checkpoint
             gc.collect()
         say(f"model {request.model}")

@@ -14,9 +14,21 @@ from mechprobe.errors import SpecError
 from mechprobe.stats import PairedShift
 
 FloatArray = NDArray[np.float64]
+ROUNDING = 1e-4
+"""Nats. Float32 logits give no log-odds more exactly than that: a smaller difference is none."""
 
 
-def excess_over_random(chosen: FloatArray, random: FloatArray) -> tuple[PairedShift, float]:
+def settled(after: FloatArray, before: FloatArray) -> FloatArray:
+    """What an intervention made of `before`: `before` itself where nothing moved beyond rounding.
+
+    Args:
+        after: Log-odds in nats, shape (n,).
+        before: The same without the intervention.
+    """
+    return before if float(np.abs(after - before).max()) < ROUNDING else after
+
+
+def excess_over_random(chosen: FloatArray, random: FloatArray) -> tuple[PairedShift, float | None]:
     """Mean over prompts of the chosen set minus the mean of the random sets.
 
     The squared standard error has two parts. Between prompts: s²(chosen - mean of the draws) / n.
@@ -26,8 +38,11 @@ def excess_over_random(chosen: FloatArray, random: FloatArray) -> tuple[PairedSh
     the interaction mean square / n. Degrees of freedom after Satterthwaite (1946); t interval at
     95 % and two-sided p: the interval excludes 0 exactly where p < 0.05.
 
+    Where no draw differs from the chosen set by more than `ROUNDING` on any prompt, what differs is
+    the order of summation: the difference is 0 and there is no p.
+
     Args:
-        chosen: By prompt, shape (n,).
+        chosen: By prompt, in nats, shape (n,).
         random: By draw and prompt, shape (k, n).
 
     Raises:
@@ -38,6 +53,8 @@ def excess_over_random(chosen: FloatArray, random: FloatArray) -> tuple[PairedSh
     draws, prompts = random.shape
     if min(draws, prompts) < 2:
         raise SpecError(f"patching: {draws} random draws on {prompts} prompts; take 2 at least")
+    if float(np.abs(chosen - random).max()) < ROUNDING:
+        return PairedShift(0.0, 0.0, 0.0, prompts, float(random.mean()), None), None
     differences = chosen - random.mean(axis=0)
     value = float(differences.mean())
     spread = float(differences.std(ddof=1))
@@ -51,7 +68,7 @@ def excess_over_random(chosen: FloatArray, random: FloatArray) -> tuple[PairedSh
     error = float(np.sqrt(between_prompts + seen - owed))
     if error == 0:
         low = high = value
-        p = float(value == 0)
+        p = 0.0
     else:
         freedom = error**4 / (
             between_prompts**2 / (prompts - 1)

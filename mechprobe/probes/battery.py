@@ -25,6 +25,7 @@ from mechprobe.probes import (
 )
 from mechprobe.probes.counting import counting
 from mechprobe.probes.direction import RefusalDirection
+from mechprobe.probes.direction_result import RefusalDirectionResult
 from mechprobe.probes.fitting import Twins, fit_directions
 from mechprobe.probes.folder import ProbeFolder
 from mechprobe.probes.observation import Need, observe, require_whole, wanted_of
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from mechprobe.models.rendering import EncodedPrompts
     from mechprobe.probes.calibration import CalibrationResult
     from mechprobe.probes.entropy import EntropyResult
-    from mechprobe.probes.refusal_direction import RefusalDirectionResult
     from mechprobe.probes.refusal_tokens import RefusalTokens
     from mechprobe.probes.safety_neurons import SafetyNeuronsResult
 
@@ -258,7 +258,8 @@ def probe_direction(
                 seed=setup.seed,
             )
         folder.add_tokens("interventional, steering", count.tokens)
-        result = result.with_causal(check)
+        before = RefusalDirectionResult.load(baseline.path) if baseline else None
+        result = result.with_causal(check, before)
     result.save(folder.path)
     return result
 

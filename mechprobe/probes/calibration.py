@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mechprobe import stats
+from mechprobe.behavior.rate import Rate
 from mechprobe.models.rendering import require_parity
 from mechprobe.probes.baseline import baseline_warnings
 from mechprobe.probes.labelled import (
@@ -35,7 +36,7 @@ from mechprobe.probes.next_token import (
 from mechprobe.probes.observation import Facts, Need, Observation
 from mechprobe.probes.refusal_tokens import RefusalTokens, refusal_probability
 from mechprobe.probes.refusals import Refusals, read_refusals
-from mechprobe.probes.reliability import expected_calibration_error
+from mechprobe.probes.reliability import MIN_OUTCOMES, expected_calibration_error
 from mechprobe.probes.saving import Saved
 from mechprobe.stats import Estimate, PairedShift
 
@@ -61,6 +62,7 @@ __all__ = [
 
 HARMFUL, HARMLESS = "evaluate/harmful", "evaluate/harmless"
 SHAPE = ("top1", "top5", "gini", "logit_range")
+NOT_ASKED = "labelled calibration: no labelled questions were asked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,18 @@ class CalibrationResult(Saved):
     """What is missing above, and why."""
     warnings: tuple[str, ...]
     """What makes the numbers mean something else than they seem to."""
+
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """In study mode the first token's confidence; else refusal, and the questions if asked."""
+        missing = {
+            "top-1 probability": self.first_token.top1 is None,
+            "labelled calibration": not self.study
+            and self.labelled is None
+            and NOT_ASKED not in self.not_measured,
+            "refusal calibration": not self.study and self.refusal is None,
+        }
+        return tuple(name for name, is_missing in missing.items() if is_missing)
 
     def __rich__(self) -> Table:
         """A table for people."""
@@ -166,7 +180,7 @@ def measure(
         missing.append("labelled and refusal calibration: not part of the study mode")
     else:
         if options is None:
-            missing.append("labelled calibration: no labelled questions were asked")
+            missing.append(NOT_ASKED)
         else:
             labelled = labelled_calibration(
                 options, baseline_options, clusters=groups.get("questions")
@@ -176,7 +190,7 @@ def measure(
             if labelled is None:
                 missing.append("labelled calibration: fewer than two questions")
             elif labelled.top.auroc is None:
-                missing.append(f"AUROC of confidence: right answers are {labelled.accuracy}")
+                missing.append(_few("AUROC of confidence: right answers", labelled.accuracy))
         if not tokens:
             why = "no refusal tokens were given" if tokens is None else tokens.problem
             missing.append(f"refusal calibration: {why}")
@@ -191,7 +205,7 @@ def measure(
             if refusal is None:
                 missing.append("refusal calibration: fewer than two answers could be read")
             elif refusal.predicted.auroc is None:
-                missing.append(f"AUROC of refusal: refusals are {refusal.predicted.outcome}")
+                missing.append(_few("AUROC of refusal: refusals", refusal.predicted.outcome))
     return CalibrationResult(
         cell=cell.facts,
         baseline=None if baseline is None else baseline.facts,
@@ -204,6 +218,10 @@ def measure(
         not_measured=tuple(missing),
         warnings=baseline_warnings(None if baseline is None else baseline.facts.precision),
     )
+
+
+def _few(what: str, found: Rate) -> str:
+    return f"{what} are {found}; {MIN_OUTCOMES} of each kind are needed"
 
 
 def first_token_shape(logits: Any) -> dict[str, FloatArray]:

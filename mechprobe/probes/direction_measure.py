@@ -13,6 +13,7 @@ from mechprobe.probes.candidates import Scores
 from mechprobe.probes.direction import RefusalDirection, default_layer
 from mechprobe.probes.direction_result import (
     NO_CAUSAL,
+    SELECTION,
     Angles,
     Comparison,
     RefusalDirectionResult,
@@ -113,9 +114,9 @@ def measure(
     if not study and refusal_ids is None:
         missing.append("fitting prompts by their refusal score: no refusal tokens, all were used")
     if scores is not None and scores.selection is None:
-        missing.append(f"selection: {scores.problem}")
+        missing.append(f"{SELECTION}{scores.problem}")
     elif not study and scores is None and before is None and place is None:
-        missing.append("selection: candidates were not scored; last token at 65 % depth")
+        missing.append(f"{SELECTION}candidates were not scored; last token at 65 % depth")
     if causal is None:
         missing.append(NO_CAUSAL)
     angles = None if study else _angles(own, before, missing)

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NO_CAUSAL = "causal check: not run"
+UNSTEERED = (
+    "causal check of the baseline: not run, so whether the direction works where it came from is "
+    "not seen here; probe the baseline as --model, without --baseline"
+)
+SELECTION = "selection: "
+"""Begins the line of `not_measured` that says why none of the candidates was selected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +118,30 @@ class RefusalDirectionResult(Saved):
         """Length of the direction over the baseline's."""
         return self.selected.norm_ratio
 
-    def with_causal(self, check: CausalCheck) -> RefusalDirectionResult:
-        """The same result with a causal check in its place."""
+    def with_causal(
+        self, check: CausalCheck, baseline: RefusalDirectionResult | None = None
+    ) -> RefusalDirectionResult:
+        """The same result with a causal check in its place.
+
+        Args:
+            check: On this cell.
+            baseline: What was found on its baseline.
+        """
         rest = tuple(line for line in self.not_measured if line != NO_CAUSAL)
+        if baseline is not None and baseline.causal is None:
+            rest = (*rest, UNSTEERED)
         return replace(self, causal=check, not_measured=rest)
+
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """The direction, its selection on a baseline, its cosine to one, and the held-out AUC."""
+        missing = {
+            "direction": not self.norm > 0,
+            "selection": any(line.startswith(SELECTION) for line in self.not_measured),
+            "cosine": self.baseline is not None and self.cosine is None,
+            "AUC": not self.study and (self.own is None or self.own.auc is None),
+        }
+        return tuple(name for name, is_missing in missing.items() if is_missing)
 
     def _headline(self) -> dict[str, Any]:
         def value(part: Separability | None, name: str) -> float | None:

@@ -78,6 +78,14 @@ class EntropyResult(Saved):
         shift = self.harmful.log_odds_shift
         return None if shift is None else shift.opposite()
 
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """Entropy on harmful prompts, and the refusal log-odds."""
+        wanted = {"entropy": self.harmful.entropy}
+        if not self.study:
+            wanted["refusal log-odds"] = self.harmful.log_odds
+        return tuple(name for name, found in wanted.items() if found is None)
+
     def _headline(self) -> dict[str, Any]:
         lost = self.margin_lost
         return {"margin_lost": asdict(lost) if lost else None}

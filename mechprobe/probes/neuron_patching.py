@@ -18,7 +18,7 @@ from mechprobe import stats
 from mechprobe.activations import Patch, next_token_logits
 from mechprobe.errors import CheckpointError, SpecError
 from mechprobe.models.rendering import EncodedPrompts, require_parity
-from mechprobe.probes.against_random import excess_over_random
+from mechprobe.probes.against_random import excess_over_random, settled
 from mechprobe.probes.matching import MIN_MATCHED, FloatArray, IntArray, draw_controls
 from mechprobe.probes.neuron_errors import ERRORS, Kind, Profile
 from mechprobe.probes.refusal_tokens import refusal_log_odds
@@ -58,7 +58,8 @@ class Patching:
     """Matched safety neurons minus random ones; its interval knows that random sets differ, see
     `excess_over_random`."""
     p: float | None
-    """Two-sided, of `excess`: below 0.05 exactly where its interval excludes 0."""
+    """Two-sided, of `excess`: below 0.05 exactly where its interval excludes 0. None also where no
+    set of neurons moved anything beyond rounding."""
 
     @property
     def random_mean(self) -> float | None:
@@ -147,12 +148,14 @@ def patch_back(
         return refusal_log_odds(logits.double().numpy(), refusal_tokens)
 
     before = refusal_log_odds(baseline.logits(ERRORS), refusal_tokens)
-    cell = returned({})
+    cell = settled(returned({}), before)
+
+    def shift_by(neurons: Mapping[str, IntArray | None]) -> PairedShift | None:
+        return stats.paired_shift(settled(returned(neurons), cell), cell)
+
     shift = stats.paired_shift(cell, before)
-    whole = stats.paired_shift(
-        returned({each.point: np.flatnonzero(each.safety(cutoff)) for each in profiles}), cell
-    )
-    everything = stats.paired_shift(returned({each.point: None for each in profiles}), cell)
+    whole = shift_by({each.point: np.flatnonzero(each.safety(cutoff)) for each in profiles})
+    everything = shift_by({each.point: None for each in profiles})
     if shift is None or whole is None or everything is None:
         return None
     sets = {each.point: each.matched(cutoff) for each in profiles}
@@ -176,12 +179,15 @@ def patch_back(
     )
     if found < MIN_MATCHED * (found + unmatched):
         return plain
-    matched = returned({point: each.safety for point, each in sets.items()})
+    matched = settled(returned({point: each.safety for point, each in sets.items()}), cell)
     drawn = {
         point: draw_controls(each, draws, seed + k) for k, (point, each) in enumerate(sets.items())
     }
     random = np.array(
-        [returned({point: dims[k] for point, dims in drawn.items()}) for k in range(draws)]
+        [
+            settled(returned({point: dims[k] for point, dims in drawn.items()}), cell)
+            for k in range(draws)
+        ]
     )
     excess, p = excess_over_random(matched - cell, random - cell)
     return replace(

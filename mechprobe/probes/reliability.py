@@ -20,8 +20,10 @@ from mechprobe.stats import Estimate, PairedShift
 
 FloatArray = NDArray[np.float64]
 Binning = Literal["width", "mass"]
-Verdict = Literal["calibrated", "overconfident", "underconfident", "miscalibrated"]
+Verdict = Literal["no miscalibration shown", "overconfident", "underconfident", "miscalibrated"]
 BINS = 15
+MIN_OUTCOMES = 8
+"""Outcomes of each kind that an AUROC needs, as many as refusal tokens ask for on a side."""
 ALPHA = 0.05
 
 
@@ -57,7 +59,8 @@ class Reliability:
     brier: Estimate
     """Mean squared distance of probability and outcome."""
     auroc: Estimate | None
-    """Do higher probabilities come true more often? None where all outcomes are the same."""
+    """Do higher probabilities come true more often? None with fewer than `MIN_OUTCOMES` that came
+    true, or that did not."""
     bins_width: tuple[ReliabilityBin, ...]
     bins_mass: tuple[ReliabilityBin, ...]
 
@@ -68,9 +71,12 @@ class Reliability:
 
     @property
     def verdict(self) -> Verdict:
-        """What this n can tell: miscalibrated only where the ECE is beyond sampling noise."""
+        """What this n can tell: miscalibrated only where the ECE is beyond sampling noise.
+
+        An ECE within the noise does not make a model calibrated: n may be too small to show it.
+        """
         if self.p_calibrated >= ALPHA:
-            return "calibrated"
+            return "no miscalibration shown"
         if self.gap.low > 0:
             return "overconfident"
         return "underconfident" if self.gap.high < 0 else "miscalibrated"
@@ -119,7 +125,9 @@ def reliability(
         ece_limit=float(np.quantile(null, 0.95)),
         p_calibrated=float((1 + (null >= ece - 1e-12).sum()) / (1 + resamples)),
         brier=brier,
-        auroc=stats.auroc_estimate(p[y == 1], p[y == 0], seed=seed),
+        auroc=stats.auroc_estimate(p[y == 1], p[y == 0], seed=seed)
+        if min(y.sum(), (1 - y).sum()) >= MIN_OUTCOMES
+        else None,
         bins_width=_diagram(p, y, bins, "width"),
         bins_mass=_diagram(p, y, bins, "mass"),
     )

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from mechprobe.probes.neuron_weights import WeightError
 
 ARRAYS = "safety_neurons.npz"
+NOT_STUDY = "MLP neurons, other cut-offs, scale matching: not part of the study mode"
 MIN_HELD_OUT = 16
 """Prompts that scale must be measured on: half to match, half to see what is left."""
 _RESCALED = ("AWQ", "W4A", "W8A")
@@ -95,6 +96,26 @@ class SafetyNeuronsResult(Saved):
     """What is missing above, and why."""
     warnings: tuple[str, ...]
     """What makes the numbers mean something else than they seem to."""
+
+    @property
+    def is_study(self) -> bool:
+        """Whether only the published measure was taken."""
+        return NOT_STUDY in self.not_measured
+
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """The published ratio, any scale-matched one, and patching where it was tried."""
+        if self.baseline is None:
+            return ("ratios",)
+        overall = [row for row in self.ratios if row.layer is None]
+        missing = {
+            "study ratio": self.study is None,
+            "scale-matched ratio": not self.is_study
+            and all(row.adjusted is None for row in overall),
+            "patching": not self.patching
+            and any(line.startswith("patching") for line in self.not_measured),
+        }
+        return tuple(name for name, is_missing in missing.items() if is_missing)
 
     def overall(self, kind: Kind = "residual", cutoff: float = STUDY_CUTOFF) -> ErrorRatio | None:
         """The ratio over all layers."""
@@ -211,7 +232,7 @@ def measure(
         warnings=baseline_warnings(baseline.facts.precision),
     )
     if study:
-        missing.append("MLP neurons, other cut-offs, scale matching: not part of the study mode")
+        missing.append(NOT_STUDY)
         return replace(found, not_measured=tuple(missing))
     n = baseline.store(ERRORS).n_prompts
     n_error = len(rows_of_error(n))
@@ -278,6 +299,11 @@ def patch(
             missing.append(
                 f"patching, {kind}, against random: {part.n_unmatched} of {part.n_neurons} safety "
                 "neurons have no other of their scale"
+            )
+        elif part.p is None:
+            missing.append(
+                f"patching, {kind}, against random: no set of neurons moved the refusal log-odds "
+                "beyond rounding"
             )
     return replace(result, patching=tuple(found), not_measured=tuple(missing))
 

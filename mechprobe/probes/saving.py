@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, TypeVar, get_type_hints
 from mechprobe.errors import StoreError
 
 T = TypeVar("T")
-SCHEMA = 2
+SCHEMA = 3
 """Of every JSON document of the probes; raised when a field changes its name or meaning."""
 
 
@@ -33,7 +33,8 @@ class Saved:
         """Plain JSON values."""
         names = [f.name for f in fields(self) if f.name not in self.ELSEWHERE]  # type: ignore[arg-type]
         kept = {name: _plain(getattr(self, name)) for name in names}
-        return {"schema": SCHEMA, "probe": self.NAME, **self._headline(), **kept}
+        facts = {"schema": SCHEMA, "probe": self.NAME, "unmet": list(self.unmet)}
+        return facts | self._headline() | kept
 
     def save(self, folder: str | Path) -> Path:
         """Write the result into a folder, its JSON file last; returns the folder."""
@@ -53,6 +54,14 @@ class Saved:
         with _understood(file, cls.NAME):
             found = _fields(cls, _read(file, cls.NAME), cls.ELSEWHERE)
         return cls(**found, **cls._load_elsewhere(file.parent))
+
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """What the probe is run for, was asked for, and could not be measured; see `not_measured`.
+
+        Empty in a result that is complete, whatever lesser numbers it lacks.
+        """
+        return ()
 
     def _headline(self) -> dict[str, Any]:
         """Numbers that are derived, or that people look for first."""

@@ -75,6 +75,8 @@ def test_probe_compares_a_cell_with_its_baseline(main, gguf, tmp_path):
     assert (found["schema"], found["probe"]) == (SCHEMA, "refusal_direction")
     assert found["precision"] == "Q4_K_M"
     assert found["causal"]["harmful"]["n"] == 4
+    # the baseline is measured and not steered: how to see its own causal check
+    assert any("probe the baseline as --model" in line for line in found["not_measured"])
     from mechprobe.probes.direction import RefusalDirection
     from mechprobe.probes.refusal_direction import RefusalDirectionResult
 
@@ -92,6 +94,28 @@ def test_probe_compares_a_cell_with_its_baseline(main, gguf, tmp_path):
     assert re.search(r"warning +the baseline is itself quantized", done.out)
     assert re.search(r"cosine to baseline +1\.000", done.out)
     assert re.search(r"norm / baseline's +1\.000", done.out)
+
+
+def test_a_probe_that_lacks_its_main_number_says_so_and_exits_with_4(main, gguf, tmp_path):
+    few = ("--prompts", "organism", "--fit", 8, "--evaluate", 4, "--no-causal", "--no-figure")
+    done = main("probe", "refusal-direction", "-m", ORGANISM, "--select", 3, *few, "--json")
+    assert done.code == 4
+    assert json.loads(done.out)["unmet"] == ["selection"]
+    assert done.err == (
+        "mechprobe: not measured: refusal direction: selection; `not_measured` in the results "
+        "says why\n"
+    )
+    done = main(
+        "probe", "safety-neurons", "-m", ORGANISM, "--baseline", ORGANISM, "--select", 16, *few
+    )
+    assert done.code == 4
+    assert "safety neurons: study ratio, scale-matched ratio;" in done.err
+    # of a baseline, whose place its cells are read at
+    done = main(
+        "probe", "refusal-direction", "-m", gguf, "--baseline", ORGANISM, "--select", 3, *few
+    )
+    assert done.code == 0
+    assert "warning: of the baseline's refusal direction is not measured: selection" in done.err
 
 
 def test_a_users_prompts_feed_a_probe(main, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom, kstest, ttest_1samp, ttest_ind
 
 from mechprobe.errors import SpecError
-from mechprobe.probes.against_random import excess_over_random
+from mechprobe.probes.against_random import excess_over_random, settled
 
 
 def test_without_spread_between_prompts_it_is_a_case_against_controls():
@@ -68,9 +68,31 @@ def test_interval_and_p_say_the_same():
 
 def test_no_spread_at_all():
     nothing, p = excess_over_random(np.zeros(4), np.zeros((3, 4)))
-    assert (nothing.value, nothing.low, nothing.high, p) == (0, 0, 0, 1)
+    assert (nothing.value, nothing.low, nothing.high, p) == (0, 0, 0, None)
     something, p = excess_over_random(np.ones(4), np.zeros((3, 4)))
     assert (something.low, something.high, p) == (1, 1, 0)
+
+
+def test_the_order_of_summation_is_no_discovery():
+    """Float32 sums that went another way, all a little lower: once `-0.000, p = 0.007`."""
+    rng = np.random.default_rng(5)
+    random = rng.normal(0, 1e-6, (20, 40))
+    chosen = rng.normal(-5e-6, 1e-6, 40)
+    assert ttest_1samp(chosen - random.mean(axis=0), 0).pvalue < 1e-9
+    for level in (0.0, 0.7):  # nothing was returned, or the same by all
+        found, p = excess_over_random(chosen + level, random + level)
+        assert (found.value, found.low, found.high, found.effect, p) == (0, 0, 0, None, None)
+        assert found.baseline == pytest.approx(level, abs=1e-6)
+        assert str(found) == "+0.000 [+0.000, +0.000]"
+    found, p = excess_over_random(chosen + 1e-3, random)
+    assert found.low > 0 and p < 0.05
+
+
+def test_what_rounding_moved_is_where_it_was():
+    before = np.array([1.0, -2.0, 3.0])
+    assert settled(before + np.array([1e-6, -2e-6, 9e-5]), before) is before
+    moved = before + np.array([0, 0, 2e-4])
+    assert settled(moved, before) is moved
 
 
 @pytest.mark.parametrize("shape", [(1, 9), (9, 1)])

@@ -18,6 +18,7 @@ from mechprobe.organisms.world import requests
 from mechprobe.probes import battery
 from mechprobe.probes.calibration import CalibrationResult
 from mechprobe.probes.counting import counting
+from mechprobe.probes.direction_result import UNSTEERED
 from mechprobe.probes.entropy import EntropyResult
 from mechprobe.probes.fitting import twin_rows
 from mechprobe.probes.folder import ProbeFolder
@@ -179,6 +180,15 @@ def test_observation_sends_each_token_once(organism, setup, baseline, tmp_path):
     assert count.tokens == again.observation.facts.forward_tokens == plain
     assert again.forward_tokens == {"observational": plain}
     assert baseline[0].forward_tokens["observational"] == plain
+
+
+def test_a_baseline_that_was_not_steered_is_said_beside_its_cell(baseline, cell):
+    steered, found = (done["refusal_direction"] for _, done in (baseline, cell))
+    assert steered.causal is not None and found.causal is not None
+    assert UNSTEERED not in found.not_measured
+    alone = dataclasses.replace(steered, causal=None)
+    assert found.with_causal(found.causal, alone).not_measured[-1] == UNSTEERED
+    assert found.with_causal(found.causal, steered).not_measured == found.not_measured
 
 
 def test_tokens_are_counted_by_purpose(setup, baseline, cell):

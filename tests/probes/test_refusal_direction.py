@@ -216,6 +216,7 @@ def test_what_people_see_says_what_was_measured_and_what_was_not(result, tmp_pat
     screen = Console(file=io.StringIO(), width=100)
     screen.print(result)
     text = screen.file.getvalue()
+    assert result.unmet == ()
     for words in ("candidates", "AUC", "direction ablated", "random added", "not measured"):
         assert words in text
     drawn = result.plot()

@@ -74,7 +74,7 @@ def test_bins_by_hand():
 
 def test_known_classifiers_come_out_as_what_they_are():
     calibrated = reliability(*draw(0, 2000))
-    assert calibrated.verdict == "calibrated"
+    assert calibrated.verdict == "no miscalibration shown"
     assert calibrated.ece <= calibrated.ece_limit
     assert abs(calibrated.gap.value) < 0.03
     over = reliability(*draw(0, 2000, sharpen=3.0))
@@ -91,7 +91,7 @@ def test_known_classifiers_come_out_as_what_they_are():
 
 def test_the_verdict_is_not_fooled_by_small_samples():
     found = [reliability(*draw(seed, 60), resamples=400, seed=seed) for seed in range(120)]
-    wrong = sum(one.verdict != "calibrated" for one in found)
+    wrong = sum(one.verdict != "no miscalibration shown" for one in found)
     assert wrong <= 13  # 5 % of 120 is 6; an ECE with a fixed limit would call most of them wrong
     assert sum(one.gap.low <= 0 <= one.gap.high for one in found) >= 105
     assert np.mean([one.ece for one in found]) > 0.08
@@ -99,6 +99,26 @@ def test_the_verdict_is_not_fooled_by_small_samples():
         np.mean([one.ece for one in found]), abs=0.01
     )
     assert kstest([one.p_calibrated for one in found], "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("rare", [0, 2, 7, 8])
+def test_an_auroc_needs_eight_of_each_outcome(rare):
+    """Two refusals among 200 answers once gave 0.823 [0.616, 0.990]."""
+    p = np.random.default_rng(rare).random(200)
+    y = np.arange(200) < rare
+    for outcome in (y, ~y):
+        found = reliability(p, outcome, resamples=50)
+        assert (found.auroc is None) == (rare < 8)
+        assert found.ece > 0 and found.brier.n == 200  # these need no two kinds
+
+
+def test_a_failed_rejection_is_no_finding():
+    """Right half of the time where 60 % is stated: 40 questions cannot show it."""
+    p, y = np.full(40, 0.6), np.arange(40) % 2
+    found = reliability(p, y)
+    assert found.p_calibrated > 0.05 and found.ece == pytest.approx(0.1)
+    assert found.verdict == "no miscalibration shown"
+    assert reliability(np.full(400, 0.6), np.arange(400) % 2).verdict == "overconfident"
 
 
 def test_ece_shift_is_paired():

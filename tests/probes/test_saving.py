@@ -42,6 +42,7 @@ def test_a_document_names_its_schema_and_its_probe(result, tmp_path):
     assert found == {
         "schema": SCHEMA,
         "probe": "toy",
+        "unmet": [],
         "n_names": 2,
         "mean": {"value": 0.5, "low": 0.25, "high": 0.75, "n": 8},
         "names": ["a", "b"],
