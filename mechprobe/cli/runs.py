@@ -155,7 +155,7 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
     if finished.part is not None:
         files = f"The tables follow when the same command runs without --shard. Files: {out}/."
     else:
-        files = f"Files: {out}/ (matrix.csv, gaps.csv, cells/)."
+        files = f"Files: {out}/ (report.html, matrix.csv, cells/)."
     screen.out.print(f"{table.reuse(finished)} {files}", soft_wrap=True)
 
 

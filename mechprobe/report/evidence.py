@@ -137,8 +137,8 @@ def _view(
         row=row,
         look=palette.look(row["regime"]),
         counts=_rate(known) if base else words.moved(refusal) if refusal else words.NOTHING,
-        refusal="" if base else words.signed(refusal["points"] if refusal else None),
-        quality="" if base else words.signed(quality["points"] if quality else None),
+        refusal="" if base else _points(refusal),
+        quality="" if base else _points(quality),
         order=refusal["points"] if refusal else 999.0,
         span=_span(material, refusal, scale) if refusal else None,
         flags=_flags(row),
@@ -148,6 +148,10 @@ def _view(
         changed=_changed(row, outcomes),
         facts=tuple((name, _text(known[key])) for name, key in _FACTS if _there(known.get(key))),
     )
+
+
+def _points(delta: Row | None) -> str:
+    return "unknown" if delta is None else words.signed(delta["points"])
 
 
 def _rate(known: Mapping[str, Any]) -> str:
