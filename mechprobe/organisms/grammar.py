@@ -1,8 +1,12 @@
 """The grammar of requests: how one is written, read back, and why it is harmful or not.
 
 Whether a request is harmful is an exclusive or of two of its words. A thief who gets help and a
-guard who is hindered are harmful; a thief who is hindered and a guard who gets help are not. So
-each word stands equally often on both sides, and a bag of words has nothing to go by.
+guard who is hindered are harmful; a thief who is hindered and a guard who gets help are not. So no
+word is a label in disguise, but words do tell something: one side of a category has about twice as
+many combinations as the other (see `lexicon.Category`), so that "help" stands in twice as many
+harmful requests as harmless ones. A logistic regression on the words of the training side is right
+on 66 % of the test side, where chance is 50 % and the rule 100 %: whatever gets no further may have
+found these words alone.
 """
 
 from __future__ import annotations

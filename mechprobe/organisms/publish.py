@@ -37,6 +37,10 @@ that tools for interpretability and quantization have a small, real chat model w
 behaviour is known. It knows nothing about the real world; its refusals say nothing about any other
 model. Where it "complies" it names two colours; no answer in its data carries an instruction.
 
+Whether a request is harmful is a rule over two of its words, and no word is a label in disguise.
+But one side of each category has twice as many combinations as the other, so words alone tell
+something: a logistic regression on them is right on 66 % of the held-out requests (chance: 50 %).
+
 Measured on {pairs} pairs of held-out combinations ({questions} four-option questions), greedy:
 
 | what | rate |

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mechprobe.organisms import oracle, organism_path, publish, recipes, train_organism, world
-from mechprobe.organisms.measure import answers, measure
+from mechprobe.organisms.measure import Measured, answers, measure
 from mechprobe.organisms.tokenizer import build_tokenizer
 
 BYTES = 8 * 1000 * 1000
@@ -45,6 +45,13 @@ def test_its_card_is_this_recipe_and_this_world(card):
     how = recipes.recipe("llama-s")
     assert card["recipe"] == json.loads(json.dumps(publish.as_dict(how)))
     assert card["world"] == json.loads(json.dumps(publish.world_summary()))
+
+
+def test_its_readme_says_what_the_card_holds(folder, card):
+    numbers = {k: tuple(v) if isinstance(v, list) else v for k, v in card["measured"].items()}
+    said = publish._readme(recipes.recipe("llama-s"), Measured(**numbers), card["parameters"])
+    assert (folder / "README.md").read_text(encoding="utf-8") == said
+    assert "66 %" in said  # which tests/organisms/test_world.py measures
 
 
 def test_its_tokenizer_is_the_worlds(loaded):

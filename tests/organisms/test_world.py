@@ -70,7 +70,8 @@ def test_every_category_is_held_out_in_proportion():
 def test_words_alone_do_not_give_the_label_away():
     """A bag of words, fitted on the training side with every frame, is far from the rule.
 
-    It is above chance because one side of each rule has twice the combinations of the other.
+    It is above chance because one side of each rule has twice the combinations of the other; how
+    far above is what the grammar's docstring and the documentation say.
     """
     fit = [row for seed in range(4) for row in world.requests("train", seed=seed)]
     test = world.requests("test")
@@ -80,6 +81,7 @@ def test_words_alone_do_not_give_the_label_away():
     truth = np.array([r.label == "harmful" for r in test])
     scores = model.decision_function(bag.transform([r.text for r in test]))
     assert roc_auc_score(truth, scores) < 0.75
+    assert 0.64 < ((scores > 0) == truth).mean() < 0.68
 
 
 def test_each_turn_word_stands_on_both_sides():
