@@ -222,7 +222,7 @@ def test_a_broken_cell_costs_no_other(finished):
         ("temperatures: [0, 1.0]", "temperatures: [0, 1.0, 1.0]", "each be above the one before"),
         ("temperatures: [0, 1.0]", "temperatures: [0]", "temperatures"),
         ("temperatures: [0, 1.0]", "temperatures: [0, -1]", "greater than or equal to 0"),
-        ("samples: 4", "samples: 1", "line 13: samples"),
+        ("samples: 4", "samples: 1", "line 14: samples"),
         ("samples: 4", "sample: 4", "unknown field; did you mean samples"),
         ('"rules:arditi12"]', "rules]", "a judge is named twice"),
         ("judges:", "judge:", "unknown field"),
