@@ -112,8 +112,10 @@ def _encodable(text: str) -> str:
 def _read(path: Path, parse: Callable[[Mapping[str, Any]], _T]) -> list[_T]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptFileError(f"{path}: cannot be read as UTF-8 text") from error
+    except UnicodeDecodeError as error:
+        raise PromptFileError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise PromptFileError(f"{path}: cannot be read: {error.strerror}") from error
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
