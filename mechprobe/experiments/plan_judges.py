@@ -10,7 +10,7 @@ from typing import Any
 
 from mechprobe.behavior.judges import Calls, about_server, judge_digest, open_judge
 from mechprobe.behavior.judges.base import digest
-from mechprobe.errors import SpecError
+from mechprobe.errors import MechprobeError, SpecError
 from mechprobe.experiments.sources import find_source
 from mechprobe.experiments.spec import Spec
 from mechprobe.experiments.spec_judges import JudgeSpec, SecondJudge
@@ -55,7 +55,10 @@ def judge_parts(spec: Spec) -> dict[str, list[JudgePart]]:
         raise SpecError(f"tasks.judges: {twice} is named twice; a second judge is another one")
     found: dict[str, list[JudgePart]] = {name: [] for name in tasks}
     for judge in judges:
-        identity = judge_identity(judge)
+        try:
+            identity = judge_identity(judge)
+        except MechprobeError as error:
+            raise type(error)(f"tasks.judges: {error}") from error
         mine = [name for name, world in tasks.items() if world or judge.judge != ORACLE]
         if not mine:
             raise SpecError(

@@ -40,7 +40,10 @@ def open_judge(text: str, calls: Calls | None = None) -> Judge:
         from mechprobe.behavior.judges.classifier import ClassifierJudge
 
         return ClassifierJudge(text)
-    raise SpecError(f"judge {text!r}: use rules, oracle, openai:MODEL@URL or hf:CLASSIFIER")
+    raise SpecError(
+        f"judge {text!r}: use rules, oracle, openai:MODEL@URL or hf:CLASSIFIER, or rules:NAME for "
+        "one refusal instrument"
+    )
 
 
 def stratified(exchanges: Iterable[Exchange], per_stratum: int, *, seed: int = 0) -> list[Exchange]:
