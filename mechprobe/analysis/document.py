@@ -64,7 +64,7 @@ def analyse(
         strict: Whether a fall must be beyond its threshold, not at it.
         quality: The measure that is quality.
         instrument: Of refusal; the first of the outcomes by default.
-        second_instrument: Another one of refusal.
+        second_instrument: Another one of refusal; what it has not read is not measured.
         resamples: Of every bootstrap.
         seed: Of every bootstrap.
 
@@ -73,15 +73,14 @@ def analyse(
 
     Raises:
         SpecError: The preset is unknown.
-        TableError: A column is missing, or an instrument has not read the outcomes.
+        TableError: A column is missing, or the instrument has not read the outcomes.
     """
     instruments, there = primary_instruments(outcomes, instrument)
-    for name in (instrument, second_instrument):
-        if name and REFUSAL in there and name not in there[REFUSAL]:
-            raise TableError(
-                f"refusal was not read by the instrument {name!r}; there are: "
-                f"{', '.join(there[REFUSAL])}"
-            )
+    if instrument and instrument not in there.get(REFUSAL, [instrument]):
+        raise TableError(
+            f"refusal was not read by the instrument {instrument!r}; there are: "
+            f"{', '.join(there[REFUSAL])}"
+        )
     choice = Choice(get_preset(preset), strict, quality, instruments, second_instrument)
     of_refusal = outcomes["measure"] == REFUSAL
     counts = outcomes["instrument"].astype(str) == outcomes["measure"].map(instruments).astype(str)

@@ -43,7 +43,11 @@ def effects(deltas: Deltas) -> pd.DataFrame:
         shift, error = paired.difference(lost, gained, n)
         shift = np.where(alone, shift, table["mean"].to_numpy())
         error = np.where(alone, error, np.where(flat, paired.difference(none, none, m)[1], robust))
-        tost = paired.tost_p(shift, error, df=np.where(alone, np.inf, np.maximum(m - 1, 1)))
+        tost = np.where(
+            alone,
+            paired.equivalence_p(lost, gained, n),
+            paired.tost_p(shift, error, df=np.maximum(m - 1, 1)),
+        )
         low, high = paired.normal_interval(shift, error)
         discordant = np.maximum(table["squares"].to_numpy(), 1.0) / n
         margin = paired.smallest_margin(np.where(alone, discordant, error**2 * n), n)

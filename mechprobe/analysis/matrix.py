@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WHO = ("model", "family", "cell", "precision", "engine", "baseline", "status", "error")
-NO_OUTCOMES = "the cell has no outcomes for it"
-NO_BASELINE = "its baseline has no outcomes for it"
+NO_OUTCOMES = "the cell, or what it is held against, has no outcomes of it"
 
 
 @dataclass(frozen=True)

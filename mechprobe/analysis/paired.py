@@ -111,6 +111,33 @@ def tost_p(
     return found
 
 
+def equivalence_p(
+    lost: ArrayLike, gained: ArrayLike, n: ArrayLike, margin: float = EQUIVALENCE_POINTS / 100
+) -> FloatArray:
+    """Two one-sided score tests that paired shares differ by less than ±margin.
+
+    The error is that of the margin itself, not of the data: few changed prompts, all in one
+    direction, make the data's own error too small.
+
+    Source: Tango, Statistics in Medicine 17 (1998) 891-908; Liu et al., ibid. 21 (2002) 231-245.
+    """
+    b, c, m = (np.asarray(x, np.float64) for x in (lost, gained, n))
+    found: FloatArray = np.maximum(_below(b, c, m, margin), _below(c, b, m, margin))
+    return found
+
+
+def _below(b: FloatArray, c: FloatArray, n: FloatArray, margin: float) -> FloatArray:
+    """P of so few in b beyond c if the true excess were the margin, by the restricted estimate."""
+    from scipy.stats import norm
+
+    linear = (2 * n - b + c) * margin - b - c
+    constant = -c * margin * (1 - margin)
+    other = (np.sqrt(linear**2 - 8 * n * constant) - linear) / (4 * n)
+    error = np.sqrt(n * (2 * other + margin * (1 - margin)))
+    found: FloatArray = norm.cdf((b - c - n * margin) / error)
+    return found
+
+
 def smallest_margin(variance: ArrayLike, n: ArrayLike, power: float = POWER) -> FloatArray:
     """The smallest ±margin that TOST at 5 % shows with this power where nothing changed.
 

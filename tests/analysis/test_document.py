@@ -218,12 +218,19 @@ def test_an_empty_matrix_says_that_nothing_can_be_compared(outcomes):
     [
         ({"preset": "ours"}, SpecError, "preset 'ours' is unknown"),
         ({"instrument": "ears"}, TableError, "not read by the instrument 'ears'; there are: hard"),
-        ({"second_instrument": "ears"}, TableError, "instrument 'ears'"),
     ],
 )
 def test_wrong_choices_are_named(outcomes, chosen, kind, said):
     with pytest.raises(kind, match=said):
         analyse(outcomes, matrix_of(outcomes), **chosen)
+
+
+def test_a_second_instrument_that_read_nothing_is_not_measured(outcomes):
+    found = analyse(
+        outcomes, matrix_of(outcomes), quality="accuracy", second_instrument="ears", resamples=100
+    )
+    assert found["agreement"]["not_measured"].endswith("read by ears")
+    assert {one["second"] for one in found["rows"]} == {None}
 
 
 def test_agreement_is_that_of_scikit_learn():

@@ -57,12 +57,39 @@ def test_the_interval_keeps_its_level(n, loss, gain):
     assert 0.94 <= covered <= 0.985
 
 
+@pytest.mark.parametrize(("lost", "gained", "n"), [(7, 0, 400), (3, 5, 220), (12, 9, 300)])
+def test_the_score_test_is_taken_at_the_likeliest_table_at_the_margin(lost, gained, n):
+    # by numerical maximisation of the likelihood over tables whose difference is the margin
+    from scipy.optimize import minimize_scalar
+    from scipy.stats import norm
+
+    margin = 0.03
+    sides = []
+    for b, c in ((lost, gained), (gained, lost)):
+
+        def loss(q, b=b, c=c):
+            p = q + margin
+            return -(b * np.log(p) + c * np.log(q) + (n - b - c) * np.log(1 - p - q))
+
+        q = minimize_scalar(loss, bounds=(1e-12, 0.4), method="bounded", options={"xatol": 1e-12}).x
+        error = np.sqrt(n * (2 * q + margin - margin**2))
+        sides.append(norm.cdf((b - c - n * margin) / error))
+    assert paired.equivalence_p(lost, gained, n) == pytest.approx(max(sides), rel=1e-3)
+
+
+def test_few_changes_in_one_direction_are_not_equivalent_too_soon():
+    # 3 % of 400 are 12; so few as 7 happen by chance 8 % of the time
+    assert paired.equivalence_p(7, 0, 400) > 0.05 > paired.equivalence_p(6, 0, 400)
+    wald = paired.tost_p(*paired.difference(7, 0, 400))
+    assert wald < 0.05
+
+
 def test_tost_agrees_with_statsmodels_where_both_are_normal():
     rng = np.random.default_rng(1)
     before = (rng.random(4000) < 0.9).astype(float)
     after = np.where(rng.random(4000) < 0.02, 1 - before, before)
     lost, gained = np.sum(after < before), np.sum(after > before)
-    mine = paired.tost_p(*paired.difference(lost, gained, 4000), margin=0.02)
+    mine = paired.equivalence_p(lost, gained, 4000, margin=0.02)
     theirs = ttost_paired(after, before, -0.02, 0.02)[0]
     assert mine == pytest.approx(theirs, rel=0.05)
 
@@ -85,7 +112,7 @@ def test_the_smallest_margin_has_its_power():
     n, discordant = 1000, 0.06
     margin = float(paired.smallest_margin(discordant, n))
     drawn = rng.multinomial(n, [discordant / 2, discordant / 2, 1 - discordant], size=20_000)
-    p = paired.tost_p(*paired.difference(drawn[:, 0], drawn[:, 1], n), margin=margin)
+    p = paired.equivalence_p(drawn[:, 0], drawn[:, 1], n, margin)
     assert np.mean(p <= 0.05) == pytest.approx(0.8, abs=0.03)
 
 
