@@ -1,11 +1,17 @@
 """The notebooks run from a clean state, and are stored clean."""
 
+import ast
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
 import mechprobe.experiments
+from mechprobe.behavior.rate import Rate
+from mechprobe.probes.matching import AdjustedRatio
+from mechprobe.probes.neuron_patching import Patching
+from mechprobe.stats import PairedShift
 
 FOLDER = Path(mechprobe.experiments.__file__).parent / "notebooks"
 NAMES = ("neurons", "refusal_direction")
@@ -72,6 +78,70 @@ def test_it_is_stored_clean(name):
 def test_the_machine_pattern_finds_a_path():
     assert MACHINE.search('"/home/me/run"')
     assert not MACHINE.search("https://arxiv.org/abs/2406.11717 and a/tmp/b")
+
+
+def functions(name, *wanted):
+    """Some functions of a notebook, as it defines them, without running the rest of it."""
+    cells = [c.source for c in notebook(name).cells if c.cell_type == "code"]
+    space = {"Rate": Rate}
+    for source in cells:
+        if any(f"def {one}(" in source for one in wanted):
+            found = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+            exec(compile(ast.Module(found, []), name, "exec"), space)
+    return [space[one] for one in wanted]
+
+
+def shift(value, half, n=48):
+    return PairedShift(value, value - half, value + half, n, 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("excess", "p", "words"),
+    [
+        (shift(0.77, 0.7), 0.03, "return more than"),
+        (shift(-0.77, 0.7), 0.03, "return less than"),  # Q2_K: +1.57 against +2.34
+        (shift(-0.1, 0.7), 0.7, "neither clearly more nor clearly less than"),
+        (shift(0.0, 0.0), None, "the same as random neurons"),
+        (None, None, "too few others of their scale"),
+    ],
+)
+def test_a_conclusion_names_what_went_the_other_way(excess, p, words):
+    (returned,) = functions("neurons", "returned")
+    part = Patching(
+        "residual", 0.05, (1,), (-1,), 48, 13, 1, margin_lost=shift(3.2, 0.5),
+        whole=shift(1.6, 0.4), everything=shift(3.0, 0.5),
+        matched=excess and shift(1.57, 0.4), random=(2.34, 2.34) if excess else (),
+        excess=excess, p=p,
+    )  # fmt: skip
+    said = returned(part)
+    assert words in said and "returns 50% of the 3.20 nats lost" in said
+    if p is not None:
+        assert f"(+1.57 nats against +2.34, p = {p})" in said
+    assert "costs 1.60 nats more" in returned(dataclasses.replace(part, whole=shift(-1.6, 0.4)))
+    assert "returns none" in returned(dataclasses.replace(part, whole=shift(0.1, 0.4)))
+    grown = dataclasses.replace(part, margin_lost=shift(-1.0, 0.5))
+    assert returned(grown).startswith("the refusal margin grew")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(1.5, "more error than"), (0.7, "less error than"), (1.05, "not clearly another than")],
+)
+def test_a_ratio_below_one_is_said_as_such(ratio, words):
+    of_scale, said = functions("neurons", "of_scale", "said")
+    found = AdjustedRatio(ratio, ratio - 0.1, ratio + 0.1, 0.01)
+    assert words in of_scale(found) and said(found) in of_scale(found)
+    assert "could not be compared" in of_scale(None)
+
+
+def test_steering_less_than_random_is_said_as_such():
+    (beside,) = functions("refusal_direction", "beside")
+    few, half, most = (Rate.of(count, 100) for count in (3, 50, 97))
+    assert ", more than a random" in beside("x", few, half, more=False)
+    assert ", less than a random" in beside("x", most, half, more=False)
+    assert ", more than a random" in beside("x", most, half, more=True)
+    assert ", less than a random" in beside("x", few, half, more=True)
+    assert "neither more nor less" in beside("x", half, Rate.of(55, 100), more=True)
 
 
 def test_refusal_direction_runs_on_few_prompts(tmp_path):
