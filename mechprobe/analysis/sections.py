@@ -131,9 +131,7 @@ def agreement_section(matrix: Matrix, rows: Sequence[Section]) -> Section:
         "rows_changing": [label(row) for row in rows if (row["second"] or {}).get("changes")],
     }
     if found is None:
-        return content | {
-            "not_measured": f"no answer is known to have been read by {choice.second}"
-        }
+        return content | {"not_measured": f"no answers are known to be read by {choice.second}"}
     names = ("share", "share_low", "share_high", "kappa", "kappa_low", "kappa_high")
     values = (*found.share, *(found.kappa or (None, None, None)))
     divergent = [label(row) for row in rows if row["measurement_divergence"]]
