@@ -45,6 +45,7 @@ format: $(STAMP) ## rewrite the code as ruff likes it
 bench: $(STAMP) ## the benchmarks: ratios within one run
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/probes.py
 	$(BIN)/python benchmarks/scale.py
 
 clean: ## remove the virtual environment and build leftovers
