@@ -1,20 +1,24 @@
 """What batching and sharing bring: tokens per second against one answer at a time.
 
-Three ratios, each within one run and on the same answers:
+Four ratios, each within one run and on the same answers:
 
 - `batched_over_single`: the transformers engine over transformers' `generate`, a prompt at a time;
 - `llamacpp_over_sequential`: the llama.cpp engine over llama.cpp with one slot and its own
   defaults, a prompt at a time;
 - `k_samples_over_k_singles`: k samples of each prompt, which is read once, over k calls of
   transformers' `generate` that draw the same tokens. `k_samples_over_k_readings` is what sharing
-  alone brings: over the same engine reading the prompt anew for each.
+  alone brings: over the same engine reading the prompt anew for each;
+- `llamacpp_k_samples_over_k_singles`: the same on llama.cpp, over one slot that draws them one by
+  one with the same seeds.
 
 The sides take turns, and a ratio is the median over rounds of the ratio within the round, of wall
-time and of the process's CPU time. The ids of both sides are compared, and fewer than 99 % equal
-answers are an error. The llama.cpp sides run the F16 file of the same weights, where rounding
-chooses between nearly equal logits, of which random weights have many: there an answer also passes
-if, where it first differs, the float32 logits of the two tokens are a tie within 1 % of a standard
-deviation of the logits.
+time and of the process's CPU time. `--ratio NAME` measures one of them alone. The ids of both sides
+are compared, and fewer than 99 % equal answers are an error. The llama.cpp sides run the F16 file
+of the same weights, where rounding chooses between nearly equal logits, of which random weights
+have many: there a greedy answer also passes if, where it first differs, the float32 logits of the
+two tokens are a tie within 1 % of a standard deviation of the logits. Of sampled answers of
+llama.cpp the share of equal ones is shown and not held: a draw may fall on the edge between two
+tokens.
 
     python benchmarks/generation.py [--json] [--rounds 3] [--model SOURCE] [--device cuda]
 """
@@ -54,8 +58,9 @@ PAIRS = {
     "batched_over_single": ("batched", "single", 4.0),
     "llamacpp_over_sequential": ("llama.cpp", "llama.cpp sequential", 2.0),
     "llamacpp_fast_over_sequential": ("llama.cpp fast", "llama.cpp sequential", None),
-    "k_samples_over_k_singles": ("k samples", "k singles", None),
+    "k_samples_over_k_singles": ("k samples", "k singles", 2.0),
     "k_samples_over_k_readings": ("k samples", "k readings", None),
+    "llamacpp_k_samples_over_k_singles": ("llama.cpp k", "llama.cpp k singles", 2.0),
 }
 SAME = 0.99
 """Least share of answers that are equal, or equal up to a tie."""
@@ -89,12 +94,21 @@ def make_sides(args: argparse.Namespace, checkpoint: Checkpoint, gguf: Path, pro
         "llama.cpp fast": lambda: local(fast, prompts, None),
         "k singles": lambda: one_at_a_time(checkpoint, few, new, sampling),
         "k samples": lambda: local(engine, few, sampling),
+        "llama.cpp k singles": lambda: sequential.draw(few, new, checkpoint.tokenizer, sampling),
+        "llama.cpp k": lambda: local(slots, few, sampling),
         # every copy draws what sample 0 draws, so it is the work that compares, not the text
         "k readings": lambda: local(engine, again, Sampling(1.0, seed=1)),
     }
     one_at_a_time(checkpoint, prompts[:2], 4)
-    local(engine, prompts[:2], None)
-    return sides
+    for runs in (engine, slots, fast):
+        local(runs, prompts[:2], None)
+    wanted = {name for ratio in pairs(args).values() for name in ratio[:2]}
+    return {name: side for name, side in sides.items() if name in wanted}
+
+
+def pairs(args: argparse.Namespace) -> dict[str, tuple[str, str, float | None]]:
+    """The ratios that were asked for."""
+    return {name: pair for name, pair in PAIRS.items() if not args.ratio or name in args.ratio}
 
 
 def timed(run: Callable[[], Ids], device: str) -> tuple[Ids, float, float]:
@@ -114,12 +128,13 @@ def timed(run: Callable[[], Ids], device: str) -> tuple[Ids, float, float]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="one flat object of ratios on stdout")
+    parser.add_argument("--ratio", action="append", choices=list(PAIRS), help="this one alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=48, help="mean prompt length")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--parallel", type=int, default=8, help="slots of llama.cpp")
+    parser.add_argument("--parallel", type=int, default=None, help="slots of llama.cpp")
     parser.add_argument("--samples", type=int, default=8, help="k")
     parser.add_argument("--sampled", type=int, default=8, help="prompts of the sampled sides")
     parser.add_argument("--model", help="a checkpoint, instead of random weights")
@@ -152,7 +167,7 @@ def main() -> None:
 
     found: dict[str, float] = {}
     alike = True
-    for ratio, (ours, theirs, _) in PAIRS.items():
+    for ratio, (ours, theirs, _) in pairs(args).items():
         rounds = list(zip(times[theirs], times[ours], strict=True))
         found[ratio] = statistics.median(a[0] / b[0] for a, b in rounds)
         found[f"{ratio}_cpu"] = statistics.median(a[1] / b[1] for a, b in rounds)
@@ -160,16 +175,20 @@ def main() -> None:
             both = list(zip(answers[theirs], answers[ours], strict=True))
             found[f"{ratio}_same_text"] = statistics.fmean(a == b for a, b in both)
             tied = [a == b for a, b in both]
-            if ratio.startswith("llamacpp"):
+            if theirs == "llama.cpp sequential":
                 gaps = (
                     first_gap(checkpoint, row, *p) for row, p in zip(prompts, both, strict=True)
                 )
                 tied = [gap < TIE for gap in gaps]
-            alike = alike and statistics.fmean(tied) >= SAME
+            if theirs != "llama.cpp k singles":
+                alike = alike and statistics.fmean(tied) >= SAME
     module = checkpoint.module
     assert module is not None
     millions = sum(weight.numel() for weight in module.parameters()) / 1e6
-    found |= {"tokens": sum(map(len, answers["batched"])), "parameters_millions": millions}
+    found |= {
+        "tokens": max(sum(map(len, side)) for side in answers.values()),
+        "parameters_millions": millions,
+    }
     if args.json:
         print(json.dumps({name: round(float(value), 4) for name, value in found.items()}))
     else:
@@ -177,7 +196,7 @@ def main() -> None:
         table = Table(title=f"{name}, {millions:.1f} M parameters")
         for column in ("ratio", "wall", "CPU", "budget", "same text", "tokens/s"):
             table.add_column(column, justify="left" if column == "ratio" else "right")
-        for ratio, (ours, _, budget) in PAIRS.items():
+        for ratio, (ours, _, budget) in pairs(args).items():
             share = found.get(f"{ratio}_same_text")
             table.add_row(
                 ratio,

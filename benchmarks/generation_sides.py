@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from mechprobe.generation import Sampling
+from mechprobe.generation.base import stream_seed
 from mechprobe.generation.graph import stop_ids
 from mechprobe.generation.sampling import Sampler
 from mechprobe.models.checkpoint import Checkpoint
@@ -155,4 +156,21 @@ class SequentialLlamaCpp:
             )  # fmt: skip
             ids = list(found["__verbose"]["tokens"])
             answers.append(ids[:-1] if ids and ids[-1] == end else ids)
+        return answers
+
+    def draw(self, prompts: Ids, new: int, tokenizer: Any, sampling: Sampling) -> Ids:
+        """Each sample of each prompt by itself, with the seed that the engine gives it."""
+        answers = []
+        for row in prompts:
+            for sample in range(sampling.samples):
+                found = self._server.handle_completions(
+                    {"prompt": row, "max_tokens": new, "temperature": sampling.temperature,
+                     "top_p": sampling.top_p, "top_k": sampling.top_k,
+                     "samplers": ["temperature", "top_k", "top_p"],
+                     "seed": stream_seed(sampling.seed, row) % (1 << 31) + sample,
+                     "return_tokens": True, "verbose": True}
+                )  # fmt: skip
+                ids = list(found["__verbose"]["tokens"])
+                ended = ids and ids[-1] == tokenizer.eos_token_id
+                answers.append(ids[:-1] if ended else ids)
         return answers

@@ -155,12 +155,12 @@ class SlotServer:
         self.settle()
 
     def settle(self) -> None:
-        """Use every slot once, in order: they are empty then, and met in order by what follows.
+        """Use every slot once: they are empty then, and met in order by what follows.
 
-        llama.cpp hands out the slot that was idle longest; another order is another batch.
+        llama.cpp hands out the slot that was idle longest; another order is another batch. As many
+        prompts of one token as there are slots end in one step, and free the slots in order.
         """
-        for slot in range(self._parallel):
-            self.answer([[self.anchor]], max_tokens=1, id_slot=slot)
+        self.answer([[self.anchor]] * self._parallel, max_tokens=1)
 
     def body(self, prompts: Sequence[Sequence[int]], **options: Any) -> dict[str, Any]:
         """A request. It names its samplers alone: a file may carry penalties of its own."""
