@@ -199,7 +199,8 @@ def _sides(mine: Reliability, base: Reliability | None) -> list[tuple[str, Relia
 def _reliability(axes: Axes, words: Words, mine: Reliability, base: Reliability | None) -> None:
     axes.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle="--", label="calibrated")
     for name, found, marker in _sides(mine, base):
-        label = f"{name}: ECE {found.ece:.3f} (if calibrated < {found.ece_limit:.3f})"
+        ece, limit = beside_limit(found.ece, found.ece_limit)
+        label = f"{name}: ECE {ece} (sampling noise: up to {limit})"
         # bins of a handful of prompts are shown, and faded
         for few in (False, True):
             parts = [part for part in found.bins_width if (part.outcome.n < FEW) == few]
@@ -221,8 +222,16 @@ def _reliability(axes: Axes, words: Words, mine: Reliability, base: Reliability 
             )
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.28), yticks=np.linspace(0, 1, 6))
     axes.set_ylabel(words.outcome)
-    axes.set_title(f"{words.title}: {_verdict(mine, words)}", fontsize=10)
+    axes.set_title(f"{words.title}\ncell: {_verdict(mine, words)}", fontsize=10)
     axes.legend(loc="upper left", fontsize=8.5, frameon=False)
+
+
+def beside_limit(value: float, limit: float) -> tuple[str, str]:
+    """Both with three decimals, or as many as show that the value is beyond its limit."""
+    digits = 3
+    while value > limit and f"{value:.{digits}f}" == f"{limit:.{digits}f}" and digits < 9:
+        digits += 1
+    return f"{value:.{digits}f}", f"{limit:.{digits}f}"
 
 
 def _counts(axes: Axes, words: Words, mine: Reliability, base: Reliability | None) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from rich.table import Table
 
 from mechprobe.probes.figures import COLOURS, MARKERS, cell_name
@@ -93,6 +94,9 @@ def figure(result: EntropyResult) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     versus = f"\nagainst {cell_name(result.baseline)}" if result.baseline else ""
     fig.suptitle(f"Entropy probe: {cell_name(result.cell)}{versus}", fontsize=11)
+    # outside, where it hides no prompt
+    handles, labels = fig.axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     return fig
 
 
@@ -101,11 +105,11 @@ def _sides(result: EntropyResult) -> list[tuple[str, PromptSetEntropy]]:
 
 
 def _paired(axes: Axes, result: EntropyResult, name: str, label: str) -> None:
-    everything = []
+    columns: list[Any] = []
     for side, found in _sides(result):
         before = np.array(found.per_prompt[f"baseline_{name}"])
         after = np.array(found.per_prompt[name])
-        everything += [before, after]
+        columns.append((before, after))
         axes.scatter(
             before,
             after,
@@ -116,14 +120,13 @@ def _paired(axes: Axes, result: EntropyResult, name: str, label: str) -> None:
             linewidths=0,
             label=f"{side} (n = {found.n})",
         )
-    values = np.concatenate(everything)
-    pad = 0.05 * (float(np.ptp(values)) or 1.0)
-    span = (float(values.min()) - pad, float(values.max()) + pad)
-    axes.plot(span, span, color="0.4", linewidth=1, linestyle="--", zorder=0, label="no change")
-    if name == "log_odds" and span[0] < 0 < span[1]:
+    # each axis its own span: a cell that moved far would squeeze the baseline into a thin column
+    across, upwards = (_span(np.concatenate(values)) for values in zip(*columns, strict=True))
+    if name == "log_odds":
         axes.axhline(0, color="0.85", linewidth=1, zorder=0)
         axes.axvline(0, color="0.85", linewidth=1, zorder=0)
-    axes.set(xlim=span, ylim=span, aspect="equal")
+    axes.axline((0, 0), slope=1, color="0.4", lw=1, ls="--", zorder=0, label="no change")
+    axes.set(xlim=across, ylim=upwards)
     axes.set_xlabel(f"baseline: {label}")
     axes.set_ylabel(f"cell: {label}")
     said, found_shift = (
@@ -133,7 +136,11 @@ def _paired(axes: Axes, result: EntropyResult, name: str, label: str) -> None:
     )
     if found_shift is not None:
         axes.set_title(f"{said}: {found_shift} nats", fontsize=10)
-    axes.legend(loc="upper left" if name == "log_odds" else "lower right", fontsize=9)
+
+
+def _span(values: NDArray[np.float64]) -> tuple[float, float]:
+    pad = 0.05 * (float(np.ptp(values)) or 1.0)
+    return float(values.min()) - pad, float(values.max()) + pad
 
 
 def _cumulative(axes: Axes, result: EntropyResult, name: str, label: str) -> None:
@@ -143,4 +150,3 @@ def _cumulative(axes: Axes, result: EntropyResult, name: str, label: str) -> Non
     axes.set(ylim=(0, 1.02))
     axes.set_xlabel(label)
     axes.set_ylabel("share of prompts at or below")
-    axes.legend(loc="best", fontsize=9)

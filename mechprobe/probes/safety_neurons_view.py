@@ -152,7 +152,15 @@ def _scatter(axes: Axes, profile: Profile) -> None:
     axes.set_title(f"{WORDS[profile.kind]}, layer {profile.layer}", fontsize=10)
     plain_log_ticks(axes.xaxis)
     plain_log_ticks(axes.yaxis)
-    axes.legend(fontsize=8, frameon=False)
+    _legend_below(axes)
+
+
+def _legend_below(axes: Axes) -> None:
+    """Under the label of the x axis, where it hides no point."""
+    axes.legend(
+        fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17),
+        columnspacing=1.0, handletextpad=0.3,
+    )  # fmt: skip
 
 
 def _ratios(axes: Axes, result: SafetyNeuronsResult) -> None:
@@ -178,7 +186,7 @@ def _ratios(axes: Axes, result: SafetyNeuronsResult) -> None:
     axes.set(xscale="log", xlabel="error at safety neurons / at others")
     axes.set_title("All layers, by cut-off", fontsize=10)
     plain_log_ticks(axes.xaxis)
-    axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+    _legend_below(axes)
 
 
 def _bars(axes: Axes, part: Patching) -> None:
@@ -201,7 +209,9 @@ def _bars(axes: Axes, part: Patching) -> None:
     axes.set_xlabel("refusal log-odds (nats)")
     title = f"Patching {part.n_neurons} {WORDS[part.kind]}"
     if part.excess is not None:
-        title += f"\nsafety - random: {part.excess}, p = {_p(part.p)}"
+        title += f"\nsafety - random: {part.excess}"
+    if part.p is not None:
+        title += f", p = {_p(part.p)}"
     axes.set_title(title, fontsize=10)
 
 

@@ -24,6 +24,7 @@ from mechprobe.models.rendering import encode
 from mechprobe.organisms.world import questions, requests
 from mechprobe.probes import calibration as probe
 from mechprobe.probes.calibration import OptionScores, Refusals
+from mechprobe.probes.calibration_view import beside_limit
 from mechprobe.probes.observation import observe
 from mechprobe.probes.refusal_presets import given_tokens
 from mechprobe.probes.reliability import expected_calibration_error
@@ -63,11 +64,11 @@ def test_calibrated_and_overconfident_classifiers_come_out_as_such():
     honest = classifier(1)
     boastful = OptionScores(honest.logprobs * 2.5, honest.answers)
     found = probe.labelled_calibration(honest)
-    assert found.top.verdict == "calibrated"
+    assert found.top.verdict == "no miscalibration shown"
     assert found.top.gap.low < 0 < found.top.gap.high
     against = probe.labelled_calibration(boastful, honest)
     assert against.top.verdict == "overconfident" and against.top.p_calibrated < 0.001
-    assert against.baseline.verdict == "calibrated"
+    assert against.baseline.verdict == "no miscalibration shown"
     assert against.accuracy == found.accuracy and against.accuracy_shift.value == 0
     assert against.confidence_shift.low > 0.1
     assert against.ece_shift.low > 0.05
@@ -122,7 +123,7 @@ def test_refusal_calibration_sees_a_first_token_that_came_apart_from_the_text():
     p = {"evaluate/harmful": np.random.default_rng(0).beta(0.6, 0.6, size=400)}
     honest = {"evaluate/harmful": planted(p["evaluate/harmful"], 1)}
     found = probe.refusal_calibration(p, honest)
-    assert found.predicted.verdict == "calibrated" and found.instrument == "hard"
+    assert found.predicted.verdict == "no miscalibration shown" and found.instrument == "hard"
     y = np.array(honest["evaluate/harmful"].refused)
     assert found.predicted.brier.value == pytest.approx(
         brier_score_loss(y, p["evaluate/harmful"]), abs=1e-12
@@ -241,6 +242,8 @@ def test_what_was_not_measured_is_said(organism, measured):
     (base, answers, _), _ = measured
     alone = probe.measure(base)
     assert alone.labelled is None and alone.refusal is None and alone.first_token.shifts == {}
+    assert alone.unmet == ("refusal calibration",)  # questions were not asked for
+    assert probe.measure(base, study=True).unmet == ()
     text = "\n".join(alone.not_measured)
     for part in ("none was given", "no labelled questions", "no refusal tokens"):
         assert part in text
@@ -252,6 +255,25 @@ def test_what_was_not_measured_is_said(organism, measured):
     foreign = {"evaluate/harmful": Refusals((True,) * 24, (1,) * 24, "hard", "other digest")}
     with pytest.raises(ParityError, match="refusal calibration, evaluate/harmful"):
         probe.measure(base, tokens=tokens, refusals=foreign)
+
+
+def test_rounding_never_puts_a_verdict_and_its_numbers_at_odds():
+    assert beside_limit(0.02116, 0.02116) == ("0.021", "0.021")  # up to it: within
+    assert beside_limit(0.0208, 0.0214) == ("0.021", "0.021")
+    assert beside_limit(0.02141, 0.02138) == ("0.02141", "0.02138")
+    assert beside_limit(0.4, 0.1) == ("0.400", "0.100")
+
+
+def test_the_verdict_in_a_figure_is_said_to_be_the_cells(result):
+    titles = [axes.get_title() for axes in result.plot().axes[:2]]
+    words = (
+        ("labelled questions", result.labelled.top),
+        ("refusal of the", result.refusal.predicted),
+    )
+    for title, (start, found) in zip(titles, words, strict=True):
+        first, second = title.split("\n")
+        assert first.startswith(start) and second.startswith("cell: ")
+        assert f"{found.p_calibrated:.3f}" in second or "p < 0.001" in second
 
 
 def test_it_survives_the_disk_and_is_shown(measured, result, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,8 +139,32 @@ def test_what_was_not_measured_is_said(cells):
     assert any("no baseline" in line for line in alone.not_measured)
     assert any("no refusal tokens" in line for line in alone.not_measured)
     study = probe.measure(cells[1], cells[0], study=True)
+    assert alone.unmet == ("refusal log-odds",) and study.unmet == ()
     assert study.study and study.harmful.kl is None and study.harmful.shift is not None
     assert study.harmful.shift == probe.measure(cells[1], cells[0]).harmful.shift
+
+
+def test_no_prompt_of_the_figure_is_hidden_or_squeezed(cells, tokens):
+    found = probe.measure(cells[1], cells[0], tokens=tokens)
+    squeezed = {  # every prompt near 0.1 nats before, far apart after
+        "baseline_entropy": tuple(np.linspace(0.1, 0.12, found.harmful.n)),
+        "entropy": tuple(np.linspace(0.1, 5.0, found.harmful.n)),
+    }
+    sides = [
+        replace(side, per_prompt=dict(side.per_prompt) | squeezed)
+        for side in (found.harmful, found.harmless)
+    ]
+    page = replace(found, harmful=sides[0], harmless=sides[1]).plot()
+    page.draw_without_rendering()
+    (legend,) = page.legends
+    assert [text.get_text() for text in legend.texts][-1] == "no change"
+    for axes in page.axes:
+        assert axes.get_legend() is None
+        assert legend.get_window_extent().y1 < axes.get_window_extent().y0
+    box = page.axes[0].get_window_extent()
+    points = np.concatenate([dots.get_offsets() for dots in page.axes[0].collections])
+    drawn = page.axes[0].transData.transform(points)
+    assert np.ptp(drawn[:, 0]) > 0.8 * box.width and np.ptp(drawn[:, 1]) > 0.8 * box.height
 
 
 def test_clusters_are_resampled_together(cells, tokens):

@@ -15,7 +15,13 @@ from mechprobe.models.load import load_checkpoint
 from mechprobe.models.rendering import encode
 from mechprobe.organisms.world import requests
 from mechprobe.probes import safety_neurons as probe
-from mechprobe.probes.neuron_errors import ERRORS, mlp_point, residual_point, study_layers
+from mechprobe.probes.neuron_errors import (
+    ERRORS,
+    mlp_point,
+    residual_point,
+    rows_of_error,
+    study_layers,
+)
 from mechprobe.probes.neuron_weights import factors, save_weights, weight_errors
 from mechprobe.probes.observation import observe
 from mechprobe.probes.refusal_tokens import refusal_log_odds
@@ -140,6 +146,27 @@ def test_the_study_ratio_is_that_of_transformers_hidden_states(base, cell, promp
     assert study.mean == pytest.approx(np.mean(study.ratios))
 
 
+def test_errors_are_of_fifty_prompts_at_most(base, cell, tmp_path):
+    assert rows_of_error(30) == list(range(0, 30, 2))
+    assert rows_of_error(140) == list(range(0, 100, 2))
+    rows = requests("test", 60, seed=3)
+    many = {
+        f"evaluate/{label}": encode(base.tokenizer, [r.text for r in rows if r.label == label])
+        for label in ("harmful", "harmless")
+    }
+    needs = probe.needs(base.module.config.num_hidden_layers, study=True)
+    before, after = (observe(one, many, needs, tmp_path / one.digest) for one in (base, cell))
+    study = probe.measure(after, before, study=True).study
+    assert (study.n_error, study.n_fit) == (50, 60)
+    for layer, found in zip(study.layers, study.ratios, strict=True):
+        harmful, harmless = (before.last(name, residual_point(layer)) for name in many)
+        error = np.abs(after.last(ERRORS, residual_point(layer)) - harmful)[:50].mean(axis=0)
+        order = np.argsort(np.abs(harmful.mean(axis=0) - harmless.mean(axis=0)))
+        count = round(0.05 * len(order))
+        expected = error[order[-count:]].mean() / error[order[:-count]].mean()
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
 def test_each_number_of_a_dimension_comes_from_prompts_of_its_own(base, cell, prompts, result):
     layer = result.layers[1]
     found = next(each for each in result.profiles if each.point == residual_point(layer))
@@ -241,9 +268,15 @@ def test_the_baselines_stream_put_back_everywhere_is_the_baseline(
 def test_patching_a_model_with_its_own_activations_changes_nothing(base, prompts, seen, result):
     patched = probe.patch(result, base, prompts[ERRORS], seen, TOKENS, draws=2)
     for part in patched.patching:
-        values = [part.margin_lost.value, part.whole.value, part.everything.value, *part.random]
-        np.testing.assert_allclose(values, 0, atol=1e-4)
-        assert part.share is None
+        for found in (part.margin_lost, part.whole, part.everything, part.matched, part.excess):
+            if found is not None:
+                assert (found.value, found.low, found.high) == (0, 0, 0)
+                assert str(found) == "+0.000 [+0.000, +0.000]"
+        assert set(part.random) <= {0.0}
+        assert part.share is None and part.p is None
+    lines = [line for line in patched.not_measured if "beyond rounding" in line]
+    assert len(lines) == sum(part.excess is not None for part in patched.patching) > 0
+    patched.plot().draw_without_rendering()
 
 
 def test_results_survive_the_disk_and_are_shown(cell, prompts, seen, result, tmp_path):
@@ -272,6 +305,8 @@ def test_results_survive_the_disk_and_are_shown(cell, prompts, seen, result, tmp
     assert f"margin lost {stream.margin_lost}" in " ".join(text.split())
     assert any("cut-off" in title for title in titles)
     figure.savefig(tmp_path / "figure.png")
+    for axes in figure.axes[:2]:  # once over the points that it names
+        assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0
     (tmp_path / "out" / probe.ARRAYS).write_bytes(b"nothing")
     with pytest.raises(StoreError, match="not the arrays"):
         probe.SafetyNeuronsResult.load(tmp_path / "out")
@@ -284,7 +319,9 @@ def test_a_cell_that_is_its_own_baseline_has_no_ratio(seen):
     assert result.study is None
     assert all(row.ratio is None and row.adjusted is None for row in result.ratios)
     assert any("no error" in line for line in result.not_measured)
+    assert result.unmet == ("study ratio", "scale-matched ratio")
     nothing = probe.measure(seen, None)
+    assert nothing.unmet == ("ratios",)
     assert nothing.baseline is None
     assert nothing.not_measured
     nothing.plot()
@@ -298,6 +335,7 @@ def test_study_mode_needs_the_evaluation_prompts_alone(base, cell, prompts, laye
     assert len(result.study.ratios) == len(layers)
     assert result.ratios == ()
     assert any("not part of the study mode" in line for line in result.not_measured)
+    assert result.unmet == ()
 
 
 def test_wrong_comparisons_are_refused(base, cell, prompts, seen, result, watch, saved, tmp_path):
