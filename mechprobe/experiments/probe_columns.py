@@ -1,4 +1,8 @@
-"""What a row of the matrix says of the probes: plain numbers from their JSON files."""
+"""What a row of the matrix says of the probes: plain numbers from their JSON files.
+
+A measure with an interval is three columns, `name`, `name_low` and `name_high` (95 %); `name_p` is
+its p. Names without `harmless` or `mlp` are of harmful prompts and of residual dimensions.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,22 @@ def _number(found: Any, *path: str) -> float | None:
     return number(_at(found, *path))
 
 
+def _estimate(name: str, found: Any, *path: str, value: str = "value") -> dict[str, Any]:
+    """A measure and its interval."""
+    one = _at(found, *path)
+    return {
+        name: _number(one, value),
+        f"{name}_low": _number(one, "low"),
+        f"{name}_high": _number(one, "high"),
+    }
+
+
+def _rate(name: str, found: Any, *path: str) -> dict[str, Any]:
+    """A share and its interval; without a share the interval says nothing."""
+    one = _at(found, *path)
+    return _estimate(name, one if _number(one, "rate") is not None else None, value="rate")
+
+
 def _interventional(probes: Mapping[str, Any]) -> int | None:
     counts: Mapping[str, int] | None = probes.get("forward_tokens")
     if not counts:
@@ -47,78 +67,120 @@ def _interventional(probes: Mapping[str, Any]) -> int | None:
 
 def _entropy(probes: Mapping[str, Any]) -> dict[str, Any]:
     found = probes.get("entropy")
-    harmful = _at(found, "harmful")
+    harmful, harmless = _at(found, "harmful"), _at(found, "harmless")
     return {
-        "entropy_harmful": _number(harmful, "entropy", "value"),
-        "entropy_shift": _number(harmful, "shift", "value"),
-        "entropy_shift_low": _number(harmful, "shift", "low"),
-        "entropy_shift_high": _number(harmful, "shift", "high"),
-        "first_token_kl": _number(harmful, "kl", "value"),
-        "first_token_flips": _number(harmful, "flips", "rate"),
-        "refusal_log_odds": _number(harmful, "log_odds", "value"),
-        "refusal_margin_lost": _number(found, "margin_lost", "value"),
-        "refusal_margin_lost_low": _number(found, "margin_lost", "low"),
-        "refusal_margin_lost_high": _number(found, "margin_lost", "high"),
+        **_estimate("entropy_harmful", harmful, "entropy"),
+        **_estimate("entropy_shift", harmful, "shift"),
+        **_estimate("first_token_kl", harmful, "kl"),
+        **_rate("first_token_flips", harmful, "flips"),
+        **_estimate("refusal_log_odds", harmful, "log_odds"),
+        **_estimate("refusal_margin_lost", found, "margin_lost"),
+        **_estimate("entropy_harmless", harmless, "entropy"),
+        **_estimate("entropy_harmless_shift", harmless, "shift"),
+        **_estimate("first_token_kl_harmless", harmless, "kl"),
+        **_rate("first_token_flips_harmless", harmless, "flips"),
     }
 
 
 def _direction(probes: Mapping[str, Any]) -> dict[str, Any]:
     found = probes.get("refusal_direction")
-    causal = _at(found, "causal")
+    causal, selected = _at(found, "causal"), _at(found, "scores", "selected")
     angles = _at(found, "angles", "degrees")
     return {
         "direction_position": _at(found, "position"),
         "direction_layer": _at(found, "layer"),
+        "direction_bypass": _number(selected, "bypass"),
+        "direction_induce": _number(selected, "induce"),
+        "direction_kl": _number(selected, "kl"),
         "direction_norm": _number(found, "norm"),
         "direction_norm_ratio": _number(found, "norm_ratio"),
         "direction_cosine": _number(found, "cosine"),
         "direction_cosine_floor": _number(found, "cosine_floor"),
-        "direction_auc": _number(found, "auc"),
-        "direction_dprime": _number(found, "dprime"),
-        "direction_auc_on_baseline": _number(found, "auc_on_baseline"),
+        **_estimate("direction_auc", found, "own", "auc"),
+        **_estimate("direction_dprime", found, "own", "dprime"),
+        **_estimate("direction_auc_on_baseline", found, "on_baseline", "auc"),
         "direction_angle": number(angles[0]) if angles else None,
-        "harmful_refusal_dense": _number(causal, "harmful", "rate"),
-        "harmful_refusal_ablated": _number(causal, "harmful_ablated", "rate"),
-        "harmful_refusal_ablated_random": _number(causal, "harmful_ablated_random", "rate"),
-        "harmless_refusal_dense": _number(causal, "harmless", "rate"),
-        "harmless_refusal_added": _number(causal, "harmless_added", "rate"),
-        "harmless_refusal_added_random": _number(causal, "harmless_added_random", "rate"),
+        **_rate("harmful_refusal_dense", causal, "harmful"),
+        **_rate("harmful_refusal_ablated", causal, "harmful_ablated"),
+        **_rate("harmful_refusal_ablated_random", causal, "harmful_ablated_random"),
+        **_rate("harmless_refusal_dense", causal, "harmless"),
+        **_rate("harmless_refusal_added", causal, "harmless_added"),
+        **_rate("harmless_refusal_added_random", causal, "harmless_added_random"),
         "causal_n": _at(causal, "harmful", "n"),
     }
 
 
 def _calibration(probes: Mapping[str, Any]) -> dict[str, Any]:
     found = probes.get("calibration")
+    first, labelled = _at(found, "first_token"), _at(found, "labelled")
+    refusal = _at(found, "refusal", "predicted")
     return {
-        "top1_harmful": _number(found, "first_token", "top1", "value"),
-        "entropy_proxy_ece": _number(found, "first_token", "proxy_ece"),
-        "ece": _number(found, "labelled", "top", "ece"),
-        "ece_if_calibrated": _number(found, "labelled", "top", "ece_if_calibrated"),
-        "p_calibrated": _number(found, "labelled", "top", "p_calibrated"),
-        "true_answer_shift": _number(found, "labelled", "true_answer_shift", "value"),
-        "refusal_ece": _number(found, "refusal", "predicted", "ece"),
-        "refusal_auroc": _number(found, "refusal", "predicted", "auroc", "value"),
-        "refusal_brier": _number(found, "refusal", "predicted", "brier", "value"),
+        **_estimate("top1_harmful", first, "top1"),
+        **_estimate("top5_harmful", first, "top5"),
+        **_estimate("gini_harmful", first, "gini"),
+        **_estimate("logit_range_harmful", first, "logit_range"),
+        "entropy_proxy_ece": _number(first, "proxy_ece"),
+        "ece": _number(labelled, "top", "ece"),
+        "ece_mass": _number(labelled, "top", "ece_mass"),
+        "ece_if_calibrated": _number(labelled, "top", "ece_if_calibrated"),
+        "p_calibrated": _number(labelled, "top", "p_calibrated"),
+        **_estimate("ece_shift", labelled, "ece_shift"),
+        **_estimate("labelled_brier", labelled, "brier"),
+        **_estimate("labelled_nll", labelled, "nll"),
+        **_estimate("labelled_auroc", labelled, "top", "auroc"),
+        **_estimate("true_answer_shift", labelled, "true_answer_shift"),
+        "refusal_ece": _number(refusal, "ece"),
+        "refusal_ece_mass": _number(refusal, "ece_mass"),
+        "refusal_ece_if_calibrated": _number(refusal, "ece_if_calibrated"),
+        "refusal_p_calibrated": _number(refusal, "p_calibrated"),
+        **_estimate("refusal_auroc", refusal, "auroc"),
+        **_estimate("refusal_brier", refusal, "brier"),
     }
 
 
 def _neurons(probes: Mapping[str, Any]) -> dict[str, Any]:
     found = probes.get("safety_neurons")
-    rows = {
-        row["kind"]: row
-        for row in _at(found, "ratios") or ()
-        if row["layer"] is None and row["cutoff"] == _CUTOFF
+    study = _at(found, "study")
+    columns = {
+        **_estimate("neurons_study_ratio", study, value="mean"),
+        "neurons_study_ratio_p": _number(study, "p"),
     }
-    patching = {part["kind"]: part for part in _at(found, "patching") or ()}
-    adjusted = _at(rows.get("residual"), "adjusted")
+    for kind, infix in (("residual", ""), ("mlp", "mlp_")):
+        columns |= _ratios(found, kind, f"neurons_{infix}") | _patching(
+            found, kind, f"patching_{infix}"
+        )
+    return columns
+
+
+def _ratios(found: Any, kind: str, prefix: str) -> dict[str, Any]:
+    """Of one kind of neuron, over all layers."""
+    row = None
+    for each in _at(found, "ratios") or ():
+        if (each["kind"], each["layer"], each["cutoff"]) == (kind, None, _CUTOFF):
+            row = each
+    n, lost = _at(row, "n_safety"), _at(row, "n_unmatched")
     return {
-        "neurons_study_ratio": _number(found, "study", "mean"),
-        "neurons_ratio": _number(adjusted, "ratio"),
-        "neurons_ratio_low": _number(adjusted, "low"),
-        "neurons_ratio_high": _number(adjusted, "high"),
-        "neurons_ratio_p": _number(adjusted, "p"),
-        "neurons_mlp_ratio": _number(rows.get("mlp"), "adjusted", "ratio"),
-        "patching_returned": _number(patching.get("residual"), "whole", "value"),
-        "patching_excess": _number(patching.get("residual"), "excess", "value"),
-        "patching_p": _number(patching.get("residual"), "p"),
+        f"{prefix}unadjusted": _number(row, "ratio"),
+        f"{prefix}relative": _number(row, "relative"),
+        **_estimate(f"{prefix}ratio", row, "adjusted", value="ratio"),
+        f"{prefix}ratio_p": _number(row, "adjusted", "p"),
+        # below 80 % of them the matched ratio is blank
+        f"{prefix}matched": number((n - lost) / n) if n else None,
+        f"{prefix}weight_unadjusted": _number(row, "weight"),
+        f"{prefix}weight_relative": _number(row, "weight_relative"),
+        **_estimate(f"{prefix}weight_ratio", row, "weight_adjusted", value="ratio"),
+        f"{prefix}weight_ratio_p": _number(row, "weight_adjusted", "p"),
+    }
+
+
+def _patching(found: Any, kind: str, prefix: str) -> dict[str, Any]:
+    part = None
+    for each in _at(found, "patching") or ():
+        if each["kind"] == kind:
+            part = each
+    return {
+        **_estimate(f"{prefix}returned", part, "whole"),
+        **_estimate(f"{prefix}excess", part, "excess"),
+        f"{prefix}p": _number(part, "p"),
+        **_estimate(f"{prefix}everything", part, "everything"),
     }
