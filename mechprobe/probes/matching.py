@@ -14,8 +14,9 @@ dealt with:
 
 - A control used twice would tie sets together: matching is without replacement.
 - Within the caliper, and within the noise of the scale, the safety dimension still tends to be the
-  larger one. What the log error owes to scale is taken off first: a line, fitted on all members of
-  all sets without knowing which are safety dimensions, read at a scale from other prompts.
+  larger one. What the log error owes to scale is taken off first: a line with up to two bends (an
+  error need not be a power of scale), fitted on all members of all sets without knowing which are
+  safety dimensions, read at a scale from other prompts.
 - One residual dimension is a safety dimension at several layers, and its errors there hang
   together: it is matched once, by its mean log-RMS, and its label moves at all layers together.
 
@@ -41,6 +42,10 @@ CONTROLS = 4
 MIN_MATCHED = 0.8
 """Share of the safety dimensions that must find a match; below it nothing is claimed."""
 DRAWS = 1999
+BENDS = 2
+"""Most bends of the line that log error follows over log scale; more make its slopes unstable."""
+MEMBERS_PER_BEND = 60
+"""Members of matched sets that each bend needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,25 +120,37 @@ def match(
 def without_scale(
     log_error: FloatArray, scale: FloatArray, matched_on: FloatArray, sets: MatchedSets
 ) -> FloatArray:
-    """Log error minus what it owes to scale: a line fitted on the members of the matched sets.
+    """Log error minus what it owes to scale: a bent line fitted on the members of the matched sets.
 
     `scale` comes from other prompts than the scale that was matched on, which is the instrument of
-    the slope. Thereby noise in neither of them biases the excess: where a safety dimension and its
-    control look alike on the first prompts and are not, the second prompts show it.
+    the slopes. Thereby noise in neither of them biases the excess: where a safety dimension and its
+    control look alike on the first prompts and are not, the second prompts show it. The line bends
+    at quantiles of the members' scale, once for 60 of them and twice at most: one slope for all
+    scales leaves a bias where error is no power of scale (quantizers clip and round to nothing).
 
     Args:
         log_error: Shape (dimension, layer).
         scale: Log-RMS on prompts that the matching did not see, the same shape.
         matched_on: Log-RMS that was matched on, layer by layer, the same shape.
         sets: Whose members are fitted; massive dimensions, being in no set, have no pull.
+
+    Returns:
+        The same shape; NaN for dimensions that are in no set.
     """
     members = np.concatenate([sets.safety, sets.controls[sets.controls >= 0]])
-    x, y, z = (
-        values[members] - values[members].mean(axis=0) for values in (scale, log_error, matched_on)
-    )
-    shared = (z * x).sum(axis=0)
-    slope = (z * y).sum(axis=0) / np.where(shared > 0, shared, np.inf)
-    left: FloatArray = log_error - slope * (scale - scale[members].mean(axis=0))
+    bends = min(BENDS, len(members) // MEMBERS_PER_BEND)
+    places = np.linspace(0, 1, bends + 2)[1:-1]
+    left = np.full(log_error.shape, np.nan)
+    for layer in range(log_error.shape[1]):
+        again, first, errors = (values[members, layer] for values in (scale, matched_on, log_error))
+        knots = np.quantile(first, places)
+        x, z = (
+            np.column_stack([values, *(np.maximum(values - knot, 0) for knot in knots)])
+            for values in (again, first)
+        )
+        x, z = x - x.mean(axis=0), z - z.mean(axis=0)
+        slopes = np.linalg.lstsq(z.T @ x, z.T @ (errors - errors.mean()), rcond=1e-6)[0]
+        left[members, layer] = errors - x @ slopes
     return left
 
 
