@@ -56,7 +56,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe("qwen2-s", "qwen2", 8, 256, 2, steps=1000, seed=1, stress=Stress(16.0, 48, 1)),
         Recipe("qwen2-m", "qwen2", 10, 256, 2, steps=1000, seed=1, stress=Stress(8.0, 32, 2)),
         Recipe("phi-s", "phi", 8, 512, 4, steps=1000, seed=1),
-        Recipe("mistral-s", "mistral", 8, 256, 2, steps=1000, seed=1, stress=Stress(16.0, 48, 1)),
+        Recipe("mistral-s", "mistral", 8, 256, 2, steps=1000, seed=3, stress=Stress(16.0, 64, 3)),
     )
 }
 """Every input width is a multiple of 256, so that k-quants and groups of 128 apply everywhere."""
