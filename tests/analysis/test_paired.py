@@ -84,14 +84,18 @@ def test_few_changes_in_one_direction_are_not_equivalent_too_soon():
     assert wald < 0.05
 
 
-def test_tost_agrees_with_statsmodels_where_both_are_normal():
+def test_the_score_test_nears_statsmodels_as_prompts_grow():
     rng = np.random.default_rng(1)
-    before = (rng.random(4000) < 0.9).astype(float)
-    after = np.where(rng.random(4000) < 0.02, 1 - before, before)
-    lost, gained = np.sum(after < before), np.sum(after > before)
-    mine = paired.equivalence_p(lost, gained, 4000, margin=0.02)
-    theirs = ttost_paired(after, before, -0.02, 0.02)[0]
-    assert mine == pytest.approx(theirs, rel=0.05)
+    apart = []
+    for n in (2_000, 200_000):
+        before = (rng.random(n) < 0.9).astype(float)
+        after = np.where(rng.random(n) < 0.1, 1 - before, before)
+        lost, gained = np.sum(after < before), np.sum(after > before)
+        margin = (lost - gained) / n + 1.2 * np.sqrt(lost + gained) / n
+        mine = paired.equivalence_p(lost, gained, n, margin)
+        apart.append(abs(mine - ttost_paired(after, before, -margin, margin)[0]))
+    assert apart[1] < 0.001
+    assert apart[0] < 0.02
 
 
 def test_tost_with_few_degrees_of_freedom_is_students():
