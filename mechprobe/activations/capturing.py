@@ -99,9 +99,8 @@ def capture(
         dtype=dtype,
         order=length_sorted([len(row) for row in prompts.ids]),
         batch_size=batch_size,
-        shard_rows=shard_rows or _rows_per_shard(
-            checkpoint, chosen, len(places), batch_size, logits=logits
-        ),
+        shard_rows=shard_rows
+        or _rows_per_shard(checkpoint, chosen, len(places), batch_size, logits=logits),
         prefix=sharing.tokens,
         interventions=_describe([*active(checkpoint), *interventions]),
         notes=(sharing.note,) if sharing.note else (),
