@@ -197,7 +197,9 @@ def test_a_server_of_texts_is_marked_and_scores_no_letters(tokenizer, prompts):
         assert {a.parity for a in found} == {"unverified"}
         assert engine.notes == ("takes no token ids: texts were sent, parity: unverified",)
         assert len(seen) == 1 + len(prompts)  # asked once whether it takes ids
-        with pytest.raises(GenerationError, match="takes no token ids, so letters cannot be scored"):
+        with pytest.raises(
+            GenerationError, match="takes no token ids, so letters cannot be scored"
+        ):
             engine.next_token_logprobs(prompts)
         with pytest.raises(GenerationError, match=r"takes no token ids \(HTTP 400: cannot unmar"):
             engine.generate(prompts.ids)
