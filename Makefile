@@ -24,7 +24,7 @@ demo: $(STAMP) ## the main job on the shipped organism: ten cells, probes, matri
 	$(BIN)/mechprobe demo --out $(OUT)
 
 test: $(STAMP) ## the test suite (minutes)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not verify"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not verify"
 
 verify: $(STAMP) ## the long proofs: chaos, simulations, full demo (tens of minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m verify
