@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from mechprobe.analysis.document import analyse
+from mechprobe.analysis.factorial import CellOf, Design, analyse_factorial
 from mechprobe.report import Material
 
 HOSTILE = "<script>alert('m')</script>$\\frac{x}$\" onload=x"
@@ -97,3 +98,25 @@ def material(models=None, *, failed=False, name="test", **options):
               "resamples": 200} | options  # fmt: skip
     document = analyse(frame, rows, templates(frame), GAPS, **chosen)
     return Material(name, document, rows, frame)
+
+
+def factorial():
+    """A small factorial in which warm answers comply more."""
+    base = "FP16@transformers"
+    cells = tuple(
+        CellOf("m", "f", f"{name}@transformers", name, "transformers", held, False)
+        for name, held in (("FP16", ""), ("Q", base))
+    )
+    rng = np.random.default_rng(0)
+    labels = [
+        {
+            "model": "m", "cell": cell.cell, "request": request, "temperature": at,
+            "prompt": f"{request}{i}", "cluster": str(i), "sample": k, "judge": judge,
+            "label": "comply" if rng.random() < 0.2 + 0.4 * at else "refuse",
+        }
+        for cell in cells for at in (0.0, 1.0) for request in ("harmful", "benign")
+        for i in range(12) for k in range(3) for judge in ("a", "b")
+    ]  # fmt: skip
+    design = Design(cells, (0.0, 1.0), {0.0: 3, 1.0: 3}, ("a", "b"))
+    found = analyse_factorial(pd.DataFrame(labels), design)
+    return {"name": "warm", **found, "errors": {}}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import made
@@ -11,6 +12,7 @@ from mechprobe.report import make_report
 from mechprobe.report.evidence import MOST_ROWS, row_views
 from mechprobe.report.headline import headline
 from mechprobe.report.heat import MOST_MODELS, heat
+from mechprobe.report.sections import sections
 
 
 class Page(HTMLParser):
@@ -193,30 +195,45 @@ def test_a_regime_of_a_later_version_keeps_its_name(material):
     assert "a &lt;new&gt; one" in html
 
 
+def test_a_factorial_brings_its_sections(material, page):
+    both = replace(material, factorial=made.factorial())
+    found = [part.key for part in sections(both)]
+    alone = [part.key for part in sections(material)]
+    assert found[: len(alone)] == alone
+    added = found[len(alone) :]
+    assert added
+    text = Page(make_report(both).html).text
+    assert all(text[key] for key in added)
+    assert not any(key in page.text for key in added)
+
+
 @pytest.fixture(scope="module")
 def large():
-    """A thousand models of three cells, put together from one analysed model."""
-    few = made.material(
-        {f"m{i}": {"FP16@t": (90, 80), "Q8_0@t": (90, 80), "Q2_K@t": (90 - 8 * i, 80)}
-         for i in range(4)}
-    )  # fmt: skip
-    document = dict(few.document)
-    document["rows"] = [
+    """A thousand models of three cells, put together from four analysed models."""
+    cells = {f"m{i}": {"FP16@t": (90, 80), "Q8_0@t": (90, 80), "Q2_K@t": (90 - 8 * i, 80)}
+             for i in range(4)}  # fmt: skip
+    few = made.material(cells, resamples=20)
+    rows = [
         row | {"model": f"{row['model']}-{i}"} for i in range(250) for row in few.document["rows"]
     ]
-    return type(few)("large", document)
+    return type(few)("large", few.document | {"rows": rows})
 
 
-def test_many_rows_make_no_large_page(large):
+def test_of_many_rows_the_worst_are_shown(large):
     views = row_views(large)
     assert len(large.rows) == 3000
     assert len(views) == MOST_ROWS
-    # 250 copies of each of two models that lost 16 and 24 points: the page has no room for more
+    # two of the four models lost 16 and 24 points: more of these than the page has room for
     assert {view.row["regime"] for view in views} == {"hidden_danger"}
+    assert views[0].row["deltas"]["refusal"]["points"] == -24
     found = heat(large)
     assert len(found.rows) == MOST_MODELS
     assert found.more_models == 1000 - MOST_MODELS
     assert dict(zip(found.columns, found.totals, strict=True))["Q2_K@t"] == (500, 1000)
+
+
+@pytest.mark.verify
+def test_many_rows_make_no_large_page(large):
     html = make_report(large).html
     assert len(html) < 2_000_000
     assert f"{MOST_ROWS} of 3,000 rows are here" in html
