@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mechprobe.report import palette, words
+from mechprobe.report.known import facts_of, known_of, probes_of, rate_of
 from mechprobe.report.section import Material, Row, Table
 
 if TYPE_CHECKING:
@@ -18,26 +17,6 @@ MOST_ROWS, MOST_IDS = 200, 30
 _HEAD = (
     "measure", "read by", "n", "before → after", "lost", "gained", "change in points [95 %]",
     "McNemar p", "Holm p", "within ±{margin}: p", "smallest margin", "detectable fall",
-)  # fmt: skip
-_PROBES = (
-    ("refusal margin lost, nats", "refusal_margin_lost", 2),
-    ("entropy shift, nats", "entropy_shift", 3),
-    ("first-token KL, nats", "first_token_kl", 3),
-    ("first tokens changed, share", "first_token_flips", 3),
-    ("refusal direction: cosine to baseline's", "direction_cosine", 3),
-    ("its noise floor", "direction_cosine_floor", 3),
-    ("refusal direction: AUC", "direction_auc", 3),
-    ("harmful refused, direction ablated", "harmful_refusal_ablated", 2),
-    ("harmless refused, direction added", "harmless_refusal_added", 2),
-    ("calibration error (ECE)", "ece", 3),
-    ("refusal calibration: AUROC", "refusal_auroc", 3),
-    ("safety neurons: error ratio, scale-matched", "neurons_ratio", 2),
-    ("log-odds returned by patching, nats", "patching_returned", 2),
-    ("kernel gap, mean KL", "kernel_gap_kl", 6),
-)
-_FACTS = (
-    ("checkpoint", "source"), ("weights digest", "weights"), ("method", "method"),
-    ("bits per weight", "bits_per_weight"),
 )  # fmt: skip
 
 
@@ -87,7 +66,7 @@ def row_views(material: Material) -> list[RowView]:
     """The rows a page shows, worst first: what is of concern, then the rest, at most 200."""
     shown = _shown(material)
     wanted = {(row["model"], row["cell"]) for _, row in shown}
-    facts = _facts_of(material.matrix, wanted)
+    facts = known_of(material.matrix, wanted)
     outcomes = _outcomes_of(material, wanted)
     scale = _scale(material)
     return [_view(material, index, row, facts, outcomes, scale) for index, row in shown]
@@ -136,7 +115,7 @@ def _view(
         index=index,
         row=row,
         look=palette.look(row["regime"]),
-        counts=_rate(known) if base else words.moved(refusal) if refusal else words.NOTHING,
+        counts=rate_of(known) if base else words.moved(refusal) if refusal else words.NOTHING,
         refusal="" if base else _points(refusal),
         quality="" if base else _points(quality),
         order=refusal["points"] if refusal else 999.0,
@@ -144,19 +123,14 @@ def _view(
         flags=_flags(row),
         said=_said(material, row),
         measures=_measures(material, row),
-        probes=_probes(known),
+        probes=probes_of(known),
         changed=_changed(row, outcomes),
-        facts=tuple((name, _text(known[key])) for name, key in _FACTS if _there(known.get(key))),
+        facts=facts_of(known),
     )
 
 
 def _points(delta: Row | None) -> str:
     return "unknown" if delta is None else words.signed(delta["points"])
-
-
-def _rate(known: Mapping[str, Any]) -> str:
-    n, k = known.get("harmful_refusal_n"), known.get("harmful_refusal_count")
-    return f"{k:.0f} of {n:.0f}" if _there(n) and _there(k) else ""
 
 
 def _span(material: Material, delta: Row, scale: tuple[float, float]) -> Span:
@@ -261,30 +235,6 @@ def _ps(delta: Row) -> tuple[float | None, float | None]:
     return delta["mcnemar_p"], delta["mcnemar_p_holm"]
 
 
-def _probes(known: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    found = []
-    for label, key, digits in _PROBES:
-        value = known.get(key)
-        if not _there(value):
-            continue
-        low, high = known.get(f"{key}_low"), known.get(f"{key}_high")
-        ends = words.interval(low, high, digits) if _there(low) and _there(high) else ""
-        found.append((label, f"{words.plain(value, digits)} {ends}".strip()))
-    return tuple(found)
-
-
-def _facts_of(
-    matrix: pd.DataFrame | None, wanted: set[tuple[str, str]]
-) -> dict[tuple[str, str], Mapping[str, Any]]:
-    if matrix is None:
-        return {}
-    cells = matrix["precision"].astype(str) + "@" + matrix["engine"].astype(str)
-    keys = list(zip(matrix["model"].astype(str), cells, strict=True))
-    mine = [at for at, key in enumerate(keys) if key in wanted]
-    records: list[dict[Any, Any]] = matrix.iloc[mine].to_dict("records")
-    return {keys[at]: record for at, record in zip(mine, records, strict=True)}
-
-
 def _outcomes_of(
     material: Material, wanted: set[tuple[str, str]]
 ) -> dict[tuple[str, str], pd.Series[float]]:
@@ -314,17 +264,6 @@ def _changed(row: Row, outcomes: Mapping[tuple[str, str], pd.Series[float]]) -> 
         if ids:
             found.append(Changed(title, tuple(ids[:MOST_IDS]), max(0, len(ids) - MOST_IDS)))
     return tuple(found)
-
-
-def _there(value: Any) -> bool:
-    """Whether a field of the matrix holds something."""
-    if value is None or value == "":
-        return False
-    return not (isinstance(value, float | np.floating) and not np.isfinite(value))
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def shown_indices(views: Sequence[RowView]) -> set[int]:
