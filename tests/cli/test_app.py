@@ -41,8 +41,8 @@ def test_version(main):
     [
         (["nope"], "No such command 'nope'; see mechprobe --help"),
         (["demo", "--nope"], "No such option: --nope; see mechprobe demo --help"),
-        (["run"], "Missing argument 'SPEC'; see mechprobe run --help"),
-        (["run", "none.yaml"], "none.yaml: cannot be read (no such file or directory)"),
+        (["run"], "name a spec: a YAML file, or one that `mechprobe run --list` shows"),
+        (["run", "none.yaml"], "none.yaml: no such file, and no shipped spec is called so"),
         (["generate", "-m", "none.gguf", "--prompt", "x"], "none.gguf: no such file or folder"),
         (["generate", "-m", "none", "--prompts", "p.jsonl"], "p.jsonl: cannot be read"),
         (["generate", "-m", "x", "--prompt", "a", "--prompts", "b"], "give one of them"),
@@ -90,6 +90,8 @@ def test_a_real_interrupt_ends_with_130(tmp_path):
         "from mechprobe.cli import app, main\n"
         "from mechprobe.cli.terminal import quiet\n"
         "def wait(**options):\n"
+        # what runs in the background ignores it from the start
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    with quiet():\n"
         "        print('swallowed'); os.write(1, b'swallowed')\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
