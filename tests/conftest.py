@@ -1,12 +1,16 @@
 """Every test is offline, on few threads, and leaves the user's cache alone."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+_BESIDE = Path(__file__).parents[2] / "shared" / "data"
+if _BESIDE.is_dir():
+    os.environ.setdefault("MECHPROBE_EVALUATION_DATA", str(_BESIDE))
 
 
 @pytest.fixture(autouse=True, scope="session")
