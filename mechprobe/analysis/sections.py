@@ -167,6 +167,10 @@ def _missing(matrix: Matrix, content: Section) -> Iterator[tuple[str, str, str]]
     for name, section in content.items():
         if isinstance(section, dict) and section.get("not_measured"):
             yield name, "matrix", section["not_measured"]
+    pairings = content["pairings"].get("pairings", ())
+    for reason, n in Counter(one["not_measured"] for one in pairings).items():
+        if reason:
+            yield "pairings", "matrix", f"{n} of {len(pairings)}: {reason}"
     for row in content["rows"]:
         if row["error"]:
             yield "row", label(row), row["error"]

@@ -148,6 +148,11 @@ def test_absent_sections_give_a_reason(document):
     )
 
 
+def test_pairings_that_a_matrix_lacks_are_listed_with_their_reason(document):
+    said = [one["reason"] for one in document["not_measured"] if one["what"] == "pairings"]
+    assert "12 of 36: the matrix has no BERTScore" in said
+
+
 def test_asymmetry_counts_rows_exactly(document):
     found = document["asymmetry"]
     assert (found["n"], found["faster"], found["ties"], found["not_paired"]) == (4, 3, 1, 1)
