@@ -37,7 +37,7 @@ def factorial(
     """
     from mechprobe.experiments.factorial_running import run_factorial
     from mechprobe.experiments.factorial_spec import load_factorial
-    from mechprobe.experiments.factorial_view import document_of, failures_of, show_finished
+    from mechprobe.experiments.factorial_view import document_of, show_finished
     from mechprobe.experiments.progress import RunDisplay
 
     loaded = load_factorial(spec)
@@ -55,6 +55,6 @@ def factorial(
             screen.document(document_of(finished))
         else:
             show_finished(finished, place, screen.out)
-        for line in failures_of(finished):
+        for line in finished.outcome.failure_lines():
             screen.err.print(line, style="red", soft_wrap=True)
     raise typer.Exit(finished.exit_code)

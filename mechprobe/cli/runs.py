@@ -160,27 +160,18 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
 
 
 def _failures(screen: Screen, finished: Finished) -> None:
-    """One line per error, however many cells met it."""
-    met: dict[str, list[str]] = {}
-    for name in finished.outcome.failures:
-        met.setdefault(finished.outcome.results[name].error, []).append(name)
-    for error, names in met.items():
-        others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-        line = f"mechprobe: {names[0]}{others}: {error}"
+    for line in finished.outcome.failure_lines():
         screen.err.print(line, style="red", soft_wrap=True)
 
 
 def _document(finished: Finished) -> dict[str, Any]:
-    from mechprobe.experiments.steps import STATUSES
     from mechprobe.experiments.table import verdict
 
-    results = finished.outcome.results
     return {
         "run": str(finished.run.path),
         "exit_code": finished.exit_code,
         "verdict": verdict(finished.rows) if finished.rows else None,
-        "steps": {kind: finished.outcome.count(kind) for kind in STATUSES},
-        "failures": {name: results[name].error for name in finished.outcome.failures},
+        **finished.outcome.as_dict(),
         "matrix": [_typed(row) for row in finished.rows],
     }
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.experiments.factorial_running import FinishedFactorial
-from mechprobe.experiments.steps import STATUSES
 from mechprobe.report import words
 from mechprobe.report.factorial import verdict
 from mechprobe.report.factorial_sections import harmful, share
@@ -96,23 +95,10 @@ def _interactions(document: Row) -> Iterator[str]:
 
 def document_of(finished: FinishedFactorial) -> dict[str, Any]:
     """What `--json` prints."""
-    results = finished.outcome.results
     return {
         "run": str(finished.run.path),
         "exit_code": finished.exit_code,
         "verdict": verdict(finished.document) if finished.document else None,
-        "steps": {kind: finished.outcome.count(kind) for kind in STATUSES},
-        "failures": {name: results[name].error for name in finished.outcome.failures},
+        **finished.outcome.as_dict(),
         "factorial": finished.document,
     }
-
-
-def failures_of(finished: FinishedFactorial) -> Sequence[str]:
-    """One line per error, however many steps met it."""
-    met: dict[str, list[str]] = {}
-    for name in finished.outcome.failures:
-        met.setdefault(finished.outcome.results[name].error, []).append(name)
-    return [
-        f"mechprobe: {names[0]}{f' (and {len(names) - 1} more)' if len(names) > 1 else ''}: {error}"
-        for error, names in met.items()
-    ]

@@ -86,6 +86,23 @@ class Outcome:
         """Number of steps that ended so."""
         return sum(result.status == status for result in self.results.values())
 
+    def as_dict(self) -> dict[str, Any]:
+        """What `--json` says of the steps."""
+        return {
+            "steps": {kind: self.count(kind) for kind in STATUSES},
+            "failures": {name: self.results[name].error for name in self.failures},
+        }
+
+    def failure_lines(self) -> list[str]:
+        """One line per error, however many steps met it."""
+        met: dict[str, list[str]] = {}
+        for name in self.failures:
+            met.setdefault(self.results[name].error, []).append(name)
+        return [
+            f"mechprobe: {names[0]}{f' (and {len(names) - 1} more)' if names[1:] else ''}: {error}"
+            for error, names in met.items()
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
