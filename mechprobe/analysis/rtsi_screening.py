@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from mechprobe.analysis.rtsi_calibration import (
 )
 from mechprobe.analysis.rtsi_tables import read_deltas
 from mechprobe.analysis.templates import DELTAS, TEMPLATE, TemplateFeatures, template_features
-from mechprobe.errors import ParityError, TableError
+from mechprobe.errors import ParityError, PromptFileError, TableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,38 +112,32 @@ def read_answers(path: Path) -> list[Answer]:
         TableError: The file cannot be read, a line is malformed, or none of its answers can be
             used.
     """
+    from mechprobe.behavior.records import json_lines, read_text
     from mechprobe.behavior.refusal import is_unread
 
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: cannot be read as UTF-8 text") from error
+        records = list(json_lines(read_text(path), str(path)))
+    except PromptFileError as error:
+        raise TableError(str(error)) from error
     found = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            fields = _fields(f"{path}, line {number}", line)
-            if fields.get("label") != "harmless" and not is_unread(fields["text"]):
-                found.append(_answer(fields))
+    for record in records:
+        fields = _checked(record.where, record.fields)
+        if fields.get("label") != "harmless" and not is_unread(fields["text"]):
+            found.append(_answer(fields))
     if not found:
         raise TableError(f"{path}: no answer to a harmful request; see mechprobe generate")
     return found
 
 
-def _fields(where: str, line: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise TableError(f"{where}: not JSON") from error
-    if not isinstance(found, dict):
-        raise TableError(f"{where}: no JSON object")
+def _checked(where: str, fields: dict[str, Any]) -> dict[str, Any]:
     for name in ("id", "text"):
-        if not isinstance(found.get(name), str):
+        if not isinstance(fields.get(name), str):
             raise TableError(f"{where}: the field {name!r} is missing, or is no text")
-    ids = found.get("ids")
-    tokens = found.get("new_tokens", len(ids) if isinstance(ids, list) else None)
+    ids = fields.get("ids")
+    tokens = fields.get("new_tokens", len(ids) if isinstance(ids, list) else None)
     if not isinstance(tokens, int) or tokens < 0:
         raise TableError(f"{where}: the field 'new_tokens' (or 'ids') is missing, or is no count")
-    return {**found, "new_tokens": tokens}
+    return {**fields, "new_tokens": tokens}
 
 
 def _answer(fields: dict[str, Any]) -> Answer:

@@ -11,7 +11,6 @@ in silence; a result in which every question ties is refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechprobe.behavior.rate import Rate
+from mechprobe.behavior.records import json_lines, read_text
 from mechprobe.errors import GenerationError, NumericsError, PromptFileError, VocabularyError
 
 if TYPE_CHECKING:
@@ -138,22 +138,11 @@ def load_questions(path: str | Path) -> tuple[Question, ...]:
     Raises:
         PromptFileError: The file is missing, empty or malformed; the message names the line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptFileError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptFileError(f"{where}: not JSON: {error.msg}") from error
-        if not isinstance(item, dict):
-            raise PromptFileError(f"{where}: needs a JSON object")
-        found.append(as_question(item, id=f"q{number:05d}", where=where))
+    records = json_lines(read_text(Path(path)), str(path))
+    found = [
+        as_question(record.fields, id=f"q{number:05d}", where=record.where)
+        for number, record in enumerate(records, start=1)
+    ]
     if not found:
         raise PromptFileError(f"{path}: no questions; at least one is needed")
     return tuple(found)

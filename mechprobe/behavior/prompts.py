@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from mechprobe.behavior.prompt_set import (
     LABELS,
@@ -27,6 +27,7 @@ from mechprobe.behavior.prompt_set import (
     Split,
     split_of,
 )
+from mechprobe.behavior.records import Record, json_array, json_lines, read_text
 from mechprobe.errors import PromptFileError
 
 __all__ = [
@@ -88,7 +89,7 @@ def load_builtin(name: str = BUILTIN) -> PromptSet:
     if name not in _FILES:
         raise PromptFileError(f"no built-in prompt set {name!r}; there are {', '.join(_FILES)}")
     text = files("mechprobe.behavior").joinpath("data", _FILES[name]).read_text("utf-8")
-    return _from_rows(name, _json_lines(text, name))
+    return _from_rows(name, json_lines(text, name))
 
 
 def load_jsonl(path: str | Path) -> PromptSet:
@@ -97,7 +98,7 @@ def load_jsonl(path: str | Path) -> PromptSet:
     Raises:
         PromptFileError: The file is missing, empty or malformed; the message names the line.
     """
-    return _from_rows(str(path), _json_lines(_read(Path(path)), str(path)))
+    return _from_rows(str(path), json_lines(read_text(Path(path)), str(path)))
 
 
 def load_arditi(path: str | Path) -> PromptSet:
@@ -120,23 +121,23 @@ def load_arditi(path: str | Path) -> PromptSet:
     found = [path / name for name in names if (path / name).is_file()] if path.is_dir() else [path]
     if not found:
         raise PromptFileError(f"{path}: none of {', '.join(names)} is in this folder")
-    rows: list[_Row] = []
+    rows: list[Record] = []
     for file in found:
         if file.name not in names:
             raise PromptFileError(f"{file}: the file name must be one of {', '.join(names)}")
         label, split = names[file.name]
-        for number, item in enumerate(_json_array(file)):
-            where = f"{file}, item {number}"
-            if not isinstance(item, dict) or not isinstance(item.get("instruction"), str):
-                raise PromptFileError(f"{where}: needs an object with an 'instruction' text")
+        for number, item in enumerate(json_array(read_text(file), str(file))):
+            text = item.fields.get("instruction")
+            if not isinstance(text, str):
+                raise PromptFileError(f"{item.where}: needs an object with an 'instruction' text")
             fields = {
-                "text": item["instruction"],
+                "text": text,
                 "label": label,
                 "split": split,
-                "category": item.get("category"),
+                "category": item.fields.get("category"),
                 "id": f"{file.stem}-{number:05d}",
             }
-            rows.append(_Row(where, fields))
+            rows.append(Record(item.where, fields))
     return _from_rows(str(path), rows)
 
 
@@ -152,49 +153,7 @@ def write_jsonl(prompts: PromptSet, path: str | Path) -> Path:
     return target
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    where: str
-    """File and line, for messages."""
-    fields: dict[str, Any]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PromptFileError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise PromptFileError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _json_array(path: Path) -> list[Any]:
-    try:
-        content = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise PromptFileError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
-    if not isinstance(content, list):
-        raise PromptFileError(f"{path}: needs a JSON array of objects")
-    return content
-
-
-def _json_lines(text: str, name: str) -> list[_Row]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{name}, line {number}"
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptFileError(f"{where}: not JSON: {error.msg}") from error
-        if not isinstance(fields, dict):
-            raise PromptFileError(f"{where}: needs a JSON object, such as {{'text': …}}")
-        rows.append(_Row(where, fields))
-    return rows
-
-
-def _check(row: _Row) -> None:
+def _check(row: Record) -> None:
     for name in ("text", "label"):
         if name not in row.fields:
             raise PromptFileError(f"{row.where}: the field {name!r} is missing")
@@ -214,9 +173,9 @@ def _check(row: _Row) -> None:
             )
 
 
-def _from_rows(name: str, rows: list[_Row]) -> PromptSet:
+def _from_rows(name: str, rows: Iterable[Record]) -> PromptSet:
     """Check the rows, put twins and repeated texts into clusters, settle the splits."""
-    by_id: dict[str, _Row] = {}
+    by_id: dict[str, Record] = {}
     for number, row in enumerate(rows, start=1):
         _check(row)
         own = row.fields.get("id")
@@ -247,7 +206,7 @@ def _from_rows(name: str, rows: list[_Row]) -> PromptSet:
     return PromptSet(name, tuple(records[own] for own in by_id))
 
 
-def _twins(by_id: dict[str, _Row]) -> dict[str, str]:
+def _twins(by_id: dict[str, Record]) -> dict[str, str]:
     """Id to id of the twin, both ways; it is enough that one of the two names the other."""
     twins: dict[str, str] = {}
     for own, row in by_id.items():
@@ -264,7 +223,7 @@ def _twins(by_id: dict[str, _Row]) -> dict[str, str]:
     return twins
 
 
-def _clusters(by_id: dict[str, _Row], twins: dict[str, str]) -> dict[str, str]:
+def _clusters(by_id: dict[str, Record], twins: dict[str, str]) -> dict[str, str]:
     """Id to cluster: the id that comes first in the file among twins and equal texts."""
     root = {own: own for own in by_id}
 
@@ -283,7 +242,7 @@ def _clusters(by_id: dict[str, _Row], twins: dict[str, str]) -> dict[str, str]:
     return {own: find(own) for own in by_id}
 
 
-def _settle(cluster: str, rows: list[_Row]) -> Split:
+def _settle(cluster: str, rows: list[Record]) -> Split:
     """The split of a cluster: the one its rows name, else by the hash of their texts."""
     named = {row.fields["split"]: row for row in rows if row.fields.get("split")}
     if len(named) > 1 and any(row.fields.get("twin") for row in rows):

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mechprobe.analysis.factorial import CellOf, Design
-from mechprobe.errors import MechprobeError
 from mechprobe.experiments.factorial_prompts import draw_requests
 from mechprobe.experiments.factorial_spec import FactorialSpec
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.plan_judges import judge_identity, judged_file
-from mechprobe.experiments.rendered import rows_digest, template_digest
-from mechprobe.experiments.sources import find_source
-from mechprobe.experiments.spec import ModelSpec
+from mechprobe.experiments.plan_prompts import prompts_step
+from mechprobe.experiments.rendered import rows_digest
 from mechprobe.experiments.steps import Step
 
 _HERE = "mechprobe.experiments"
@@ -52,8 +50,9 @@ def plan_factorial(spec: FactorialSpec) -> FactorialPlan:
     steps: list[Step] = []
     cells: list[PlannedCell] = []
     identities = {one.judge: judge_identity(one) for one in spec.judges}
+    drawn = _drawn_requests(spec)
     for model in spec.models:
-        prompts = _prompts_step(spec, model)
+        prompts = prompts_step(model, "factorial_prompts:write_requests", drawn)
         steps.append(prompts)
         planned = plan_cells(spec.matrix, model)
         for one in planned:
@@ -81,31 +80,14 @@ def _design(spec: FactorialSpec, cells: list[PlannedCell]) -> Design:
     )  # fmt: skip
 
 
-def _prompts_step(spec: FactorialSpec, model: ModelSpec) -> Step:
-    blocked = None
+def _drawn_requests(spec: FactorialSpec) -> dict[str, Any]:
+    """What the prompts of every model are drawn from, and the digest of all that is drawn."""
     params: dict[str, Any] = {
-        "model": model.name,
-        "tokenizer": model.tokenizer or model.source,
-        "revision": model.revision,
-        "chat_template": model.chat_template,
-        "chat_template_digest": template_digest(model.chat_template),
         "harmful": spec.harmful.model_dump(),
         "benign": spec.benign.model_dump(),
         "template": spec.template,
     }
-    params["rows"] = rows_digest(draw_requests(params))
-    try:
-        _, params["digest"] = find_source(params["tokenizer"], model.revision)
-    except MechprobeError as error:
-        blocked = str(error)
-    return Step(
-        name=f"prompts/{model.name}",
-        action=f"{_HERE}.factorial_prompts:write_requests",
-        params=params,
-        outputs=(f"prompts/{model.name}.jsonl",),
-        label="prompts",
-        blocked=blocked,
-    )
+    return {**params, "rows": rows_digest(draw_requests(params))}
 
 
 def _cell_steps(

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mechprobe.errors import SpecError
 from mechprobe.experiments.spec import ModelSpec, Name, Spec
-from mechprobe.experiments.spec_file import check_models, mistake
+from mechprobe.experiments.spec_file import check_models, spec_text, validated
 from mechprobe.experiments.spec_judges import JudgeSpec
-from mechprobe.experiments.yaml_lines import read_yaml
 
 Temperature = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
-_SPECS = "specs/factorial"
+SPECS = "specs/factorial"
+"""Where the package keeps its own."""
 
 
 class _Strict(BaseModel):
@@ -85,33 +83,13 @@ class FactorialSpec(_Strict):
         return self.samples
 
 
-def shipped_factorials() -> tuple[str, ...]:
-    """What `mechprobe factorial NAME` knows, sorted."""
-    folder = files("mechprobe.experiments").joinpath(_SPECS)
-    names = (entry.name for entry in folder.iterdir())
-    return tuple(sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml")))
-
-
 def load_factorial(given: Path | str) -> FactorialSpec:
     """Read a spec file, or a shipped spec by its name.
 
     Raises:
         SpecError: It cannot be read or is wrong; see `parse_factorial`.
     """
-    path = Path(given)
-    if str(given) in shipped_factorials() and not path.is_file():
-        shipped = files("mechprobe.experiments").joinpath(f"{_SPECS}/{given}.yaml")
-        return parse_factorial(shipped.read_text(encoding="utf-8"), f"{given}.yaml")
-    try:
-        return parse_factorial(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError as error:
-        there = ", ".join(shipped_factorials())
-        raise SpecError(
-            f"{path}: no such file, and no shipped factorial is called so; there are {there}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (getattr(error, "strerror", None) or "").lower() or "not UTF-8 text"
-        raise SpecError(f"{path}: cannot be read ({reason})") from error
+    return parse_factorial(*spec_text(given, SPECS, "factorial"))
 
 
 def parse_factorial(text: str, where: str) -> FactorialSpec:
@@ -125,13 +103,7 @@ def parse_factorial(text: str, where: str) -> FactorialSpec:
         SpecError: Not YAML, an unknown, missing or repeated field, a wrong type or value, or cells
             that no matrix could have.
     """
-    content, lines = read_yaml(text, where)
-    if not isinstance(content, dict):
-        raise SpecError(f"{where}: a spec is a mapping of fields (name, models, …)")
-    try:
-        spec = FactorialSpec.model_validate(content)
-    except ValidationError as error:
-        raise mistake(error, FactorialSpec, lines) from error
+    spec, lines = validated(text, where, FactorialSpec)
     check_models(spec.matrix, lines)
     return spec
 

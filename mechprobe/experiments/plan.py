@@ -9,15 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mechprobe.errors import MechprobeError
 from mechprobe.experiments.analysing import analysis_step
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.plan_probes import probe_parts
+from mechprobe.experiments.plan_prompts import prompts_step
 from mechprobe.experiments.plan_tables import tables_step
-from mechprobe.experiments.rendered import draw_rows, rows_digest, template_digest
+from mechprobe.experiments.rendered import draw_rows, rows_digest
 from mechprobe.experiments.reporting import report_step
-from mechprobe.experiments.sources import find_source
-from mechprobe.experiments.spec import ModelSpec, Spec
+from mechprobe.experiments.spec import Spec
 from mechprobe.experiments.steps import Step
 from mechprobe.experiments.suite import (
     absent,
@@ -60,7 +59,7 @@ def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
     cells: list[PlannedCell] = []
     drawn = _drawn_prompts(spec)
     for model in spec.models:
-        prompts = _prompts_step(model, drawn, local_only)
+        prompts = prompts_step(model, "rendered:write_prompts", drawn, local_only=local_only)
         planned = plan_cells(spec, model, local_only=local_only)
         by_key = {one.cell.key: one for one in planned}
         steps.append(prompts)
@@ -83,32 +82,6 @@ def _drawn_prompts(spec: Spec) -> dict[str, Any]:
         "questions_source": choice.source if choice else None,
     }
     return {**params, "rows": rows_digest(draw_rows(params))}
-
-
-def _prompts_step(model: ModelSpec, drawn: Mapping[str, Any], local_only: bool) -> Step:
-    blocked = None
-    params: dict[str, Any] = {
-        "model": model.name,
-        "tokenizer": model.tokenizer or model.source,
-        "revision": model.revision,
-        "chat_template": model.chat_template,
-        "chat_template_digest": template_digest(model.chat_template),
-        **drawn,
-    }
-    try:
-        _, params["digest"] = find_source(
-            params["tokenizer"], model.revision, local_only=local_only
-        )
-    except MechprobeError as error:
-        blocked = str(error)
-    return Step(
-        name=f"prompts/{model.name}",
-        action=f"{_HERE}.rendered:write_prompts",
-        params=params,
-        outputs=(f"prompts/{model.name}.jsonl",),
-        label="prompts",
-        blocked=blocked,
-    )
 
 
 def _counts(spec: Spec) -> dict[str, int]:

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mechprobe.behavior.records import Record
 from mechprobe.behavior.tasks import Scored, Task, judged, load_task
-from mechprobe.behavior.tasks.sources import Record, read_table
+from mechprobe.behavior.tasks.sources import read_table
 from mechprobe.behavior.tasks.task import Reader
 from mechprobe.errors import PromptFileError, SpecError
 from mechprobe.experiments.rundir import write_jsonl

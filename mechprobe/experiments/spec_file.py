@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,6 +18,7 @@ from mechprobe.experiments.yaml_lines import Lines, Location, read_yaml
 from mechprobe.models.cell import TRANSFORMERS_PRECISIONS, Cell
 
 _PACKED = re.compile(r"(AWQ|GPTQ)-(INT[1-8]|MIXED)|W(\d+|mixed)A\d+")
+_Kind = TypeVar("_Kind", bound=BaseModel)
 _SAID = {"extra_forbidden": "unknown field", "missing": "this field is missing"}
 
 
@@ -29,15 +31,41 @@ class Shipped:
     """Its first comment."""
 
 
-def shipped_specs() -> tuple[Shipped, ...]:
-    """What `mechprobe run NAME` knows, sorted by name."""
-    folder = files("mechprobe.experiments").joinpath("specs")
+def shipped_specs(folder: str = "specs") -> tuple[Shipped, ...]:
+    """The specs in a folder of the package, sorted by name: what `mechprobe run NAME` knows."""
     found = []
-    for entry in folder.iterdir():
+    for entry in files("mechprobe.experiments").joinpath(folder).iterdir():
         if entry.name.endswith(".yaml"):
             first = entry.read_text(encoding="utf-8").partition("\n")[0]
             found.append(Shipped(entry.name.removesuffix(".yaml"), first.lstrip("# ")))
     return tuple(sorted(found, key=lambda one: one.name))
+
+
+def spec_text(given: Path | str, folder: str = "specs", kind: str = "spec") -> tuple[str, str]:
+    """The text of a spec file, or of a shipped spec by its name, and what messages call it.
+
+    Args:
+        given: A path or a name.
+        folder: Where the shipped ones lie.
+        kind: What they are called.
+
+    Raises:
+        SpecError: It cannot be read.
+    """
+    path, names = Path(given), [one.name for one in shipped_specs(folder)]
+    if str(given) in names and not path.is_file():
+        text = files("mechprobe.experiments").joinpath(f"{folder}/{given}.yaml")
+        return text.read_text(encoding="utf-8"), f"{given}.yaml"
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except FileNotFoundError as error:
+        raise SpecError(
+            f"{path}: no such file, and no shipped {kind} is called so; there are "
+            f"{', '.join(names)}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (getattr(error, "strerror", None) or "").lower() or "not UTF-8 text"
+        raise SpecError(f"{path}: cannot be read ({reason})") from error
 
 
 def load_spec(given: Path | str) -> Spec:
@@ -46,19 +74,7 @@ def load_spec(given: Path | str) -> Spec:
     Raises:
         SpecError: It cannot be read or is wrong; see `parse_spec`.
     """
-    path, names = Path(given), [one.name for one in shipped_specs()]
-    if str(given) in names and not path.is_file():
-        text = files("mechprobe.experiments").joinpath(f"specs/{given}.yaml")
-        return parse_spec(text.read_text(encoding="utf-8"), f"{given}.yaml")
-    try:
-        return parse_spec(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError as error:
-        raise SpecError(
-            f"{path}: no such file, and no shipped spec is called so; there are {', '.join(names)}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (getattr(error, "strerror", None) or "").lower() or "not UTF-8 text"
-        raise SpecError(f"{path}: cannot be read ({reason})") from error
+    return parse_spec(*spec_text(given))
 
 
 def parse_spec(text: str, where: str) -> Spec:
@@ -73,19 +89,28 @@ def parse_spec(text: str, where: str) -> Spec:
             precision that no reader knows, two cells of one name, a baseline that is not a cell
             of the same engine, a chain of baselines that leads back.
     """
-    content, lines = read_yaml(text, where)
-    if not isinstance(content, dict):
-        raise SpecError(f"{where}: a spec is a mapping of fields (name, models, …)")
-    try:
-        spec = Spec.model_validate(content)
-    except ValidationError as error:
-        raise mistake(error, Spec, lines) from error
+    spec, lines = validated(text, where, Spec)
     _check_tasks(spec, lines)
     check_models(spec, lines)
     return spec
 
 
-def mistake(error: ValidationError, kind: type[BaseModel], lines: Lines) -> SpecError:
+def validated(text: str, where: str, kind: type[_Kind]) -> tuple[_Kind, Lines]:
+    """The fields of a spec of this kind, and the line of each.
+
+    Raises:
+        SpecError: Not YAML, an unknown, missing or repeated field, a wrong type or value.
+    """
+    content, lines = read_yaml(text, where)
+    if not isinstance(content, dict):
+        raise SpecError(f"{where}: a spec is a mapping of fields (name, models, …)")
+    try:
+        return kind.model_validate(content), lines
+    except ValidationError as error:
+        raise _mistake(error, kind, lines) from error
+
+
+def _mistake(error: ValidationError, kind: type[BaseModel], lines: Lines) -> SpecError:
     """The first mistake of a spec of this kind, in one line."""
     # a misspelt field is a missing one too; the one that is there says more
     found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")

@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mechprobe.report.page import Report, make_report
+    from mechprobe.report.page import make_report
     from mechprobe.report.section import Material
+    from mechprobe.report.templating import Report
 
-_HOMES = {"Material": "section", "Report": "page", "make_report": "page"}
+_HOMES = {"Material": "section", "Report": "templating", "make_report": "page"}
 
 __all__ = ["Material", "Report", "make_report"]
 

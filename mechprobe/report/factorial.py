@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.report import words
-from mechprobe.report.drawing import as_png, as_svg, inline
 from mechprobe.report.factorial_sections import ALPHA, factorial_sections, harmful, models_of
-from mechprobe.report.page import Report
+from mechprobe.report.templating import Report, asset, drawn_files, template
 
 if TYPE_CHECKING:
-    from jinja2 import Template
-
     from mechprobe.report.section import Row
 
 MOST_MISSING = 20
@@ -24,13 +20,9 @@ def factorial_report(document: Mapping[str, Any]) -> Report:
     from markupsafe import Markup
 
     parts = factorial_sections(document)
-    drawings = [drawn for part in parts for drawn in part.figures]
-    svg = {drawn.name: as_svg(drawn.figure) for drawn in drawings}
-    figures = {f"{name}.svg": content for name, content in svg.items()}
-    figures |= {f"{drawn.name}.png": as_png(drawn.figure) for drawn in drawings}
-    inlined = {d.name: Markup(inline(svg[d.name], d.name, d.caption)) for d in drawings}
+    figures, svg = drawn_files([drawn for part in parts for drawn in part.figures])
     missing = document["not_measured"]
-    html = _template().render(
+    html = template("factorial.html.jinja").render(
         name=document["name"],
         verdict=verdict(document),
         tiles=tiles(document),
@@ -38,9 +30,8 @@ def factorial_report(document: Mapping[str, Any]) -> Report:
         more_missing=max(0, len(missing) - MOST_MISSING),
         errors=document["errors"],
         sections=parts,
-        svg=inlined,
-        css=Markup(_file("report.css")),
-        count=words.count,
+        svg=svg,
+        css=Markup(asset("report.css")),
     )
     return Report(html, figures)
 
@@ -102,14 +93,3 @@ def tiles(document: Row) -> list[tuple[str, str, str]]:
         kappa = words.plain(agreed["fleiss_kappa"], 2)
         found.append(("judges agree", f"kappa {kappa}", "Fleiss, without unclear answers"))
     return found
-
-
-def _file(name: str) -> str:
-    return files("mechprobe.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    made = Environment(autoescape=True, undefined=StrictUndefined)
-    return made.from_string(_file("factorial.html.jinja"))

@@ -8,32 +8,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from mechprobe.report import palette, words
-from mechprobe.report.drawing import as_png, as_svg, inline
+from mechprobe.report import palette
 from mechprobe.report.evidence import row_views, shown_indices
 from mechprobe.report.headline import MOST_MISSING, detection_table, headline
 from mechprobe.report.heat import heat, heat_figure
 from mechprobe.report.section import Drawn, Material, Section
 from mechprobe.report.sections import sections
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from mechprobe.report.templating import Report, asset, drawn_files, template
 
 _SHADES = ("50 or more lost", "25", "10", "3", "about the same", "3 or more gained", "10")
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What is written: the same material gives the same bytes."""
-
-    html: str
-    figures: Mapping[str, bytes]
-    """By file name, SVG and PNG."""
 
 
 def make_report(material: Material) -> Report:
@@ -46,13 +31,10 @@ def make_report(material: Material) -> Report:
 
     found = heat(material)
     parts = sections(material)
-    drawn = drawings(material, parts)
-    svg = {one.name: as_svg(one.figure) for one in drawn}
-    figures = {f"{name}.svg": content for name, content in svg.items()}
-    figures |= {f"{one.name}.png": as_png(one.figure) for one in drawn}
+    figures, svg = drawn_files(drawings(material, parts))
     views = row_views(material)
-    script = _file("report.js")
-    html = _template().render(
+    script = asset("report.js")
+    html = template("report.html.jinja").render(
         name=material.name,
         top=headline(material),
         detection=detection_table(material),
@@ -68,11 +50,10 @@ def make_report(material: Material) -> Report:
         total=len(material.rows),
         more_rows=len(material.rows) > len(views),
         sections=parts,
-        svg={one.name: Markup(inline(svg[one.name], one.name, one.caption)) for one in drawn},
-        css=Markup(_file("report.css")),
+        svg=svg,
+        css=Markup(asset("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        count=words.count,
     )
     return Report(html, figures)
 
@@ -86,14 +67,3 @@ def _unknown(material: Material) -> dict[str, palette.Look]:
     """Regimes of the document that this version has no words for."""
     names = sorted({row["regime"] for row in material.rows} - palette.REGIMES.keys())
     return {name: palette.look(name) for name in names}
-
-
-def _file(name: str) -> str:
-    return files("mechprobe.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
-    return made.from_string(_file("report.html.jinja"))

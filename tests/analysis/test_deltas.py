@@ -6,6 +6,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from mechprobe.analysis.deltas import pair
 from mechprobe.analysis.effects import effects
+from mechprobe.analysis.paired import detectable_fall
 from mechprobe.errors import TableError
 from mechprobe.stats import paired_shift
 
@@ -93,6 +94,16 @@ def test_answers_that_change_together_are_one_piece_of_evidence():
     assert one.p < 1e-6
     assert ten.high - ten.low > 2 * (one.high - one.low)
     assert ten.mde > 2 * one.mde
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_clusters_that_hardly_change_see_no_smaller_fall_than_as_many_single_prompts(lost):
+    before, after = answered(160, 160), answered(160, 160 - lost)
+    frame = outcomes_of({"FP16@t": before, "Q8@t": after}, clusters=np.arange(160) // 2)
+    row = effects(pair(frame)).iloc[0]
+    assert row.mde == detectable_fall([80], [0])[0]
+    # six clusters that fall are the fewest that the exact test sees
+    assert row.mde > 6 / 80
 
 
 def test_the_bootstrap_of_scores_is_that_of_stats():

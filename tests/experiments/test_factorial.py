@@ -19,12 +19,9 @@ from mechprobe.experiments import factorial_answers
 from mechprobe.experiments.factorial_plan import plan_factorial
 from mechprobe.experiments.factorial_prompts import draw_requests
 from mechprobe.experiments.factorial_running import run_factorial
-from mechprobe.experiments.factorial_spec import (
-    load_factorial,
-    parse_factorial,
-    shipped_factorials,
-)
+from mechprobe.experiments.factorial_spec import SPECS, load_factorial, parse_factorial
 from mechprobe.experiments.progress import NoDisplay
+from mechprobe.experiments.spec_file import shipped_specs
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small import lines, markers, same_results
@@ -280,7 +277,8 @@ def test_a_step_is_keyed_by_what_it_depends_on():
 
 
 def test_the_shipped_specs():
-    assert shipped_factorials() == ("factorial-demo", "factorial-study")
+    names = [one.name for one in shipped_specs(SPECS)]
+    assert names == ["factorial-demo", "factorial-study"]
     study = load_factorial("factorial-study")
     assert [len(study.models), study.samples, len(study.judges)] == [9, 5, 6]
     assert {len(model.cells) for model in study.models} == {3}

@@ -84,6 +84,15 @@ def test_an_answer_that_no_judge_labelled_fails_its_step_alone(judged):
     assert 0 < paid <= all_paid == after == len(asked)  # equal answers of two cells cost one call
 
 
+def test_a_judge_that_is_down_for_every_cell_leaves_what_was_measured(tmp_path):
+    down = "{judge: 'openai:m@http://127.0.0.1:9/v1', attempts: 1}"
+    spec = SPEC.format(more="").replace("[rules, oracle]", f"[{down}]")
+    done = run(spec, tmp_path / "run")
+    assert [row["status"] for row in done.rows] == ["failed", "failed"]
+    assert all(row["harmful_refusal_rate"] for row in done.rows)
+    assert done.exit_code == 4
+
+
 def test_a_run_holds_no_key_and_answers_to_harmful_requests_in_one_place_alone(judged):
     out, *_ = judged
     assert (out / "report.html").exists()

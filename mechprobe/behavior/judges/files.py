@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mechprobe.behavior.judges.base import LABELS, Exchange, Judgement
+from mechprobe.behavior.records import json_lines, read_text
 from mechprobe.behavior.refusal import RefusalLabel
 from mechprobe.errors import PromptFileError
 
@@ -110,29 +110,16 @@ def _encodable(text: str) -> str:
 
 
 def _read(path: Path, parse: Callable[[Mapping[str, Any]], _T]) -> list[_T]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise PromptFileError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise PromptFileError(f"{path}: cannot be read: {error.strerror}") from error
     found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for record in json_lines(read_text(path), str(path)):
         try:
-            value = json.loads(line)
-            if not isinstance(value, dict):
-                raise ValueError("no JSON object")
-            found.append(parse(value))
-        except json.JSONDecodeError as error:
-            raise PromptFileError(f"{path}, line {number}: not JSON") from error
+            found.append(parse(record.fields))
         except KeyError as error:
             raise PromptFileError(
-                f"{path}, line {number}: the field {error.args[0]!r} is missing"
+                f"{record.where}: the field {error.args[0]!r} is missing"
             ) from error
         except (ValueError, TypeError) as error:
-            raise PromptFileError(f"{path}, line {number}: {error}") from error
+            raise PromptFileError(f"{record.where}: {error}") from error
     if not found:
         raise PromptFileError(f"{path}: empty; at least one line is needed")
     return found

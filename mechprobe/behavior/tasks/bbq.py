@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.behavior.multiple_choice import Choice, with_options
+from mechprobe.behavior.records import Record
 from mechprobe.behavior.refusal import get_instrument
 from mechprobe.behavior.tasks.choice import ASK, unread_share
 from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.parsing import parse_choice
 from mechprobe.behavior.tasks.score import Score, mean_score
-from mechprobe.behavior.tasks.sources import Record, is_hub, read_table, text_field
+from mechprobe.behavior.tasks.sources import is_hub, read_table, text_field
 from mechprobe.behavior.tasks.task import Kind, Reader, Task, text_reader
 from mechprobe.errors import PromptFileError
 

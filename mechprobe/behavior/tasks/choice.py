@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.behavior.multiple_choice import Choice, as_question, with_options
+from mechprobe.behavior.records import Record
 from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.parsing import parse_choice
 from mechprobe.behavior.tasks.score import Score, mean_score
-from mechprobe.behavior.tasks.sources import Record, Table, optional, read_table, text_field
+from mechprobe.behavior.tasks.sources import Table, optional, read_table, text_field
 from mechprobe.behavior.tasks.task import Kind, Reader, Task, text_reader
 from mechprobe.errors import PromptFileError
 

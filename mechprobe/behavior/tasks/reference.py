@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from mechprobe.behavior import quality
+from mechprobe.behavior.records import Record
 from mechprobe.behavior.tasks.choice import render
 from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.score import Score, mean_score
-from mechprobe.behavior.tasks.sources import Record, Table, optional, read_table, text_field
+from mechprobe.behavior.tasks.sources import Table, optional, read_table, text_field
 from mechprobe.behavior.tasks.task import Kind, Reader, Task, text_reader
 from mechprobe.errors import PromptFileError
 

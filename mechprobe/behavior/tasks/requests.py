@@ -15,17 +15,11 @@ from typing import Any, get_args
 
 from mechprobe.behavior.prompt_set import Label
 from mechprobe.behavior.prompts import load_prompts
+from mechprobe.behavior.records import Record
 from mechprobe.behavior.refusal import Instrument, RefusalLabel, get_instrument, instrument_names
 from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.score import Score, mean_score
-from mechprobe.behavior.tasks.sources import (
-    Record,
-    is_hub,
-    local_file,
-    optional,
-    read_table,
-    text_field,
-)
+from mechprobe.behavior.tasks.sources import is_hub, local_file, optional, read_table, text_field
 from mechprobe.behavior.tasks.task import Kind, Reader, Task, text_reader
 from mechprobe.errors import PromptFileError, SpecError
 

@@ -12,27 +12,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mechprobe.behavior.records import Record, json_array, json_lines, objects, read_text
 from mechprobe.errors import PromptFileError
 
 _HUB = re.compile(r"hf-dataset:([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})/(.+)")
 _PREFIX = "hf-dataset:"
 _ENDINGS = ".csv, .tsv, .json, .jsonl, .parquet or .yaml"
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One row of a table."""
-
-    where: str
-    """File and line, for messages."""
-    fields: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +100,13 @@ def read_table(source: str | Path, *, header: tuple[str, ...] = ()) -> Table:
     ending = path.suffix.lower()
     head: dict[str, Any] = {}
     if ending in (".csv", ".tsv"):
-        rows = _csv(_text(path, name), name, "\t" if ending == ".tsv" else ",", header)
+        rows = _csv(read_text(path, name), name, "\t" if ending == ".tsv" else ",", header)
     elif ending in (".jsonl", ".ndjson"):
-        rows = _json_lines(_text(path, name), name)
+        rows = json_lines(read_text(path, name), name)
     elif ending == ".json":
-        rows = _json_array(_text(path, name), name)
+        rows = json_array(read_text(path, name), name)
     elif ending in (".yaml", ".yml"):
-        head, rows = _yaml(_text(path, name), name)
+        head, rows = _yaml(read_text(path, name), name)
     elif ending == ".parquet":
         rows = _parquet(path, name)
     else:
@@ -144,15 +135,6 @@ def optional(record: Record, name: str) -> str | None:
     return None if value in (None, "") else str(value)
 
 
-def _text(path: Path, name: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PromptFileError(f"{name}: not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise PromptFileError(f"{name}: cannot be read: {error.strerror}") from error
-
-
 def _csv(text: str, name: str, delimiter: str, header: tuple[str, ...]) -> Iterator[Record]:
     reader = csv.DictReader(
         io.StringIO(text, newline=""), header or None, delimiter=delimiter, strict=True
@@ -170,30 +152,6 @@ def _csv(text: str, name: str, delimiter: str, header: tuple[str, ...]) -> Itera
         raise PromptFileError(f"{name}, after line {reader.line_num}: not CSV: {error}") from error
 
 
-def _json_lines(text: str, name: str) -> Iterator[Record]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{name}, line {number}"
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptFileError(f"{where}: not JSON: {error.msg}") from error
-        if not isinstance(fields, dict):
-            raise PromptFileError(f"{where}: needs a JSON object")
-        yield Record(where, fields)
-
-
-def _json_array(text: str, name: str) -> Iterator[Record]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PromptFileError(f"{name}, line {error.lineno}: not JSON: {error.msg}") from error
-    if not isinstance(content, list):
-        raise PromptFileError(f"{name}: needs a JSON array of objects")
-    yield from _objects(content, name)
-
-
 def _yaml(text: str, name: str) -> tuple[dict[str, Any], Iterator[Record]]:
     import yaml
 
@@ -206,7 +164,7 @@ def _yaml(text: str, name: str) -> tuple[dict[str, Any], Iterator[Record]]:
         raise PromptFileError(f"{name}{line}: not YAML: {problem}") from error
     if not isinstance(content, dict) or not isinstance(content.get("samples"), list):
         raise PromptFileError(f"{name}: needs a list named 'samples'")
-    return content, _objects(content.pop("samples"), name)
+    return content, objects(content.pop("samples"), name)
 
 
 def _parquet(path: Path, name: str) -> Iterator[Record]:
@@ -218,11 +176,4 @@ def _parquet(path: Path, name: str) -> Iterator[Record]:
     except (pyarrow.ArrowException, OSError) as error:
         line = (str(error).splitlines() or ["no message"])[0]
         raise PromptFileError(f"{name}: cannot be read as Parquet: {line}") from error
-    return _objects(rows, name)
-
-
-def _objects(items: Iterable[Any], name: str) -> Iterator[Record]:
-    for number, item in enumerate(items):
-        if not isinstance(item, dict):
-            raise PromptFileError(f"{name}, item {number}: needs an object")
-        yield Record(f"{name}, item {number}", item)
+    return objects(rows, name)

@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mechprobe.behavior.records import Record
 from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.score import Score, mean_score
-from mechprobe.behavior.tasks.sources import Record, optional, read_table, text_field
+from mechprobe.behavior.tasks.sources import optional, read_table, text_field
 from mechprobe.behavior.tasks.task import Kind, Reader, Task, text_reader
 from mechprobe.errors import GenerationError, NumericsError, PromptFileError
 
