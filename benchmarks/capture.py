@@ -283,7 +283,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="one flat object of ratios on stdout")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=96, help="mean prompt length")
     parser.add_argument("--shared", type=float, default=0.55, help="part of the tokens shared")
     parser.add_argument("--width", type=int, default=640)
