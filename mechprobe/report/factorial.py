@@ -46,11 +46,15 @@ def verdict(document: Row) -> str:
     together = sum(row["gee"]["p_holm"] <= ALPHA for row in tested)
     said = "No unquantized cell was measured at two temperatures."
     if moved is not None:
-        said = f"Temperature alone moves the answers to harmful prompts by {moved} points."
+        top = max(document["design"]["temperatures"])
+        said = (
+            f"Temperature {top:g} alone changes the share of harmful prompts that are answered by "
+            f"{moved} points."
+        )
     if not tested:
         return said
     cells = words.count(len(tested), "quantized cell")
-    return f"{said} In {together} of {cells} it moves them otherwise."
+    return f"{said} On {together} of {cells} it acts otherwise."
 
 
 def _largest(rows: list[Row]) -> str | None:
