@@ -20,6 +20,7 @@ from mechprobe.probes import refusal_direction as probe
 from mechprobe.probes.direction import WEIGHTS, RefusalDirection
 from mechprobe.probes.observation import observe
 from mechprobe.probes.refusal_presets import given_tokens
+from mechprobe.probes.refusals import read_refusals
 from mechprobe.probes.running import run
 from mechprobe.probes.separability import QUANTILES
 
@@ -254,6 +255,33 @@ def test_the_control_is_orthogonal_and_as_long():
 
 def test_the_default_layer_is_at_65_percent_depth():
     assert [probe.default_layer(n) for n in (1, 4, 16, 28, 32)] == [0, 2, 10, 18, 20]
+
+
+@pytest.mark.verify
+def test_the_dose_is_one(organism, prompts, result):
+    """A vector so short that half and double of it refuse differently, added by a plain hook."""
+    few = {label: prompts["evaluate", label].select(range(10)) for label in probe.LABELS}
+    layer = result.layer
+
+    def refused(vector):
+        def add(module, inputs):
+            return (inputs[0] + torch.from_numpy(vector), *inputs[1:])
+
+        handle = organism.module.model.layers[layer].register_forward_pre_hook(add)
+        try:
+            read = read_refusals(organism, few["harmless"], max_new_tokens=16)
+        finally:
+            handle.remove()
+        return sum(map(bool, read.refused))
+
+    for share in (0.25, 0.35, 0.5, 0.7):
+        short = dataclasses.replace(result.direction, vectors=result.direction.vectors * share)
+        half, whole, double = (refused(short.vector * dose) for dose in (0.5, 1, 2))
+        if half < whole < double:
+            break
+    assert half < whole < double
+    check = probe.causal_check(organism, short, few["harmful"], few["harmless"], max_new_tokens=16)
+    assert check.harmless_added.count == whole
 
 
 def test_the_selected_direction_mediates_refusal(result):
