@@ -89,11 +89,17 @@ def opened(
             _settle(path, spec_text, provenance)
             if part is None:
                 _require_no_shard(path)
-                for torn in path.rglob(".*.tmp"):  # what kill -9 left of a file in the making
-                    torn.unlink(missing_ok=True)
+                _sweep(path)
                 yield RunDirectory(path)
+                _sweep(path)  # a worker elsewhere may have been killed meanwhile
                 return
         yield RunDirectory(path)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what kill -9 left of files in the making."""
+    for torn in path.rglob(".*.tmp"):
+        torn.unlink(missing_ok=True)
 
 
 def _settle(path: Path, spec_text: str, provenance: Mapping[str, Any]) -> None:

@@ -44,6 +44,14 @@ def test_a_really_full_device_is_explained():
         rundir.Journal(rundir.Path("/dev/full"), "k").append([{"x": "y" * 10_000}])
 
 
+def test_what_a_killed_worker_left_half_written_is_gone_when_the_run_ends(tmp_path):
+    with opened(tmp_path / "run", "name: x\n", {}) as run:
+        folder = run / ".steps"
+        folder.mkdir(exist_ok=True)
+        (folder / ".answers.jsonl.k1.tmp").write_text("half")
+    assert _leftovers(tmp_path) == []
+
+
 def test_a_folder_that_is_a_file_is_one_line(tmp_path):
     (tmp_path / "f").write_text("")
     with (
