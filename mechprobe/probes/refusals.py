@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from mechprobe.models.checkpoint import Checkpoint
     from mechprobe.models.rendering import EncodedPrompts
 
+_BATCH = 16
+"""Answers in memory at once: as many prompts as an observation holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
@@ -39,7 +42,7 @@ def read_refusals(
     instrument: str = "hard",
     max_new_tokens: int = 32,
 ) -> Refusals:
-    """Let a model answer, and read the answers with a refusal instrument.
+    """Let a model with a graph answer, and read the answers with a refusal instrument.
 
     Raises:
         SpecError: No instrument has this name.
@@ -48,7 +51,7 @@ def read_refusals(
     from mechprobe.generation import open_engine
 
     reader = get_instrument(instrument)
-    with open_engine(checkpoint) as engine:
+    with open_engine(checkpoint, batch_size=_BATCH) as engine:
         answers = engine.generate(prompts.ids, max_new_tokens=max_new_tokens)
     return Refusals(
         refused=tuple(None if is_unread(a.text) else reader(a.text) for a in answers),
