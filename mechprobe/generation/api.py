@@ -1,7 +1,7 @@
 """A client of OpenAI-compatible servers that loses nothing and says nothing it should not.
 
-The `openai` package carries the requests; tenacity repeats them. Both the key and the texts stay
-out of every error: a server may echo either in its own message.
+The `openai` package carries the requests; tenacity repeats them. Both the key and all texts stay
+out of every error: a server may put any of them into its own message, which is therefore not shown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import GenerationError, require
-from mechprobe.generation.endpoint import ApiError, Endpoint, Kind, Reply, Request, read_reply
+from mechprobe.generation.endpoint import (
+    ApiError,
+    Endpoint,
+    Kind,
+    Reply,
+    Request,
+    read_reply,
+)
+from mechprobe.generation.server_errors import said_by
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -26,8 +34,6 @@ _PASSING = {408: "time-out", 409: "server", 425: "server", 429: "rate limit"}
 _LONGEST_WAIT = 600.0
 """Seconds. A server that asks for more is better asked again by a later run."""
 _SLOWEST_BACKOFF = 60.0
-_ECHO = 24
-"""Characters in a row that a server's message may share with the request."""
 
 
 class ApiClient:
@@ -213,7 +219,7 @@ class ApiClient:
         except openai.APIConnectionError:
             return self._error("connection", "no connection, or it was lost; is the server up?")
         except openai.APIStatusError as error:
-            return self._bad_status(error, request)
+            return self._bad_status(error)
         try:
             return read_reply(text)
         except ValueError:
@@ -240,7 +246,7 @@ class ApiClient:
         )
         return str(response.text)
 
-    def _bad_status(self, error: Any, request: Request) -> ApiError:
+    def _bad_status(self, error: Any) -> ApiError:
         status = int(error.status_code)
         kind: Any = _PASSING.get(status, "server" if status >= 500 else "refused")
         pause = _retry_after(error.response.headers)
@@ -249,8 +255,8 @@ class ApiClient:
                 asked = f"HTTP {status}, asking to wait {pause:.0f} s; run the same again then"
                 return self._error("refused", asked, status)
             self._next = max(self._next, asyncio.get_running_loop().time() + pause)
-        said = _said(error.body, [self.endpoint.key() or "", request.content])
-        return self._error(kind, f"HTTP {status}" + (f": {said}" if said else ""), status)
+        said = said_by(error.body, self.endpoint.key() or "")
+        return self._error(kind, f"HTTP {status}" + (f" ({said})" if said else ""), status)
 
     def _error(self, kind: Kind, what: str, status: int | None = None) -> ApiError:
         return ApiError.of(f"{self.endpoint}: {what}", kind, status)
@@ -276,18 +282,3 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             return None
     return max(seconds, 0.0) if seconds == seconds else None
-
-
-def _said(body: object, secrets: Sequence[str]) -> str:
-    """A server's own words on one line, unless they repeat the key or a part of the request."""
-    inner = body.get("error", body) if isinstance(body, Mapping) else None
-    message = inner.get("message") if isinstance(inner, Mapping) else inner
-    if not isinstance(message, str):
-        return ""
-    line = " ".join(message.split())[:200]
-    key, content = secrets
-    flat = " ".join(content.split())
-    pieces = (line[i : i + _ECHO] for i in range(len(line) - _ECHO + 1))
-    if (key and key in line) or any(piece in flat for piece in pieces):
-        return ""
-    return line

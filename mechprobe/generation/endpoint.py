@@ -23,6 +23,8 @@ _KEYS = {
 
 _SPELLED = re.compile(r"openai:(?P<model>.+)@(?P<url>https?://[^#\s]+)(?:#(?P<variable>\w+))?")
 
+_KEY = re.compile(r"[!-~]+")
+
 _FOR_ALL = (401, 402, 403, 404, 408, 409, 425, 429)
 """Of these the latter four are refused only where their Retry-After is too long."""
 
@@ -105,13 +107,18 @@ class Endpoint:
         """The key, from the environment; None for a server that wants none.
 
         Raises:
-            SpecError: The variable is not set.
+            SpecError: The variable is not set, or what it holds can be no key.
         """
         if not self.key_variable:
             return None
         found = os.environ.get(self.key_variable, "").strip()
         if not found:
             raise SpecError(f"{self}: no key; put it into the environment as {self.key_variable}")
+        if not _KEY.fullmatch(found):
+            raise SpecError(
+                f"{self}: {self.key_variable} holds a space, a line break or a character outside "
+                "ASCII, which no key has; copy the key again"
+            )
         return found
 
 
@@ -172,13 +179,6 @@ class Request:
         more = options if logprobs is None else {**options, "logprobs": logprobs}
         return cls(prompt=given, options=_options(max_tokens, temperature, seed, more))
 
-    @property
-    def content(self) -> str:
-        """All text that it carries."""
-        if self.messages is not None:
-            return "\n".join(message["content"] for message in self.messages)
-        return self.prompt if isinstance(self.prompt, str) else ""
-
 
 def _options(
     max_tokens: int, temperature: float | None, seed: int | None, more: Mapping[str, Any]
@@ -206,12 +206,16 @@ def read_reply(text: str) -> Reply:
     """Read the body of a 200 response strictly.
 
     A message without text but with a finish reason is an empty text: a model may spend all its
-    tokens on thinking. One without either is no answer.
+    tokens on thinking. One without either is no answer. Half a surrogate pair, which no file can
+    hold, becomes U+FFFD.
 
     Raises:
         ValueError: It is no whole JSON document, or not of the right shape.
     """
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     try:
         choice = found["choices"][0]
         stop = choice.get("finish_reason")
@@ -228,4 +232,10 @@ def read_reply(text: str) -> Reply:
         raise ValueError("no text")
     prompt, completion = (n if isinstance(n, int) else None for n in counts)
     name = model if isinstance(model, str) else ""
-    return Reply(answer, str(stop or "unknown"), prompt, completion, name, choice)
+    return Reply(
+        _whole(answer), _whole(str(stop or "unknown")), prompt, completion, _whole(name), choice
+    )
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

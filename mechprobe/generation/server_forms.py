@@ -10,6 +10,7 @@ import numpy as np
 from mechprobe.errors import GenerationError, SpecError
 from mechprobe.generation.api import ApiError, Reply, Request
 from mechprobe.generation.base import Completion, FloatArray, Parity, Sampling, StopReason
+from mechprobe.generation.server_errors import shown_name
 
 _STOPS: Final[dict[str, StopReason]] = {
     "stop": "eos",
@@ -96,10 +97,8 @@ def read_completion(
     """
     stop = _STOPS.get(reply.stop)
     if stop is None:
-        ending = (
-            f"{where}: an answer ended with {reply.stop[:40]!r}, which is no ending of an answer"
-        )
-        return ApiError.of(ending, "refused")
+        ended = shown_name(reply.stop) or "a reason that is no name"
+        return ApiError.of(f"{where}: an answer ended with {ended!r}, as no answer does", "refused")
     parity: Parity = "unverified"
     if not isinstance(prompt, str) and reply.prompt_tokens is not None:
         if reply.prompt_tokens != len(prompt):

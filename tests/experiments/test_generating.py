@@ -143,7 +143,7 @@ def test_a_finished_answer_of_a_server_is_not_bought_again(tmp_path):
     ):
         found = answer_all(engine, questions, out, lambda done, total: None)
         assert (found.missing, found.fresh) == (1, 3)
-        assert found.problem.endswith("HTTP 500: out of order")
+        assert found.problem.endswith("HTTP 500")
         assert {json.loads(line)["id"] for line in out.read_text().splitlines()} == set("acd")
         found = answer_all(engine, questions, out, lambda done, total: None)
         assert (found.missing, found.fresh) == (0, 1)
@@ -151,6 +151,22 @@ def test_a_finished_answer_of_a_server_is_not_bought_again(tmp_path):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["id"] for row in rows] == list("abcd")
     assert {row["parity"] for row in rows} == {"unverified"}
+
+
+def test_half_a_character_of_a_server_is_kept_and_not_paid_for_twice(tmp_path):
+    """A model's tokens may end amid a character; some servers then send half a surrogate pair."""
+    questions = Questions(
+        [{"id": "a", "prompt": "about item-a"}], ("about item-a",), "text:0", "m", "here", 4, None
+    )
+    out = tmp_path / "answers.jsonl"
+    with (
+        FaultServer(answer="hello \ud83d there") as server,
+        ServerEngine(Endpoint("m", server.url)) as engine,
+    ):
+        for fresh in (1, 0):
+            assert answer_all(engine, questions, out, lambda done, total: None).fresh == fresh
+        assert server.calls == {"a": 1}
+    assert json.loads(out.read_text(encoding="utf-8"))["text"] == "hello \ufffd there"
 
 
 def test_a_key_that_is_no_good_stops_at_once(tmp_path):

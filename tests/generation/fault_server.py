@@ -25,6 +25,7 @@ FAULTS = (
     "reset",  # closes without a word
     "null",  # a reply without text or finish reason
     "not-json",
+    "deep",  # brackets without end
     "400",  # with the key and the prompt in its message
     "401",
     "nonsense",  # a whole reply that is no label
@@ -50,6 +51,8 @@ class FaultServer:
     """Per item, `*` for those not named."""
     answer: str = '{"label": "COMPLIANCE"}'
     answers: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, tuple[int, object]] = field(default_factory=dict)
+    """Per item, a status and a body that every call about it gets."""
     retry_after: str = "0.05"
     stuck_after: int | None = None
     """After so many whole replies no further one is sent: a place where a client can be killed."""
@@ -132,6 +135,9 @@ class _Handler(BaseHTTPRequestHandler):
         fault = owner.next_fault(Seen(item, monotonic(), self.path, body, key))
         if fault in ("none", "nonsense") and not owner.may_answer(item):
             fault = "time-out"
+        if item in owner.errors:
+            self._send(*owner.errors[item])
+            return
         match fault:
             case "time-out":
                 owner._over.wait()
@@ -148,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(401, {"error": {"message": "no such key"}})
             case "not-json":
                 self._bytes(200, b"<html>busy</html>")
+            case "deep":
+                self._bytes(200, b"[" * 200_000)
             case _:
                 self._reply(body, said, item, fault)
 

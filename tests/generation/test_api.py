@@ -12,6 +12,7 @@ import pytest
 
 from mechprobe.errors import GenerationError, SpecError
 from mechprobe.generation.api import ApiClient, ApiError, Endpoint, Reply, Request
+from mechprobe.generation.server_errors import said_by
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fault_server import FaultServer
@@ -39,7 +40,7 @@ def _everything(error):
 
 @pytest.mark.parametrize(
     "fault",
-    ["time-out", "drip", "429", "500", "truncated", "cut", "reset", "null", "not-json"],
+    ["time-out", "drip", "429", "500", "truncated", "cut", "reset", "null", "not-json", "deep"],
 )
 def test_what_passes_is_tried_again(fault):
     with FaultServer({"a": [fault, fault]}) as server, _client(server) as client:
@@ -60,6 +61,7 @@ def test_what_passes_is_tried_again(fault):
         ("reset", "connection", None),
         ("null", "garbled", 200),
         ("not-json", "garbled", 200),
+        ("deep", "garbled", 200),
     ],
 )
 def test_what_does_not_pass_is_an_error_and_never_a_text(fault, kind, status):
@@ -173,6 +175,57 @@ def test_the_key_is_sent_and_said_nowhere(monkeypatch, caplog):
     text = shown + caplog.text + "".join(_everything(found[i]) for i in range(4))
     assert KEY not in text
     assert "please" not in "".join(_everything(found[i]) for i in range(4))
+
+
+@pytest.mark.parametrize("field", ["message", "type", "code"])
+def test_no_part_of_the_key_is_said_wherever_a_server_puts_it(monkeypatch, field):
+    key = "sk-proj-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghij"
+    monkeypatch.setenv("MY_KEY", key)
+    texts = ["x" * at + " " + key for at in range(0, 251, 50)]
+    texts += [key[8:], key[20:28], key[8:].lower(), f"invalid_{key[30:]}"]
+    errors = {str(i): (400, {"error": {field: text}}) for i, text in enumerate(texts)}
+    with FaultServer(errors=errors) as server, _client(server, variable="MY_KEY") as client:
+        found = [str(error).lower() for _, error in client.map(map(_ask, range(len(texts))))]
+    assert len(found) == len(texts)
+    assert all("http 400" in error for error in found)
+    parts = {key[i : i + 8].lower() for i in range(len(key) - 7)}
+    # at every place, so that no cut of a message can leave a piece of it
+    bodies = ({"error": {field: "x" * at + " " + key + " is bad"}} for at in range(251))
+    found += [said_by(body, key).lower() for body in bodies]
+    assert [error for error in found if any(part in error for part in parts)] == []
+
+
+def test_of_an_error_a_server_names_its_kind_and_its_prose_is_not_shown():
+    prose = "Failed to parse input at pos 0: Sure, first take the flour, then the red powder"
+    errors = {
+        "a": (500, {"error": {"code": 500, "type": "server_error", "message": prose}}),
+        "b": (400, {"error": {"code": "unsupported_value", "message": "Unsupported: temperature"}}),
+        "c": (400, {"error": {"type": prose, "code": prose, "message": [prose]}}),
+        "d": (500, {"error": prose}),
+        "e": (404, {"error": {"message": "The model `m` does not exist"}}),
+        "f": (400, [prose]),
+        "g": (400, {"error": {"message": "maximum context length is 9, max_tokens too large"}}),
+    }
+    with FaultServer(errors=errors) as server, _client(server, attempts=1) as client:
+        found = {n: str(error) for n, error in client.map(map(_ask, errors))}
+        where = f"{client.endpoint}: HTTP "
+    assert [found[n].removeprefix(where) for n in range(len(errors))] == [
+        "500 (server_error)",
+        "400 (unsupported_value, it is about the temperature)",
+        "400",
+        "500",
+        "404 (there is no such model)",
+        "400",
+        "400 (it is about the length)",
+    ]
+
+
+@pytest.mark.parametrize("key", ["sk-proj-AB\u2019CD", "sk-a b", "sk-a\nb"])
+def test_what_no_header_can_carry_is_no_key(monkeypatch, key):
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(SpecError, match="MY_KEY holds") as caught:
+        Endpoint("m", "http://127.0.0.1:9/v1", "MY_KEY").key()
+    assert "sk-" not in str(caught.value)
 
 
 def test_no_key_is_sent_to_a_server_that_was_not_named_for_it(monkeypatch):

@@ -201,7 +201,7 @@ def test_a_server_of_texts_is_marked_and_scores_no_letters(tokenizer, prompts):
             GenerationError, match="takes no token ids, so letters cannot be scored"
         ):
             engine.next_token_logprobs(prompts)
-        with pytest.raises(GenerationError, match=r"takes no token ids \(HTTP 400: cannot unmar"):
+        with pytest.raises(GenerationError, match=r"takes no token ids \(HTTP 400\)"):
             engine.generate(prompts.ids)
         with pytest.raises(GenerationError, match="give one kind"):
             engine.generate([[5, 6], "How?"])
@@ -302,7 +302,7 @@ def test_one_lost_answer_costs_no_other_and_retries_are_counted():
         assert {n: a.text for n, a in found.items() if n != 2} == {0: "4", 1: "5", 3: "7"}
         assert isinstance(found[2], ApiError)
         assert engine.retries == 1 + 2
-        with pytest.raises(ApiError, match="HTTP 503: busy"):
+        with pytest.raises(ApiError, match=r"HTTP 503$"):
             engine.generate(rows, max_new_tokens=2)
 
 
