@@ -132,10 +132,10 @@ def test_the_demo_killed_thirty_times(demo, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 24 MiB of its own."""
+    """A file system of 48 MiB of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    line = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    line = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)]
     if subprocess.run(line, capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting a small file system is not permitted here")
     yield folder
@@ -160,7 +160,7 @@ def test_a_full_disk_stops_a_run_which_then_goes_on(finished, tmp_path, small_di
     spec, whole, _ = finished
     needed = sum(p.stat().st_size for p in whole.rglob("*") if p.is_file())
     if not cached:
-        needed += 8 << 20  # two quantized checkpoints and the F16 they are made from
+        needed += 11 << 20  # two quantized checkpoints and the F16 they are made from
     ballast = _fill(small_disk, int(share * needed))
     environment = {} if cached else {"MECHPROBE_CACHE": _cache(small_disk / "cache")}
     out = small_disk / "run"
