@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mechprobe.behavior.tasks import load_task
+from mechprobe.behavior.tasks.truthfulqa import read_overlap
 
 REPOSITORY = Path(__file__).parents[3]
 DATA = Path(os.environ.get("MECHPROBE_EVALUATION_DATA", REPOSITORY / "shared" / "data"))
@@ -105,6 +107,25 @@ def test_truthfulqa_answers_are_those_of_the_file():
             there = {part.strip().rstrip(".") for part in row[column].split(";")} - {""}
             assert {answer.rstrip(".") for answer in found} == there
             assert all(answer.endswith(".") for answer in found)
+
+
+def test_truthfulqa_overlap_knows_its_own_answers_and_no_noise():
+    task = load_task("truthfulqa", DATA / "truthfulqa/TruthfulQA.csv")
+    told, lies = (
+        Counter(read_overlap(item, text).outcome for item in task.items for text in side(item))
+        for side in (lambda item: item.references, lambda item: item.wrong)
+    )
+    # two answers stand on both sides, up to their capitals
+    assert told == {"truthful": 2585, "neither": 2}
+    assert lies == {"false": 3295, "neither": 2}
+    for noise in ("no " * 20, "I I I I I", "you not " * 3, "people " * 30):
+        found = task.score([noise] * len(task), "overlap")
+        assert found.score("neither_rate").value == 1.0
+    order = random.Random(0)
+    shuffled = [" ".join(order.sample(q.split(), len(q.split()))) for q in task.prompts]
+    found = task.score(shuffled, "overlap")
+    assert found.score("truthful_rate").value <= 0.005  # was 0.43 by words alone
+    assert found.score("false_rate").value <= 0.005
 
 
 def test_bbq_roles_follow_from_each_row():
