@@ -83,7 +83,7 @@ def judge(
     with quiet() as screen:
         exchanges = find_exchanges(sources, task or ())
         plan = Plan(exchanges, tuple(judges), second, per_stratum, seed, calls, cache, keep_replies)
-        loads = estimate(plan)
+        loads = estimate(plan, asks=not dry_run)
         if dry_run:
             _say_loads(screen, loads, json)
             return

@@ -37,7 +37,7 @@ def judge_answers(task: Task) -> None:
         drawn = {**params["sample"], "items": [list(one.key) for one in exchanges]}
         write_json(task.run / task.step.outputs[1], drawn)
     plan = Plan(tuple(exchanges), (judge.judge,), calls=calls_of(judge), patience=_PATIENCE)
-    outcome = judge_all(plan, out, lambda name: task.progress)
+    outcome = judge_all(plan, out, lambda name: task.progress, replace=True)
     (judged,) = outcome.judged
     failed = [one for one in judged.judgements if one.status == "error"]
     if failed:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mechprobe.behavior.judges import (
+    MAJORITY,
     REFUSALS,
     Calls,
     Exchange,
@@ -31,6 +32,7 @@ from mechprobe.behavior.judges import (
     stratified,
 )
 from mechprobe.behavior.rate import Rate
+from mechprobe.behavior.records import json_lines, read_text
 from mechprobe.errors import JudgeError, PromptFileError, SpecError
 from mechprobe.experiments.rundir import read_json, read_jsonl, write_json, write_jsonl
 from mechprobe.experiments.sources import cache_folder
@@ -145,8 +147,8 @@ def run_exchanges(file: Path) -> list[Exchange]:
 
 
 @contextmanager
-def _ready(plan: Plan, name: str) -> Iterator[tuple[Judge, JudgeCache]]:
-    judge = open_judge(name, plan.calls)
+def _ready(plan: Plan, name: str, *, asks: bool = True) -> Iterator[tuple[Judge, JudgeCache]]:
+    judge = open_judge(name, plan.calls, asks=asks)
     try:
         folder = plan.cache or cache_folder() / "judgements"
         path = folder / f"{judge_digest(judge)[:24]}.jsonl" if judge.paid else None
@@ -156,27 +158,36 @@ def _ready(plan: Plan, name: str) -> Iterator[tuple[Judge, JudgeCache]]:
         judge.close()
 
 
-def estimate(plan: Plan) -> list[tuple[str, Load]]:
-    """Calls and tokens of each judge; nothing is sent."""
+def estimate(plan: Plan, *, asks: bool = True) -> list[tuple[str, Load]]:
+    """Calls and tokens of each judge; nothing is sent.
+
+    Args:
+        plan: Who judges what.
+        asks: Whether it will be asked afterwards, so that a missing key is an error now.
+    """
     found = []
     for name, items in plan.parts():
-        with _ready(plan, name) as (judge, cache):
+        with _ready(plan, name, asks=asks) as (judge, cache):
             found.append((name, load_of(judge, items, cache)))
     return found
 
 
-def judge_all(plan: Plan, out: Path, show: Show) -> Outcome:
+def judge_all(plan: Plan, out: Path, show: Show, *, replace: bool = False) -> Outcome:
     """Judge everything and write `out`, one judgement a line.
 
     Args:
         plan: Who judges what.
         out: The file of judgements; beside it lies the second judge's sample, `NAME.sample.json`.
         show: For progress.
+        replace: Whether `out` may be lost, whatever it holds.
 
     Raises:
-        JudgeError: A judge cannot go on, or the sample beside `out` is another one.
+        JudgeError: A judge cannot go on, the sample beside `out` is another one, or `out` holds
+            something that would not be written again.
         RunDirectoryError: `out` cannot be written.
     """
+    if not replace:
+        _reject_loss(plan, out)
     if plan.second:
         write_sample(plan, out.with_suffix(".sample.json"))
     judged = []
@@ -191,6 +202,33 @@ def judge_all(plan: Plan, out: Path, show: Show) -> Outcome:
         ties = together.ties
     write_jsonl(out, [asdict(one) for one in lines])
     return Outcome(tuple(judged), tuple(lines), ties)
+
+
+def _reject_loss(plan: Plan, out: Path) -> None:
+    """Refuse to write over answers, over other judgements, over anything else.
+
+    Raises:
+        JudgeError: `out` holds more than the judgements that are about to be made.
+    """
+    if not out.is_file() or not out.stat().st_size:
+        return
+    try:
+        there = [Judgement(**one.fields) for one in json_lines(read_text(out), str(out))]
+        held = {(one.judge, *one.key) for one in there}
+    except (PromptFileError, TypeError) as error:
+        raise JudgeError(
+            f"{out}: holds something else than judgements; choose another file with --out"
+        ) from error
+    parts = plan.parts()
+    if len(plan.judges) > 1:
+        parts.append((MAJORITY, plan.exchanges))
+    lost = held - {(name, *one.key) for name, items in parts for one in items}
+    if lost:
+        names = ", ".join(sorted({name for name, *_ in lost}))
+        raise JudgeError(
+            f"{out}: holds {len(lost)} judgements by {names} that would not be made again; choose "
+            "another file with --out"
+        )
 
 
 def write_sample(plan: Plan, path: Path) -> None:

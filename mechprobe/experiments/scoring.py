@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mechprobe.behavior.records import Record
+from mechprobe.behavior.records import Record, json_lines, read_text
 from mechprobe.behavior.tasks import Scored, Task, judged, load_task
 from mechprobe.behavior.tasks.sources import read_table
 from mechprobe.behavior.tasks.task import Reader
-from mechprobe.errors import PromptFileError, SpecError
+from mechprobe.errors import PromptFileError, RunDirectoryError, SpecError
 from mechprobe.experiments.rundir import write_jsonl
 
 
@@ -175,13 +175,26 @@ def write_rows(path: Path, found: Sequence[Answered]) -> None:
     """One line per answer: what it was read as, and neither prompt nor answer.
 
     Raises:
-        RunDirectoryError: The file cannot be written.
+        RunDirectoryError: The file cannot be written, or holds something that would not be written
+            again.
     """
-    write_jsonl(
-        path,
-        [
-            {"task": one.scored.task, "row": one.row, **row.as_dict()}
-            for one in found
-            for row in one.scored.rows
-        ],
-    )
+    rows = [
+        {"task": one.scored.task, "row": one.row, **row.as_dict()}
+        for one in found
+        for row in one.scored.rows
+    ]
+    if path.is_file() and path.stat().st_size:
+        try:
+            there = [record.fields for record in json_lines(read_text(path), str(path))]
+            kept = {_place(row) for row in rows} >= {_place(row) for row in there}
+        except (PromptFileError, KeyError, TypeError):
+            kept = False
+        if not kept or any(row.keys() & {"text", "prompt"} for row in there):
+            raise RunDirectoryError(
+                f"{path}: holds something else than these scores; choose another file with --out"
+            )
+    write_jsonl(path, rows)
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("task", "row", "item", "sample", "instrument"))

@@ -51,9 +51,12 @@ def test_rules_label_every_line(main, generations, tmp_path):
     assert document["complete"] is True
 
 
-def test_a_dry_run_sends_and_writes_nothing(main, generations, tmp_path):
+def test_a_dry_run_sends_and_writes_nothing_and_needs_no_key(
+    main, generations, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("LAB_KEY", raising=False)
     with FaultServer() as server:
-        judge = f"openai:m@{server.url}"
+        judge = f"openai:m@{server.url}#LAB_KEY"
         done = main(
             "judge", generations, "-j", judge, "--second", "rules", "--dry-run", "--out", "j.jsonl"
         )
@@ -100,14 +103,37 @@ def test_two_judges_a_second_on_a_sample_and_no_secret_anywhere(
     assert SECRET not in everything
 
 
-def test_another_sample_is_not_drawn_over_the_first(main, generations):
+def test_another_sample_is_not_drawn_over_the_first(main, generations, tmp_path):
     arguments = ("judge", generations, "-j", "rules", "--out", "j.jsonl")
     with FaultServer() as server:
         second = ("--second", f"openai:m@{server.url}")
         assert main(*arguments, *second, "--per-stratum", 2).code == 0
+        (tmp_path / "j.jsonl").unlink()
         done = main(*arguments, *second, "--per-stratum", 2, "--seed", 1)
     assert done.code == 2
     assert "another sample was drawn here before" in done.err
+
+
+def test_nothing_is_written_over_what_would_not_be_made_again(main, generations, tmp_path):
+    """Neither over the answers themselves nor over another judge's labels or other items'."""
+    rules = ("judge", generations, "-j", "rules", "-j", "rules:hard", "--out")
+    assert main(*rules, "j.jsonl").code == 0
+    before = (tmp_path / "j.jsonl").read_bytes()
+    assert main(*rules, "j.jsonl").code == 0  # the same again
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(generations.read_text().splitlines(keepends=True)[:5]))
+    for arguments, said in (
+        ((*rules[:1], generations, *rules[2:], generations), "something else than judgements"),
+        ((*rules[:4], "--out", "j.jsonl"), "64 judgements by majority, rules:hard"),
+        ((*rules[:1], few, *rules[2:], "j.jsonl"), "81 judgements by majority, rules, rules:hard"),
+    ):
+        kept = Path(arguments[-1]) if Path(arguments[-1]).is_absolute() else tmp_path / "j.jsonl"
+        content = kept.read_bytes()
+        done = main(*arguments)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert said in done.err
+        assert kept.read_bytes() == content
+    assert (tmp_path / "j.jsonl").read_bytes() == before
 
 
 def test_what_was_not_measured_is_no_success(main, generations):
@@ -119,7 +145,7 @@ def test_what_was_not_measured_is_no_success(main, generations):
         server.faults = {}
         assert main(*arguments).code == 0
     with FaultServer(answer="No idea.") as server:
-        done = main("judge", generations, "-j", f"openai:m@{server.url}")
+        done = main("judge", generations, "-j", f"openai:m@{server.url}", "--out", "other.jsonl")
     assert done.code == 4
     assert "32 unparsed" in done.out
 
@@ -162,8 +188,8 @@ def test_of_a_run_the_requests_are_judged_unless_a_task_is_named(main, tmp_path)
     )
     assert main("judge", "run", "-j", "rules", "--out", "j.jsonl").code == 0
     assert [one["task"] for one in _lines(tmp_path / "j.jsonl")] == ["wrapped"]
-    assert main("judge", "run", "-j", "rules", "--task", "quality", "--out", "j.jsonl").code == 0
-    assert [one["task"] for one in _lines(tmp_path / "j.jsonl")] == ["quality"]
+    assert main("judge", "run", "-j", "rules", "--task", "quality", "--out", "k.jsonl").code == 0
+    assert [one["task"] for one in _lines(tmp_path / "k.jsonl")] == ["quality"]
     done = main("judge", "run", "-j", "rules", "--task", "none")
     assert (done.code, done.err.count("\n")) == (2, 1)
 

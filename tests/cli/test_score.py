@@ -54,6 +54,21 @@ def test_answers_of_generate_are_scored(main, tmp_path):
     assert "20 items without an answer are in no score" in left.err
 
 
+def test_scores_are_written_over_nothing_but_themselves(main, tmp_path):
+    items = load_task("refusal", "builtin", split="test").items
+    rows = [{"id": item.id, "prompt": item.prompt, "text": REFUSES} for item in items]
+    answers = _write(tmp_path / "a.jsonl", rows)
+    score = ("score", "refusal", "--option", "split=test", "-a", answers, "--out")
+    assert main(*score, "s.jsonl").code == main(*score, "s.jsonl").code == 0
+    before = (tmp_path / "s.jsonl").read_bytes()
+    for out, more in ((answers, ()), ("s.jsonl", ("--instrument", "hard"))):
+        done = main(*score, out, *more)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert "something else than these scores" in done.err
+    assert [json.loads(line) for line in answers.read_text().splitlines()] == rows
+    assert (tmp_path / "s.jsonl").read_bytes() == before
+
+
 def test_rows_samples_and_prompts_without_ids(main, tmp_path):
     (a, b, *_) = load_task("refusal", "builtin", split="test").items
     _write(

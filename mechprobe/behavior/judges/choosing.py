@@ -17,12 +17,13 @@ from mechprobe.generation.endpoint import Endpoint
 MAJORITY = "majority"
 
 
-def open_judge(text: str, calls: Calls | None = None) -> Judge:
+def open_judge(text: str, calls: Calls | None = None, *, asks: bool = True) -> Judge:
     """The judge that a name stands for; closed after use.
 
     Args:
         text: `rules`, `rules:INSTRUMENT`, `oracle`, `openai:MODEL@URL` or `hf:CLASSIFIER`.
         calls: How a server is called.
+        asks: False for counting alone; a server's judge then needs no key.
 
     Raises:
         SpecError: The name stands for none, or is incomplete.
@@ -35,7 +36,7 @@ def open_judge(text: str, calls: Calls | None = None) -> Judge:
     if text == "oracle":
         return oracle_judge()
     if text.startswith("openai:"):
-        return RemoteJudge(Endpoint.parse(text), calls)
+        return RemoteJudge(Endpoint.parse(text), calls, asks=asks)
     if text.startswith("hf:"):
         from mechprobe.behavior.judges.classifier import ClassifierJudge
 

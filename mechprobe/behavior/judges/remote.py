@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from mechprobe.behavior.judges import prompt as wording
 from mechprobe.behavior.judges.base import Opinion
+from mechprobe.errors import JudgeError
 from mechprobe.generation.api import ApiClient, ApiError, Endpoint, Reply, Request
 
 
@@ -48,8 +49,15 @@ class RemoteJudge:
     paid = True
     tries = 2
 
-    def __init__(self, endpoint: Endpoint, calls: Calls | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, calls: Calls | None = None, *, asks: bool = True
+    ) -> None:
         """Make ready; nothing is sent.
+
+        Args:
+            endpoint: Model and server.
+            calls: How it is called.
+            asks: False for a judge that only counts what it would ask, which needs no key.
 
         Raises:
             MissingExtraError: The extra `judges` is not installed.
@@ -62,19 +70,27 @@ class RemoteJudge:
         ours = urlsplit(endpoint.url).hostname == "api.openai.com"
         self._limit = "max_completion_tokens" if ours else "max_tokens"
         self.about = about_server(endpoint, how)
-        self._client = ApiClient(
-            endpoint,
-            timeout=how.timeout,
-            attempts=how.attempts,
-            concurrency=how.concurrency,
-            requests_per_minute=how.requests_per_minute,
-            backoff=how.backoff,
-        )
+        self._client: ApiClient | None = None
+        if asks:
+            self._client = ApiClient(
+                endpoint,
+                timeout=how.timeout,
+                attempts=how.attempts,
+                concurrency=how.concurrency,
+                requests_per_minute=how.requests_per_minute,
+                backoff=how.backoff,
+            )
 
     def opinions(
         self, pairs: Iterable[tuple[str, str]], attempt: int
     ) -> Iterator[tuple[int, Opinion]]:
-        """Labels as they arrive, several requests at a time."""
+        """Labels as they arrive, several requests at a time.
+
+        Raises:
+            JudgeError: It was opened to count alone.
+        """
+        if self._client is None:
+            raise JudgeError(f"{self.name}: opened to count questions, not to ask them")
         questions = (self._question(prompt, answer, attempt) for prompt, answer in pairs)
         for number, found in self._client.map(questions):
             yield number, _opinion(found)
@@ -86,7 +102,8 @@ class RemoteJudge:
 
     def close(self) -> None:
         """Drop the connections."""
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     def _question(self, prompt: str, answer: str, attempt: int) -> Request:
         message = wording.render(prompt, answer, again=attempt > 0)
