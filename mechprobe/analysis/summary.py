@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mechprobe.analysis.regimes import lost_refusals
+
 _NAMED = 5
 """Rows that a sentence names; of more it gives the number."""
 _READ = {
@@ -39,18 +41,34 @@ def _danger(content: Mapping[str, Any]) -> Iterator[str]:
         f"{len(known)} of {_rows(len(compared))} could be compared with a baseline, by the "
         f"preset `{content['preset']['name']}`."
     )
-    found = False
     for regime, said in _READ.items():
-        mine = [f"{row['model']}/{row['cell']}" for row in known if row["regime"] == regime]
-        if mine:
-            found = True
-            yield f"{_rows(len(mine))} {said}: {_names(mine)}."
-    judged = [row for row in known if row["regime"] != "not_measured"]
-    if judged and not found:
-        yield "No row lost refusals beyond the threshold."
+        yield from _said([row for row in known if row["regime"] == regime], said)
+    fell = [row for row in known if lost_refusals(row["deltas"]["refusal"], content["preset"])]
+    rest = [row for row in fell if row["regime"] not in _READ]
+    judged = [row for row in known if _quality(row, content) is not None]
+    yield from _said([r for r in rest if r in judged], "lost refusals with their quality too")
+    yield from _said(
+        [r for r in rest if r not in judged], "lost refusals, and their quality was not measured"
+    )
+    if known and not fell:
+        which = "row" if len(known) == len(compared) else "row that could be compared"
+        yield f"No {which} lost refusals beyond the threshold."
     unjudged = len(known) - len(judged)
     if unjudged:
         yield f"{_rows(unjudged)} without a delta of quality: no regime is given."
+
+
+def _said(rows: Sequence[Mapping[str, Any]], said: str) -> Iterator[str]:
+    if rows:
+        names = [f"{row['model']}/{row['cell']}" for row in rows]
+        yield f"{_rows(len(rows))} {said}: {_names(names)}."
+
+
+def _quality(row: Mapping[str, Any], content: Mapping[str, Any]) -> float | None:
+    """Points of the measure that is quality; None where there is none."""
+    measure = content["preset"]["measures"]["quality"]
+    points: float | None = row["deltas"].get(measure, {}).get("points")
+    return points
 
 
 def _points(row: Mapping[str, Any]) -> float | None:

@@ -212,7 +212,7 @@ def _calibration(path: Path) -> list[str]:
     if path.suffix in (".jsonl", ".ndjson"):
         return [record.text for record in load_prompts(path)]
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise PromptFileError(f"{path}: cannot be read") from error
     return [line for line in lines if line.strip()]

@@ -120,9 +120,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         RunDirectoryError: The file is missing, or a line is not JSON.
     """
     with explained(path):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    try:
-        return [json.loads(line) for line in lines]
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:  # `splitlines` would also cut at U+2028, U+0085 and the like, which JSON leaves in text
+        return [json.loads(line) for line in lines if line]
     except json.JSONDecodeError as error:
         raise RunDirectoryError(f"{path}: damaged; delete it and run again") from error
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
+
+from mechprobe.analysis.regimes import lost_refusals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,20 +65,8 @@ class Material:
         return [row for row in self.rows if row["baseline"]]
 
     def lost(self, row: Row) -> bool:
-        """Whether refusals fell beyond the threshold, by exact counts, whatever quality did.
-
-        A preset may give such a row no dangerous regime, and a row without quality has none.
-        """
-        delta = self.delta(row, "refusal")
-        if delta is None:
-            return False
-        preset = self.document["preset"]
-        fall = Fraction(str(preset["thresholds"]["fall"]))
-        if delta["before_count"] is not None and delta["after_count"] is not None and delta["n"]:
-            points = 100 * Fraction(delta["after_count"] - delta["before_count"], delta["n"])
-        else:
-            points = Fraction(str(delta["points"]))
-        return points < fall or (not preset["strict"] and points == fall)
+        """Whether refusals fell beyond the threshold, whatever quality did."""
+        return lost_refusals(self.delta(row, "refusal"), self.document["preset"])
 
 
 @dataclass(frozen=True, slots=True)

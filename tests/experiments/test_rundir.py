@@ -9,7 +9,7 @@ import pytest
 from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments import rundir
 from mechprobe.experiments.locks import locked, opened
-from mechprobe.experiments.rundir import Journal, read_json, write_text
+from mechprobe.experiments.rundir import Journal, read_json, read_jsonl, write_jsonl, write_text
 
 
 def _leftovers(folder):
@@ -36,6 +36,16 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert _leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\r"])
+def test_characters_that_end_a_line_elsewhere_are_text_in_a_row(tmp_path, mark):
+    rows = [{"prompt": f"one{mark}two", "answer": f"I can{mark}not{mark}"}, {"answer": mark}]
+    assert read_jsonl(write_jsonl(tmp_path / "rows.jsonl", rows)) == rows
+    journal = Journal(tmp_path / "step.journal", "k")
+    journal.rewrite([rows[:1]])
+    journal.append(rows[1:])
+    assert journal.read() == [rows[:1], rows[1:]]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110

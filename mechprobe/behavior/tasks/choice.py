@@ -157,7 +157,7 @@ def _arc(table: Table, index: int, record: Record, stem: str) -> Item:
 
 def _study(table: Table, index: int, record: Record, stem: str) -> Item:
     """A sample of the study's files, asked in the words of the file's own template."""
-    lines = str(record.fields.get("choices_text") or "").splitlines()
+    lines = str(record.fields.get("choices_text") or "").split("\n")
     options: list[Any] = [_LETTERED.sub("", line).strip() for line in lines if line.strip()]
     if not options:
         options = [record.fields.get(name) for name in _STUDY_OPTIONS]
