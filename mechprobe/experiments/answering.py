@@ -182,4 +182,5 @@ def _questions(
         weights=weights,
         max_new_tokens=asked.max_new_tokens,
         sampling=asked.sampling,
+        fast=asked.fast and asked.sampling is not None and not asked.sampling.greedy,
     )

@@ -49,6 +49,8 @@ class Questions:
     """Digest of the checkpoint, or the server's address."""
     max_new_tokens: int
     sampling: Sampling | None
+    fast: bool = False
+    """Whether samples share slots in the order they come, so that texts may differ by it."""
 
     @property
     def copies(self) -> int:
@@ -60,6 +62,7 @@ class Questions:
         said = asdict(self.sampling) if self.sampling else None
         names = [record["id"] for record in self.records]
         request = [self.weights, self.digest, names, self.max_new_tokens, said, engine.name]
+        request += ["fast"] if self.fast else []
         return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
 
 
@@ -187,6 +190,7 @@ def _row(questions: Questions, number: int, answer: Completion, engine: Engine, 
         "prompt_tokens": answer.prompt_tokens,
         "new_tokens": answer.new_tokens,
         "parity": answer.parity,
+        "fast": questions.fast,
         "prompts": questions.digest,
         "request": key,
     }
@@ -223,8 +227,8 @@ class _Kept:
                 ) from error
             if not same:
                 raise RunDirectoryError(
-                    f"{self.path}: holds the answers of another request (other weights, prompts "
-                    "or sampling); choose another file with --out"
+                    f"{self.path}: holds the answers of another request (other weights, prompts, "
+                    "sampling, or --fast); choose another file with --out"
                 )
             self.rows.append(row)
 

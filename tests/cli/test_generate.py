@@ -102,11 +102,18 @@ def test_answers_to_harmful_requests_stay_off_the_terminal(main, tmp_path):
     assert all(texts[3:])
 
 
-def test_fast_says_what_it_trades(main, f16):
+def test_fast_says_what_it_trades(main, f16, tmp_path):
     done = main("generate", "-m", f16, "--limit", 2, "--fast", "--parallel", 2, "--json")
     assert done.code == 0
     assert "reruns may differ" in done.err
     assert "reruns may differ" in json.loads(done.out)["notes"][0]
+    # and its answers are not taken for those of a run that trades nothing
+    command = ("generate", "-m", f16, "--limit", 1, "--samples", 2, "--temperature", 1, "-o", "a")
+    assert main(*command, "--max-new-tokens", 2, "--fast").code == 0
+    assert [row["fast"] for row in rows(tmp_path / "a")] == [True, True]
+    other = main(*command, "--max-new-tokens", 2)
+    assert (other.code, other.out) == (2, "")
+    assert "a: holds the answers of another request" in other.err
 
 
 @pytest.mark.parametrize(
