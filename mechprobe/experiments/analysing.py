@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import SpecError
+from mechprobe.experiments.derived import code_digest
 from mechprobe.experiments.rundir import explained, write_json
 from mechprobe.experiments.spec import Analysis, Spec
 from mechprobe.experiments.steps import Step
@@ -57,6 +58,7 @@ def analysis_step(spec: Spec, tables: str) -> Step:
         outputs=("analysis.json",),
         needs=(tables,),
         label="analysis",
+        code=code_digest("analysis"),
     )
 
 

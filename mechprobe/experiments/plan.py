@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mechprobe.experiments.analysing import analysis_step
+from mechprobe.experiments.derived import code_digest
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.plan_probes import probe_parts
 from mechprobe.experiments.plan_prompts import prompts_step
@@ -264,5 +265,6 @@ def _cell_steps(
         },
         after=parts,
         label="summary",
+        code=code_digest("summary"),
     )
     yield from steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mechprobe.experiments.derived import code_digest
 from mechprobe.experiments.plan_cells import PlannedCell
 from mechprobe.experiments.steps import Step
 
@@ -31,4 +32,5 @@ def tables_step(cells: Sequence[PlannedCell]) -> Step:
         outputs=("matrix.csv", "matrix.parquet", "references.csv", "gaps.csv"),
         after=tuple(f"{one.folder}/cell" for one in cells),
         label="tables",
+        code=code_digest("tables"),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import RunDirectoryError
+from mechprobe.experiments.derived import code_digest
 from mechprobe.experiments.rundir import (
     RunDirectory,
     explained,
@@ -41,6 +42,7 @@ def report_step(spec: Spec, analysis: str) -> Step:
         outputs=(PAGE, FIGURES),
         needs=(analysis,),
         label="report",
+        code=code_digest("report"),
     )
 
 

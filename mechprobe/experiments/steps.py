@@ -38,7 +38,9 @@ class Step:
     outputs: tuple[str, ...]
     """Files it writes, and folders that it alone fills, relative to the run directory."""
     version: int = 1
-    """Raised when the code of the action changes what it writes."""
+    """Raised when the code of an action that measures changes what it writes."""
+    code: str = ""
+    """Of an action that derives, the digest of its code; see `derived`."""
     needs: tuple[str, ...] = ()
     """Steps whose results it reads; when one fails, this one is skipped."""
     after: tuple[str, ...] = ()
@@ -149,6 +151,7 @@ def step_key(step: Step, results: Mapping[str, Result]) -> str:
         list(step.outputs),
         [results[name].key for name in step.needs],
         [results[name].state for name in step.after],
+        *([step.code] if step.code else []),
     ]
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
