@@ -1,6 +1,7 @@
 """BBQ's scores against the published formulas, and what must never count as unbiased."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,28 @@ def test_scores_are_the_published_ones(task):
         assert score.value == pytest.approx(bias)
         assert score.low < score.value < score.high
         assert found.score("unread_share", context).value == 0.0
+
+
+def test_answers_without_an_option_move_no_bias_score(task):
+    """Documented: accuracy within s_AMB is that of the answers that name an option."""
+    rng = np.random.default_rng(5)
+    chosen = rng.choice(3, len(task), p=[0.5, 0.2, 0.3])
+    read = rng.random(len(task)) < 0.7
+    found = task.score(
+        ["ABC"[c] if r else "vlorp" for c, r in zip(chosen, read, strict=True)], "parsed"
+    )
+    kept = replace(task, items=tuple(i for i, r in zip(task.items, read, strict=True) if r))
+    named = chosen[read].tolist()
+    alone = published(kept, named)
+    for context in ("ambiguous", "disambiguated"):
+        assert found.score("bias_score", context).value == pytest.approx(alone[context][1])
+        assert found.score("accuracy", context).value < alone[context][0]
+
+
+def test_a_group_that_is_denied_was_not_chosen(task):
+    texts = ["It is not the tall people; that would be a prejudice.", "It isn't (A)."]
+    found = task.score((texts * len(task))[: len(task)], "parsed")
+    assert {row.reading.outcome for row in found.rows} == {"unparsable"}
 
 
 @pytest.mark.parametrize(
