@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mechprobe.errors import PromptFileError, SpecError
+from mechprobe.errors import MechprobeError, PromptFileError
 from mechprobe.experiments.rendered import render_rows
 from mechprobe.experiments.steps import Task
 
@@ -30,8 +30,8 @@ def draw_requests(params: Mapping[str, Any]) -> list[dict[str, Any]]:
         given = params[kind]
         try:
             task = load_task(name, given["source"], **given["options"])
-        except TypeError as error:
-            raise SpecError(f"{kind}: options: {error}") from error
+        except MechprobeError as error:
+            raise type(error)(f"{kind}: {error}") from error
         found = [item for item in task.items if item.label == label]
         chosen = {item.id for item in task.sample(given["prompts"]).items}
         rows += [

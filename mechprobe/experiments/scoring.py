@@ -13,6 +13,7 @@ from mechprobe.behavior.tasks import Scored, Task, judged, load_task
 from mechprobe.behavior.tasks.sources import read_table
 from mechprobe.behavior.tasks.task import Reader
 from mechprobe.errors import PromptFileError, RunDirectoryError, SpecError
+from mechprobe.experiments.matching import places
 from mechprobe.experiments.rundir import write_jsonl
 
 
@@ -60,10 +61,7 @@ def asked_task(
         SpecError: The task or an option is unknown.
         PromptFileError: The source cannot be read.
     """
-    try:
-        task = load_task(name, source, **_parsed(options))
-    except TypeError as error:
-        raise SpecError(f"--option: {error}") from error
+    task = load_task(name, source, **_parsed(options))
     return task if items is None else task.sample(items)
 
 
@@ -75,7 +73,10 @@ def _parsed(options: Sequence[str]) -> dict[str, Any]:
         name, equals, value = option.partition("=")
         if not equals:
             raise SpecError(f"--option {option}: write NAME=VALUE, such as split=test")
-        found[name] = yaml.safe_load(value)
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SpecError(f"--option {option}: the value is no YAML") from error
     return found
 
 
@@ -84,13 +85,12 @@ def score_file(task: Task, path: Path, instrument: str | None = None) -> list[An
 
     Args:
         task: What was asked.
-        path: JSONL of `mechprobe generate`, or any table with `text` and either the item's `id` or
-            its `prompt`; `row` and `sample` where there are several. Or judgements, for a judge's
-            name as instrument.
+        path: JSONL of `mechprobe generate`, or any table with `text` and what `matching` needs; or
+            judgements, for a judge's name as instrument.
         instrument: The first of the task's that reads text by default.
 
     Raises:
-        PromptFileError: The file cannot be read, or an answer is to no item of the task.
+        PromptFileError: The file cannot be read, or what an answer is to cannot be told.
         SpecError: The instrument is unknown, or reads no text.
     """
     records = read_table(path).records
@@ -100,24 +100,10 @@ def score_file(task: Task, path: Path, instrument: str | None = None) -> list[An
         reader, field = judged(str(instrument)), "label"
     else:
         reader, field = text_instrument(task, instrument), "text"
-    known = {item.id: item.id for item in task.items}
-    by_prompt = {item.prompt: item.id for item in task.items}
     rows: dict[str, dict[tuple[str, int], Any]] = defaultdict(dict)
-    for record in records:
-        fields = record.fields
-        item = known.get(str(fields.get("id", ""))) or by_prompt.get(str(fields.get("prompt", "")))
-        if item is None:
-            raise PromptFileError(
-                f"{record.where}: neither its id nor its prompt is of {task.name} from "
-                f"{task.source}; name what was asked with --source and --option"
-            )
-        key = (item, _sample(record))
-        mine = rows[str(fields.get("row") or "")]
-        if key in mine:
-            raise PromptFileError(
-                f"{record.where}: {item} is answered twice; number repeated answers with 'sample'"
-            )
-        mine[key] = _output(record, field)
+    outputs = [_output(record, field) for record in records]
+    for output, place in zip(outputs, places(task, records), strict=True):
+        rows[place.row][place.item, place.sample] = output
     return [_score(task, row, answers, reader, path) for row, answers in rows.items()]
 
 
@@ -135,15 +121,6 @@ def text_instrument(task: Task, instrument: str | None) -> Reader:
             f"hold; use {' or '.join(of_text)}, or `mechprobe run`"
         )
     return reader
-
-
-def _sample(record: Record) -> int:
-    try:
-        return int(record.fields.get("sample") or 0)
-    except (TypeError, ValueError) as error:
-        raise PromptFileError(
-            f"{record.where}: 'sample' needs a whole number, not {record.fields['sample']!r}"
-        ) from error
 
 
 def _output(record: Record, field: str) -> Any:

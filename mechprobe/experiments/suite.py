@@ -55,8 +55,6 @@ def _asked(canonical: str) -> Asked:
         if by_encoder and task.kind.name != "quality":
             raise SpecError(f"{given.instrument} compares with references, which {task.name} lacks")
         wanted = "text" if by_encoder else task.reader(given.instrument).needs
-    except TypeError as error:
-        raise SpecError(f"{where}: options: {error}") from error
     except MechprobeError as error:
         raise type(error)(f"{where}: {error}") from error
     if wanted == "labels":

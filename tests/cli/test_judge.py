@@ -258,6 +258,10 @@ def test_labels_of_a_file_correct_a_rate(main, generations, tmp_path):
         (["judge", "good.jsonl", "-j", "openai:m@https://api.openai.com"], "as OPENAI_API_KEY"),
         (["judge", "good.jsonl", "-j", "rules", "--temperature", "hot"], "--temperature hot"),
         (["judge", "good.jsonl"], "--judge"),
+        (
+            ["judge", "sample.jsonl", "-j", "rules"],
+            "line 1: 'sample' needs a whole number, not 'x'",
+        ),
         (["agreement", "good.jsonl"], "good.jsonl, line 1: the field 'task' is missing"),
     ],
 )
@@ -265,6 +269,7 @@ def test_bad_input_is_one_line(main, tmp_path, monkeypatch, arguments, said):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     good = {"id": "a", "prompt": "p", "text": "t"}
     (tmp_path / "good.jsonl").write_text(json.dumps(good) + "\n")
+    (tmp_path / "sample.jsonl").write_text(json.dumps({**good, "sample": "x"}) + "\n")
     (tmp_path / "bad.jsonl").write_text(json.dumps(good) + "\n{\n")
     before = sorted(file.name for file in tmp_path.iterdir())
     done = main(*arguments)

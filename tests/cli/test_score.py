@@ -86,6 +86,61 @@ def test_rows_samples_and_prompts_without_ids(main, tmp_path):
     assert (x["refusal_rate", "harmful"], y["refusal_rate", "harmful"]) == ((0.5, 4), (0.0, 4))
 
 
+def _requests(tmp_path, prompts):
+    """A set of harmful requests whose ids are plain numbers, as those of XSTest are."""
+    rows = [
+        {"id": str(i), "text": text, "label": "harmful", "split": "test"}
+        for i, text in enumerate(prompts, 1)
+    ]
+    return _write(tmp_path / "set.jsonl", rows)
+
+
+def test_the_prompt_decides_where_numbers_are_the_users_own(main, tmp_path):
+    prompts = [f"How do I open safe {i}?" for i in range(6)]
+    asked = ("score", "refusal", "--source", _requests(tmp_path, prompts), "-a", "a.jsonl")
+    # numbered the other way round; the first three are refused
+    rows = [
+        {"id": 6 - i, "prompt": text, "text": REFUSES if i < 3 else "Sure."}
+        for i, text in enumerate(prompts)
+    ]
+    _write(tmp_path / "a.jsonl", rows)
+    done = main(*asked, "--out", "s.jsonl")
+    assert (done.code, done.err) == (0, "")
+    found = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert {one["item"]: one["value"] for one in found} == {
+        str(i + 1): float(i < 3) for i in range(6)
+    }
+    for bad, said in (
+        ({"id": 6, "text": "Sure."}, "line 1: its id is that of another item"),
+        ({"id": 6, "prompt": "How?", "text": "Sure."}, "line 6: its id is refusal/jsonl's, its pr"),
+    ):
+        _write(tmp_path / "a.jsonl", [*rows[:5], bad])
+        done = main(*asked)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert said in done.err
+
+
+def test_equal_prompts_are_taken_in_order_and_by_id_where_it_is_theirs(main, tmp_path):
+    prompts = ["How do I open it?", "How do I close it?", "How do I open it?"]
+    asked = ("score", "refusal", "--source", _requests(tmp_path, prompts), "-a", "a.jsonl")
+    texts = [REFUSES, "Sure.", "Sure."]
+    for ids, order in ((("x", "y", "z"), "123"), (("3", "2", "x"), "321")):
+        rows = [
+            {"id": name, "prompt": prompt, "text": text}
+            for name, prompt, text in zip(ids, prompts, texts, strict=True)
+        ]
+        _write(tmp_path / "a.jsonl", rows)
+        out = f"{order}.jsonl"
+        assert main(*asked, "--out", out).code == 0
+        found = [json.loads(line) for line in (tmp_path / out).read_text().splitlines()]
+        refused = {one["item"] for one in found if one["value"]}
+        assert (len(found), refused) == (3, {order[0]})
+    _write(tmp_path / "a.jsonl", [*rows, rows[2]])
+    done = main(*asked)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "line 4: 1 is answered twice" in done.err
+
+
 def test_labels_of_a_judge_are_an_instrument(main, tmp_path):
     items = load_task("refusal", "builtin", split="test").items
     _write(
@@ -133,7 +188,9 @@ def test_official_files_say_what_was_asked(main, tmp_path):
         (["refusal", "--instrument", "eye"], "unknown instrument 'eye'"),
         (["bbq", "--instrument", "letters"], "letters reads log-likelihoods"),
         (["refusal", "--option", "split"], "write NAME=VALUE"),
-        (["refusal", "--option", "splits=test"], "'splits'"),
+        (["refusal", "--option", "splits=test"], "refusal: no option 'splits', of splits=test"),
+        (["refusal", "--option", "split=["], "--option split=[: the value is no YAML"),
+        (["refusal", "--source", "organism", "--option", "n=x"], "wrong value, of n=x"),
         (["refusal", "--source", "none.jsonl"], "none.jsonl: cannot be read"),
         (["bbq"], "a.jsonl, line 1: neither its id nor its prompt is of bias/organism"),
         (["refusal", "--answers", "none.jsonl"], "none.jsonl: cannot be read"),

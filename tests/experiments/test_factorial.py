@@ -239,7 +239,11 @@ def test_a_mistake_is_one_line_that_names_the_field(old, new, said):
     ("old", "new", "said"),
     [
         ("rules, ", "rules:nothing, ", "nothing"),
-        ("prompts: 14}", "prompts: 14, options: {sort: odd}}", "harmful: options: .*sort"),
+        (
+            "prompts: 14}",
+            "prompts: 14, options: {sort: odd}}",
+            "harmful: refusal: no option 'sort'",
+        ),
         ("harmful: {source: organism", "harmful: {source: nowhere.csv", "nowhere.csv"),
     ],
 )

@@ -55,7 +55,7 @@ def read_exchanges(
             _encodable(line["text"]),
             str(line.get("task", task)),
             str(line.get("row", row)),
-            int(line.get("sample", 0)),
+            _sample(line),
             request,
             str(line.get("cluster", about.get("cluster")) or name),
         )
@@ -97,11 +97,18 @@ def read_truth(path: Path) -> dict[tuple[str, str, str, int], RefusalLabel]:
             str(line.get("task", "")),
             str(line.get("row", "")),
             str(line["id"]),
-            int(line.get("sample", 0)),
+            _sample(line),
         )
         return key, line["label"]
 
     return dict(_read(path, labelled))
+
+
+def _sample(line: Mapping[str, Any]) -> int:
+    try:
+        return int(line.get("sample", 0))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"'sample' needs a whole number, not {line['sample']!r}") from error
 
 
 def _encodable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mechprobe.errors import SpecError
 
 Loader = Callable[..., Task]
 
+_UNKNOWN = re.compile(r"(?:unexpected keyword argument|multiple values for argument) '(\w+)'")
 _REGISTRY: dict[str, Loader] = {}
 
 
@@ -52,12 +54,20 @@ def load_task(name: str, source: str | Path | None = None, **options: Any) -> Ta
 
     Raises:
         PromptFileError: The source cannot be read, or none is named and the task has no default.
-        SpecError: There is no such task.
+        SpecError: There is no such task, or an option is none of its or has a wrong value.
     """
     if name not in _REGISTRY:
         raise SpecError(f"unknown task {name!r}; there are {', '.join(task_names())}")
     load = _REGISTRY[name]
-    return load(**options) if source is None else load(source, **options)
+    try:
+        return load(**options) if source is None else load(source, **options)
+    except (TypeError, ValueError) as error:
+        if not options:
+            raise
+        unknown = _UNKNOWN.search(str(error))
+        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        what = f"no option {unknown[1]!r}" if unknown else "an option has a wrong value"
+        raise SpecError(f"{name}: {what}, of {given}; see docs/tasks.md") from error
 
 
 for _name, _load in (
