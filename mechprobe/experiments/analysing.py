@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import SpecError
 from mechprobe.experiments.derived import code_digest
 from mechprobe.experiments.rundir import explained, write_json
 from mechprobe.experiments.spec import Analysis, Spec
@@ -34,9 +33,9 @@ def analysis_step(spec: Spec, tables: str) -> Step:
         and not (named == _ACCURACY and spec.tasks.multiple_choice)
         and not any(named.startswith(f"{label}_") for label in labels)
     ):
-        raise SpecError(
-            f"analysis.quality: {named} is no measure of this spec; there are: "
-            f"{', '.join(known) or 'none'}"
+        raise spec.mistake(
+            ("analysis", "quality"),
+            f"{named} is no measure of this spec; there are: {', '.join(known) or 'none'}",
         )
     judges = [one.judge for one in (*(spec.tasks.judges or ()), spec.tasks.second) if one]
     if spec.tasks.judges is None and spec.prompts.source == "organism":
@@ -47,8 +46,9 @@ def analysis_step(spec: Spec, tables: str) -> Step:
     ):
         name = getattr(given, field)
         if name and name not in readers:
-            raise SpecError(
-                f"analysis.{field}: {name} reads no refusals here; there are: {', '.join(readers)}"
+            raise spec.mistake(
+                ("analysis", field),
+                f"{name} reads no refusals here; there are: {', '.join(readers)}",
             )
     own = spec.tasks.refusal.instrument if spec.tasks.refusal else None
     return Step(

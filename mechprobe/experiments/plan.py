@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mechprobe.errors import SpecError
 from mechprobe.experiments.analysing import analysis_step
 from mechprobe.experiments.derived import code_digest
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.plan_probes import probe_parts
 from mechprobe.experiments.plan_prompts import prompts_step
 from mechprobe.experiments.plan_tables import tables_step
+from mechprobe.experiments.questions import question_rows
 from mechprobe.experiments.rendered import draw_rows, rows_digest
 from mechprobe.experiments.reporting import report_step
 from mechprobe.experiments.spec import Spec
@@ -55,7 +57,8 @@ def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
     if spec.tasks.refusal:
         from mechprobe.behavior.refusal import get_instrument
 
-        get_instrument(spec.tasks.refusal.instrument)
+        with spec.field("tasks", "refusal", "instrument"):
+            get_instrument(spec.tasks.refusal.instrument)
     steps: list[Step] = []
     cells: list[PlannedCell] = []
     drawn = _drawn_prompts(spec)
@@ -75,6 +78,13 @@ def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
 def _drawn_prompts(spec: Spec) -> dict[str, Any]:
     """What the prompts of every model are drawn from, and the digest of all that is drawn."""
     choice = spec.tasks.multiple_choice
+    for i, task in enumerate(spec.tasks.more):
+        if absent(task) is None:
+            with spec.field("tasks", "more", i):
+                asked(task)
+    if choice and choice.source:
+        with spec.field("tasks", "multiple_choice", "source"):
+            question_rows(choice.source, choice.questions, spec.prompts.seed)
     params: dict[str, Any] = {
         "prompts": spec.prompts.model_dump(),
         "counts": _counts(spec),
@@ -82,7 +92,11 @@ def _drawn_prompts(spec: Spec) -> dict[str, Any]:
         "questions": choice.questions if choice else 0,
         "questions_source": choice.source if choice else None,
     }
-    return {**params, "rows": rows_digest(draw_rows(params))}
+    with spec.field("prompts"):
+        drawn = draw_rows(params)
+    if not drawn:
+        raise SpecError("the spec measures nothing; name a task or a probe")
+    return {**params, "rows": rows_digest(drawn)}
 
 
 def _counts(spec: Spec) -> dict[str, int]:

@@ -5,13 +5,16 @@ Nothing here loads a model.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
 
+from mechprobe.errors import MechprobeError, SpecError
 from mechprobe.experiments.spec_judges import JudgeSpec, SecondJudge
+from mechprobe.experiments.yaml_lines import Lines, Location
 from mechprobe.models.cell import Cell
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -195,6 +198,23 @@ class Spec(_Strict):
     """`same-stack` holds a cell against 16 bits on its own engine, `study` all cells of a model
     against one, as published: deltas of other engines are then not quantization alone."""
     analysis: Analysis = Analysis()
+    _lines: Lines = PrivateAttr(default=Lines())
+
+    def know(self, lines: Lines) -> None:
+        """Take where each field stands, for messages."""
+        self._lines = lines
+
+    def mistake(self, location: Location, said: str) -> SpecError:
+        """A mistake in one line that names file, line and field, as far as they are known."""
+        return self._lines.error(location, said)
+
+    @contextlib.contextmanager
+    def field(self, *location: int | str) -> Iterator[None]:
+        """Name the field in every error of the block."""
+        try:
+            yield
+        except MechprobeError as error:
+            raise type(error)(f"{self._lines.place(location)}: {error}") from error
 
     def cells(self, model: ModelSpec) -> Iterator[tuple[CellSpec, Cell]]:
         """The cells of a model, each with its baseline filled in."""

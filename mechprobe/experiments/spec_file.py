@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from mechprobe.errors import SpecError
 from mechprobe.experiments.spec import TAKEN, ModelSpec, Spec, study_baseline
@@ -18,6 +19,8 @@ from mechprobe.experiments.yaml_lines import Lines, Location, read_yaml
 from mechprobe.models.cell import TRANSFORMERS_PRECISIONS, Cell
 
 _PACKED = re.compile(r"(AWQ|GPTQ)-(INT[1-8]|MIXED)|W(\d+|mixed)A\d+")
+_MADE = {"awq": "AWQ-INT4", "gptq": "GPTQ-INT4", "gptq-int8": "GPTQ-INT8"}
+"""What a quantizer makes, where its name does not say it."""
 _Kind = TypeVar("_Kind", bound=BaseModel)
 _SAID = {"extra_forbidden": "unknown field", "missing": "this field is missing"}
 
@@ -90,6 +93,7 @@ def parse_spec(text: str, where: str) -> Spec:
             of the same engine, a chain of baselines that leads back.
     """
     spec, lines = validated(text, where, Spec)
+    spec.know(lines)
     _check_tasks(spec, lines)
     check_models(spec, lines)
     return spec
@@ -114,12 +118,21 @@ def _mistake(error: ValidationError, kind: type[BaseModel], lines: Lines) -> Spe
     """The first mistake of a spec of this kind, in one line."""
     # a misspelt field is a missing one too; the one that is there says more
     found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    found = [one for one in found if not _follows(one, found)]
     first = found[0]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     said = _SAID.get(first["type"], first["msg"][:1].lower() + first["msg"][1:])
     if first["type"] == "extra_forbidden":
         said += _near(str(first["loc"][-1]), _fields(kind, first["loc"]))
     return lines.error(first["loc"], said + more)
+
+
+def _follows(one: ErrorDetails, found: list[ErrorDetails]) -> bool:
+    """Whether a list is too short only because something in it is wrong, and so left out."""
+    here = one["loc"]
+    return one["type"] == "too_short" and any(
+        other["loc"][: len(here)] == here != other["loc"] for other in found
+    )
 
 
 def check_models(spec: Spec, lines: Lines) -> None:
@@ -205,11 +218,11 @@ def _check_cells(spec: Spec, model: ModelSpec, i: int, lines: Lines) -> None:
         if cell.key in seen:
             raise lines.error((*at, "precision"), f"{cell.key} is there twice")
         seen.add(cell.key)
-        made_of = given.quantize or ""
-        if made_of[:1].isupper() and made_of != cell.precision:
-            raise lines.error((*at, "quantize"), f"{made_of} cannot be {cell.precision}")
-        if made_of[:1].islower() and not cell.precision.startswith(made_of[:3].upper()):
-            raise lines.error((*at, "quantize"), f"{made_of} cannot be {cell.precision}")
+        made = _MADE.get(given.quantize or "", given.quantize)
+        if made not in (None, cell.precision):
+            raise lines.error(
+                (*at, "quantize"), f"{given.quantize} cannot be {cell.precision}; it makes {made}"
+            )
 
 
 def _check_baselines(spec: Spec, model: ModelSpec, i: int, lines: Lines) -> None:

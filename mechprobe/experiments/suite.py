@@ -45,7 +45,7 @@ def _asked(canonical: str) -> Asked:
     from mechprobe.behavior.tasks import load_task
 
     given = SuiteTask.model_validate_json(canonical)
-    where = f"tasks.more, {given.label}"
+    where = given.label
     by_encoder = given.instrument in ENCODERS
     if given.encoder and not by_encoder:
         raise SpecError(f"{where}: encoder: only {' and '.join(ENCODERS)} have one")

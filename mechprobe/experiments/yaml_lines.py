@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.constructor import SafeConstructor
+from yaml.reader import ReaderError
 
 from mechprobe.errors import SpecError
 
@@ -17,9 +19,9 @@ Location = tuple[int | str, ...]
 class Lines:
     """Where in a text its fields stand."""
 
-    where: str
-    """The text's name in messages, a path."""
-    root: yaml.Node | None
+    where: str = field(default="", compare=False)
+    """The text's name in messages, a path; none where there is no text."""
+    root: yaml.Node | None = field(default=None, compare=False)
 
     def line(self, location: Location) -> int | None:
         """Number of the line of a field, or of what should hold it, from 1."""
@@ -33,19 +35,23 @@ class Lines:
 
     def error(self, location: Location, said: str) -> SpecError:
         """A mistake in one line that names file, line and field."""
-        return self._at(self.line(location), location, said)
+        return SpecError(f"{self.place(location)}: {said}")
 
-    def repeated(self) -> SpecError | None:
-        """The first field that a mapping has twice, of which YAML keeps the last in silence."""
+    def place(self, location: Location) -> str:
+        """File, line and name of a field, as far as they are known."""
+        return self._at(self.line(location), location)
+
+    def wrong_key(self) -> SpecError | None:
+        """The first field without a name, or that a mapping has twice: YAML keeps the last."""
         if self.root is None:
             return None
-        for location, line in _twice(self.root, ()):
-            return self._at(line + 1, location, "this field is there twice")
+        for location, node, said in _wrong_keys(self.root, (), {}):
+            return SpecError(f"{self._at(node.start_mark.line + 1, location)}: {said}")
         return None
 
-    def _at(self, line: int | None, location: Location, said: str) -> SpecError:
+    def _at(self, line: int | None, location: Location) -> str:
         at = self.where if line is None else f"{self.where}, line {line}"
-        return SpecError(f"{at}: {field_name(location)}: {said}")
+        return f"{at}: {field_name(location)}" if at else field_name(location)
 
 
 def field_name(location: Location) -> str:
@@ -67,17 +73,51 @@ def _child(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node] | N
     return None
 
 
-def _twice(node: yaml.Node, location: Location) -> Iterator[tuple[Location, int]]:
+def _wrong_keys(
+    node: yaml.Node, location: Location, seen: dict[int, bool]
+) -> Iterator[tuple[Location, yaml.Node, str]]:
+    """Each key that is there twice or is no text.
+
+    Args:
+        node: What to read; once, however many aliases lead to it.
+        location: Where it is.
+        seen: By node that was read, whether it is one that this lies in.
+
+    Raises:
+        RecursionError: Something lies in itself.
+    """
+    if seen.get(id(node)):
+        raise RecursionError
+    if id(node) in seen:
+        return
+    seen[id(node)] = True
     if isinstance(node, yaml.SequenceNode):
         for i, child in enumerate(node.value):
-            yield from _twice(child, (*location, i))
+            yield from _wrong_keys(child, (*location, i), seen)
     elif isinstance(node, yaml.MappingNode):
-        seen: set[Any] = set()
+        names: set[Any] = set()
         for key, value in node.value:
-            if key.value in seen:
-                yield (*location, key.value), key.start_mark.line
-            seen.add(key.value)
-            yield from _twice(value, (*location, key.value))
+            here = (*location, str(key.value))
+            if isinstance(key, yaml.ScalarNode):  # of others YAML itself says that they cannot be
+                if key.value in names:
+                    yield here, key, "this field is there twice"
+                elif not key.tag.endswith((":str", ":merge")):
+                    yield here, key, "a field's name is text; put it in quotes if this is one"
+                names.add(key.value)
+            yield from _wrong_keys(value, here, seen)
+    seen[id(node)] = False
+
+
+def _bad_value(node: yaml.Node) -> yaml.Node | None:
+    """The first plain value that looks like a date or a number and is none."""
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            SafeConstructor().construct_object(node)  # type: ignore[no-untyped-call]
+        except ValueError:
+            return node
+        return None
+    parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+    return next((bad for part in parts if (bad := _bad_value(part))), None)
 
 
 def read_yaml(text: str, where: str) -> tuple[Any, Lines]:
@@ -88,16 +128,35 @@ def read_yaml(text: str, where: str) -> tuple[Any, Lines]:
         where: Its name in messages, a path.
 
     Raises:
-        SpecError: It is not YAML, or a mapping has a field twice.
+        SpecError: It is not YAML, a value looks like a date and is none, a field has no name or is
+            there twice, or lists lie in each other too deep, or in themselves.
     """
+    root = None
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        lines = Lines(where, root)
+        wrong = lines.wrong_key()
+        content = None if wrong else yaml.safe_load(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise SpecError(f"{where}{line}: not YAML ({getattr(error, 'problem', error)})") from error
-    lines = Lines(where, root)
-    if twice := lines.repeated():
-        raise twice
+        raise SpecError(_not_yaml(error, text, where)) from error
+    except RecursionError as error:
+        said = "fields lie in each other too deep, or an alias (*name) lies in what it names"
+        raise SpecError(f"{where}: {said}") from error
+    except ValueError as error:
+        bad = None if root is None else _bad_value(root)
+        at, what = ("", "") if bad is None else (f", line {bad.start_mark.line + 1}", bad.value)
+        raise SpecError(f"{where}{at}: {what}: {error}; put it in quotes if it is text") from error
+    if wrong:
+        raise wrong
     return content, lines
+
+
+def _not_yaml(error: yaml.YAMLError, text: str, where: str) -> str:
+    """What is wrong with a text, and in which line, in one line."""
+    if isinstance(error, ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        said = f"the character U+{error.character:04X} cannot be in it"
+        return f"{where}, line {line}: not YAML ({said})"
+    mark = getattr(error, "problem_mark", None)
+    at = f", line {mark.line + 1}" if mark else ""
+    return f"{where}{at}: not YAML ({getattr(error, 'problem', error)})"

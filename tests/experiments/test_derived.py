@@ -5,7 +5,7 @@ import pytest
 
 from mechprobe.experiments import derived
 from mechprobe.experiments.plan import make_plan
-from mechprobe.experiments.spec_file import load_spec, parse_spec
+from mechprobe.experiments.spec_file import load_spec
 from mechprobe.experiments.steps import Result, step_key
 
 BESIDE = {

@@ -4,7 +4,8 @@ from importlib.resources import files
 
 import pytest
 
-from mechprobe.errors import SpecError
+from mechprobe.errors import MechprobeError, SpecError
+from mechprobe.experiments.plan import make_plan
 from mechprobe.experiments.spec import canonical
 from mechprobe.experiments.spec_file import (
     load_spec,
@@ -276,3 +277,68 @@ def test_the_published_layout_has_51_rows_of_six_models(name):
     packed = {c.baseline_key for c in cells if c.engine == "transformers"}
     # the organisms' are held against a reference on their own engine, which the plan adds
     assert packed == ({None} if name == "demo-51" else {"F16@llama.cpp", "Q8_0@llama.cpp"})
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("x: 2024-13-45", "line 12: 2024-13-45: month must be in 1..12; put it in quotes"),
+        ("x: &a [*a]", "fields lie in each other too deep, or an alias"),
+        (f"x: {'[' * 900}{']' * 900}", "fields lie in each other too deep"),
+        ("3: 4", "line 12: 3: a field's name is text"),
+        ("x: a\0b", "line 12: not YAML (the character U+0000 cannot be in it)"),
+    ],
+)
+def test_what_yaml_trips_over_is_one_line(more, said):
+    with pytest.raises(SpecError) as caught:
+        parse_spec(f"{SMALL}{more}\n", "small.yaml")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_emptied_by_its_mistake_is_no_second_mistake():
+    with pytest.raises(SpecError) as caught:
+        parse_spec("name: t\nmodels:\n  - {name: m, source: a, cells: []}\n", "t.yaml")
+    assert str(caught.value).startswith("t.yaml, line 3: models[0].cells: ")
+    assert "more)" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("precision", "quantize", "made"),
+    [
+        ("GPTQ-INT8", "gptq", "GPTQ-INT4"),
+        ("GPTQ-INT4", "gptq-int8", "GPTQ-INT8"),
+        ("AWQ-INT8", "awq", "AWQ-INT4"),
+        ("W4A16", "awq", "AWQ-INT4"),
+    ],
+)
+def test_a_label_is_what_its_quantizer_makes(precision, quantize, made):
+    def cell(label):
+        return SMALL.replace("precision: FP16", f"{{precision: {label}, quantize: {quantize}}}")
+
+    with pytest.raises(SpecError, match=f"line 7: .*{quantize} cannot be {precision}; it makes"):
+        parse_spec(cell(precision), "small.yaml")
+    if made not in SMALL:
+        assert parse_spec(cell(made), "small.yaml")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("tasks: {refusal: {instrument: eye}}", "line 12: tasks.refusal.instrument: unknown"),
+        ("analysis: {quality: eye}", "line 12: analysis.quality: eye is no measure"),
+        ("analysis: {instrument: eye}", "line 12: analysis.instrument: eye reads no refusals"),
+        ("tasks: {more: [{task: bqq}]}", "line 12: tasks.more[0]: bqq: unknown task 'bqq'"),
+        ("prompts: {source: none.jsonl}", "line 12: prompts: none.jsonl: cannot be read"),
+        (
+            "tasks: {multiple_choice: {source: none.jsonl}}",
+            "line 12: tasks.multiple_choice.source: none.jsonl: cannot be read",
+        ),
+    ],
+)
+def test_a_mistake_that_the_plan_finds_names_its_line_too(more, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = SMALL.replace("some/model-awq", "none").replace("some/model", "organism:llama-s")
+    with pytest.raises(MechprobeError) as caught:
+        make_plan(parse_spec(f"{text}{more}\n", "small.yaml"), local_only=True)
+    assert str(caught.value).startswith(f"small.yaml, {said}")

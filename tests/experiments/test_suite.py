@@ -96,7 +96,9 @@ def test_a_mistake_is_one_line_before_anything_runs(task, said):
 
 def test_a_missing_file_is_named_with_its_task(tmp_path):
     task = f"{{task: bbq, source: {tmp_path / 'none.jsonl'}}}"
-    with pytest.raises(PromptFileError, match=r"tasks\.more, bbq: .*none\.jsonl"):
+    with pytest.raises(
+        PromptFileError, match=r"spec\.yaml, line \d+: tasks\.more\[0\]: bbq: .*none\.jsonl"
+    ):
         make_plan(parse_spec(SPEC.format(task), "spec.yaml"))
 
 
