@@ -218,10 +218,13 @@ def run_battery(folder: Path, verbose: bool) -> None:
     import pandas as pd  # noqa: F401
     import scipy.stats  # noqa: F401
     import sklearn.metrics  # noqa: F401
+    import statsmodels.stats.proportion  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import mechprobe.activations
-    import mechprobe.generation.hf  # noqa: F401
+    import mechprobe.activations.capturing
+    import mechprobe.generation.hf
+    import mechprobe.models.hf
+    import mechprobe.models.native  # noqa: F401
 
     imports = resident("VmRSS")
     size = 0
