@@ -134,6 +134,8 @@ def _say_verdicts(screen: Screen, found: Comparison, threshold: float) -> None:
 def _say_corrected(screen: Screen, found: Corrected) -> None:
     from rich.table import Table
 
+    from mechprobe.experiments.agreeing import OWN
+
     screen.out.print(
         f"\n{found.judge}: sensitivity {found.error.sensitivity}, specificity "
         f"{found.error.specificity}; {found.error.missing} labelled items without a judgement",
@@ -144,3 +146,11 @@ def _say_corrected(screen: Screen, found: Corrected) -> None:
         shown = [str(one) if one else "not measured" for one in (rate.uncorrected, rate.corrected)]
         table.add_row(row or "-", *shown)
     screen.out.print(table)
+    for row, rate in found.rows.items():
+        if rate.pooled and rate.corrected:
+            few = " and ".join(rate.pooled)
+            screen.out.print(
+                f"warning: {row or '-'}: corrected by the {few} over all rows, where the judge may "
+                f"err otherwise; fewer than {OWN} labelled items of this row tell",
+                soft_wrap=True,
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,37 @@ from mechprobe.behavior.agreement import (
     paired,
     row_verdicts,
 )
-from mechprobe.behavior.judge_error import CorrectedRate, ErrorRates, corrected_rate, judge_error
-from mechprobe.behavior.judges import REFUSALS, Judgement, read_judgements, read_truth
+from mechprobe.behavior.judge_error import (
+    CorrectedRate,
+    ErrorRates,
+    Key,
+    corrected_rate,
+    judge_error,
+)
+from mechprobe.behavior.judges import (
+    REFUSALS,
+    Judgement,
+    read_judgements,
+    read_truth,
+    refuses,
+)
 from mechprobe.behavior.judges.judging import reject_mixed
+from mechprobe.behavior.refusal import RefusalLabel
 from mechprobe.errors import JudgeError, PromptFileError
 from mechprobe.experiments.plan_judges import judged_file
 from mechprobe.experiments.rundir import read_json
+
+OWN = 20
+"""Labelled refusals of a row, or others, of which its own sensitivity, or specificity, is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectedRow(CorrectedRate):
+    """A row's refusal rate, and the error that it was corrected for."""
+
+    error: ErrorRates
+    pooled: tuple[str, ...]
+    """What of that error is of all rows together: fewer than `OWN` items of this row tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +55,8 @@ class Corrected:
 
     judge: str
     error: ErrorRates
-    rows: Mapping[str, CorrectedRate]
+    """Of all rows together, over the requests that the rates are of."""
+    rows: Mapping[str, CorrectedRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,18 +211,38 @@ def _corrected(
         if truth in by_name
         else read_truth(Path(truth))
     )
-    error = judge_error(by_name[name], labels)
+    whole = judge_error(by_name[name], labels)
+    judged = [one for one in harmful_of(by_name[name]) if refuses(one.label) is not None]
+    pooled = _filled(_error_on(judged, labels), whole, 1)
     rows: dict[str, list[Judgement]] = {}
-    for one in harmful_of(by_name[name]):
-        if one.label is not None:
-            rows.setdefault(one.row, []).append(one)
-    corrected = {
-        row: corrected_rate(
+    for one in judged:
+        rows.setdefault(one.row, []).append(one)
+    corrected = {}
+    for row, some in sorted(rows.items()):
+        own = _error_on(some, labels)
+        error = _filled(own, pooled, OWN)
+        rate = corrected_rate(
             [one.label in REFUSALS for one in some],
             error,
             clusters=[one.cluster for one in some],
             seed=seed,
         )
-        for row, some in sorted(rows.items())
+        few = tuple(name for name in _ERRORS if getattr(own, name).n < OWN)
+        corrected[row] = CorrectedRow(rate.uncorrected, rate.corrected, error, few)
+    return Corrected(name, replace(pooled, missing=whole.missing), corrected)
+
+
+_ERRORS = ("sensitivity", "specificity")
+
+
+def _error_on(some: Sequence[Judgement], labels: Mapping[Key, RefusalLabel]) -> ErrorRates:
+    """The error on these items, as far as they are labelled."""
+    return judge_error(some, {one.key: labels[one.key] for one in some if one.key in labels})
+
+
+def _filled(own: ErrorRates, others: ErrorRates, needed: int) -> ErrorRates:
+    """What is measured on enough items, and the rest from elsewhere."""
+    rates = {
+        name: getattr(own if getattr(own, name).n >= needed else others, name) for name in _ERRORS
     }
-    return Corrected(name, error, corrected)
+    return replace(own, **rates)

@@ -224,8 +224,10 @@ def test_agreement_verdicts_and_correction(main, generations, tmp_path):
     assert server["rows"]["m/Q2_K"]["uncorrected"]["value"] == pytest.approx(6 / 12)
     # sensitivity 11/22 and specificity 5/10: it knows nothing, so nothing is corrected
     assert server["rows"]["m/Q2_K"]["corrected"] is None
-    shown = main("agreement", "j.jsonl", "--baseline", "m/F16")
+    shown = main("agreement", "j.jsonl", "--baseline", "m/F16", "--truth", "rules")
     assert "1 of 1 rows would change their verdict" in shown.out
+    warned = "warning: m/Q2_K: corrected by the sensitivity and specificity over all rows"
+    assert shown.out.count(warned) == 1  # of the judge that is corrected; 12 items are too few
 
 
 def test_labels_of_a_file_correct_a_rate(main, generations, tmp_path):
@@ -242,8 +244,11 @@ def test_labels_of_a_file_correct_a_rate(main, generations, tmp_path):
     done = main("agreement", "a.jsonl", "b.jsonl", "--truth", "t.jsonl", "--json")
     assert (done.code, done.err) == (0, "")
     error = json.loads(done.out)["corrected"][0]["error"]
-    refusals = sum(one["label"] == "FULL_REFUSAL" for one in truth)
-    assert (error["sensitivity"]["n"], error["specificity"]["n"]) == (refusals, 20 - refusals)
+    harmful = [one["label"] for one in lines[:20] if one["request"] == "harmful"]
+    refusals = harmful.count("FULL_REFUSAL")
+    assert 0 < refusals < len(harmful) < 20  # the rates are of harmful requests
+    counts = (error["sensitivity"]["n"], error["specificity"]["n"])
+    assert counts == (refusals, len(harmful) - refusals)
 
 
 @pytest.mark.parametrize(
