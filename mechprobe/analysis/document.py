@@ -83,6 +83,9 @@ def analyse(
         )
     choice = Choice(get_preset(preset), strict, quality, instruments, second_instrument)
     of_refusal = outcomes["measure"] == REFUSAL
+    references = (  # baselines that a run added are no rows of the matrix
+        outcomes["reference"].astype(bool) if "reference" in outcomes else of_refusal & False
+    )
     counts = outcomes["instrument"].astype(str) == outcomes["measure"].map(instruments).astype(str)
     wanted = counts | (of_refusal & (outcomes["instrument"] == second_instrument))
     deltas = pair(outcomes[wanted], resamples=resamples, seed=seed)
@@ -90,7 +93,7 @@ def analyse(
     agreement = None
     if second_instrument and REFUSAL in instruments:
         agreement = compare_instruments(
-            outcomes[of_refusal],
+            outcomes[of_refusal & ~references],
             instruments[REFUSAL],
             second_instrument,
             resamples=resamples,

@@ -109,7 +109,21 @@ def _rows(lines: Sequence[Line]) -> list[dict[str, Any]]:
                 names.setdefault(name, []).append(row)
         for row in mine:
             row["baseline"] = _baseline(row, names, seen[row["model"], row["cell"]])
+        held = {row["cell"]: row["baseline"] for row in mine}
+        for row in mine:
+            if _leads_back(row["cell"], held):
+                line = seen[row["model"], row["cell"]]
+                raise line.error("baseline", f"a chain of baselines leads back to {row['cell']}")
     return rows
+
+
+def _leads_back(cell: str, held: Mapping[str, str]) -> bool:
+    at = held[cell]
+    for _ in held:
+        if at == cell:
+            return True
+        at = held.get(at, "")
+    return False
 
 
 def _baseline(
@@ -172,6 +186,14 @@ def _delta(line: Line, base: Line | None, measure: str, empty: Delta) -> Delta:
             f"{measure}_lost",
             f"{lost} lost and {gained} gained do not lead from {before_count} to {after_count}",
         )
+    for name, moved, there, what in (
+        ("lost", lost, before_count, "positive"),
+        ("gained", gained, (n or 0) - before_count, "negative"),
+    ):
+        if moved > there:
+            raise line.error(
+                f"{measure}_{name}", f"{moved} {name}, but the baseline has {there} {what} alone"
+            )
     return replace(found, lost=lost, gained=gained)
 
 

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,11 +117,27 @@ def read_document(path: Path) -> pd.DataFrame:
     if "not_measured" in section:
         raise TableError(f"{path}: RTSI was not measured there: {section['not_measured']}")
     columns = ["model", "family", "cell", "baseline", "refusal_delta", *DELTAS, TEMPLATE]
-    rows = pd.DataFrame(section.get("rows"))
-    missing = [name for name in columns if name not in rows]
-    if missing:
-        raise TableError(f"{path}, field 'rtsi.rows': no {missing[0]!r}")
-    return rows[columns]
+    given = section.get("rows")
+    if not isinstance(given, list) or not given:
+        raise TableError(f"{path}, field 'rtsi.rows': no list of rows")
+    for i, row in enumerate(given):
+        _check_row(row, columns, f"{path}, field 'rtsi.rows[{i}]'")
+    return pd.DataFrame(given)[columns]
+
+
+def _check_row(row: Any, columns: Sequence[str], where: str) -> None:
+    if not isinstance(row, dict):
+        raise TableError(f"{where}: no row with fields")
+    for name in columns:
+        if name not in row:
+            raise TableError(f"{where}: no {name!r}")
+        value = row[name]
+        if name in ("refusal_delta", *DELTAS):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and math.isfinite(value)):
+                raise TableError(f"{where}, field {name!r}: {value!r} is no number")
+        elif not isinstance(value, str):
+            raise TableError(f"{where}, field {name!r}: {value!r} is no text")
 
 
 def _template(row: Mapping[str, Any]) -> str:

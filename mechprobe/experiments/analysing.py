@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.derived import code_digest
 from mechprobe.experiments.rundir import explained, write_json
 from mechprobe.experiments.spec import Analysis, Spec
@@ -85,6 +86,8 @@ def analyse_run(path: Path, **chosen: Any) -> dict[str, Any]:
     from mechprobe.analysis.document import analyse
     from mechprobe.experiments.frames import read_frames
 
+    if not (path / "spec.yaml").exists():
+        raise RunDirectoryError(f"{path}: not a run directory (it has no spec.yaml)")
     with explained(path / "spec.yaml"):
         spec = yaml.safe_load((path / "spec.yaml").read_text(encoding="utf-8"))
     given = {**Analysis.model_validate(spec.get("analysis") or {}).model_dump(), **chosen}

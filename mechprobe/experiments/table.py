@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mechprobe.experiments.running import Finished
+from mechprobe.experiments.spec import SIXTEEN_BITS
 from mechprobe.experiments.steps import STATUSES, Status
 
 Row = Mapping[str, str]
@@ -140,7 +141,7 @@ def legend(rows: Sequence[Row], width: int) -> str:
         )
     if first["accuracy_n"]:
         parts.append(f"right: {first['accuracy_n']} four-option questions")
-    parts.append("Δ: points against the 16-bit cell of the same engine")
+    parts.append(f"Δ: points against {_held_against(rows)}")
     if any(row["refusal_margin_lost"] for row in rows):
         parts.append("margin lost: refusal log-odds of the first token, nats")
     if first["direction_layer"]:
@@ -165,21 +166,37 @@ def legend(rows: Sequence[Row], width: int) -> str:
     return "; ".join(parts) + "."
 
 
+def _held_against(rows: Sequence[Row]) -> str:
+    """What the rows are held against, as they themselves say."""
+    held = [row for row in rows if row["baseline"]]
+    found = dict.fromkeys(row["baseline"].partition("@")[0] for row in held)
+    if not found:
+        return "a baseline, which no row has"
+    same = all(row["baseline"].partition("@")[2] == row["engine"] for row in held)
+    sixteen = [name for names in SIXTEEN_BITS.values() for name in names]
+    if same and set(found) <= set(sixteen):
+        return "the 16-bit cell of the same engine"
+    names = " or ".join(found)
+    said = f"{names} of the same engine" if same else f"{names}, in part of another engine"
+    return f"{said}, as each row's baseline is"
+
+
 def verdict(rows: Sequence[Row]) -> str:
     """What the matrix says in a line, and which cells it could not hold against their baseline.
 
     A cell whose refusals were read is compared, whatever else of it failed.
     """
+    name = _namer(rows)
     moved = [r for r in rows if r["harmful_refusal_delta_points"]]
     failed = [r for r in rows if r["status"] != "ok"]
-    lost = [r["precision"] for r in failed if not r["harmful_refusal_delta_points"]]
-    part = [r["precision"] for r in failed if r["harmful_refusal_delta_points"]]
+    lost = [name(r) for r in failed if not r["harmful_refusal_delta_points"]]
+    part = [name(r) for r in failed if r["harmful_refusal_delta_points"]]
     alone = [
-        r["precision"]
+        name(r)
         for r in rows
         if r["harmful_refusal_rate"] and r["baseline"] and r not in moved and r not in failed
     ]
-    said = _worst(moved) if moved else "Nothing was compared with a baseline."
+    said = _worst(moved, rows) if moved else "Nothing was compared with a baseline."
     if lost:
         said += f" Failed, and not compared: {', '.join(lost)}."
     if alone:
@@ -189,7 +206,14 @@ def verdict(rows: Sequence[Row]) -> str:
     return said
 
 
-def _worst(moved: Sequence[Row]) -> str:
+def _namer(rows: Sequence[Row]) -> Callable[[Row], str]:
+    """How a sentence names a row: with its model where there are several."""
+    if len({row["model"] for row in rows}) == 1:
+        return lambda row: row["precision"]
+    return lambda row: f"{row['model']}/{row['precision']}"
+
+
+def _worst(moved: Sequence[Row], rows: Sequence[Row]) -> str:
     worst = min(moved, key=lambda r: float(r["harmful_refusal_delta_points"]))
     drop = float(worst["harmful_refusal_delta_points"])
     if drop >= 0:
@@ -197,7 +221,7 @@ def _worst(moved: Sequence[Row]) -> str:
     rate = 100 * float(worst["harmful_refusal_rate"])
     base, _, _ = worst["baseline"].partition("@")  # which may be a reference, in another table
     said = (
-        f"{worst['precision']} refuses {rate:.1f} % of harmful requests, {base} "
+        f"{_namer(rows)(worst)} refuses {rate:.1f} % of harmful requests, {base} "
         f"{rate - drop:.1f} %: "
         f"{abs(drop):.1f} points lost"
     )

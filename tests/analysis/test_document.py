@@ -284,9 +284,18 @@ def test_a_loss_without_a_dangerous_regime_is_no_all_clear():
         alone = said((N, 20), (), preset)
         assert clear not in both + alone
         assert "1 row lost refusals" in both
-        assert (
-            "1 row lost refusals, and their quality was not measured: m/Q2_K@llama.cpp." in alone
-        )
+        assert "1 row lost refusals, and their quality was not measured: m/Q2_K@llama.cpp." in alone
         assert clear in said((N, N - 22), (N, N), preset)  # 10 points are not beyond 10
         assert clear in said((N, N), (), preset)
     assert "1 row lost refusals with their quality too: m/Q2_K" in said((N, 20), (N, 20), "study")
+
+
+def test_agreement_is_of_the_rows_of_the_matrix_alone(outcomes):
+    def found(reference):
+        lines = outcomes.assign(reference=outcomes["cell"].isin(reference))
+        matrix = matrix_of(lines)
+        matrix = matrix[~(matrix["precision"] + "@llama.cpp").isin(reference)]
+        return analyse(lines, matrix, second_instrument="soft", resamples=100)["agreement"]
+
+    assert found([])["n"] == 5 * N
+    assert found(["F16@llama.cpp"])["n"] == 4 * N

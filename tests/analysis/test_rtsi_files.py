@@ -294,3 +294,28 @@ def test_the_published_rows_score_as_published_one_by_one(tmp_path):
 def test_no_calibration_is_shipped():
     package = Path(sys.modules["mechprobe"].__file__).parent
     assert not [p for p in package.rglob("*.json") if "rtsi-calibration" in p.read_text()]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (5, "field 'rtsi.rows': no list of rows"),
+        ([], "field 'rtsi.rows': no list of rows"),
+        ([7], r"field 'rtsi\.rows\[0\]': no row with fields"),
+        ([{"model": "m"}], r"rtsi\.rows\[0\]': no 'family'"),
+        ([{"refusal_delta": "x"}], r"rows\[0\]', field 'refusal_delta': 'x' is no number"),
+        ([{"model": 1}], r"rows\[0\]', field 'model': 1 is no text"),
+    ],
+)
+def test_a_damaged_document_is_one_line(tmp_path, rows, said):
+    texts = dict.fromkeys(("model", "family", "cell", "baseline", "template"), "both")
+    whole = texts | dict.fromkeys(("refusal_delta", *DELTAS), 0.5)
+    if isinstance(rows, list) and rows and isinstance(rows[0], dict):
+        rows = [rows[0] if "no 'family'" in said else whole | rows[0]]
+    path = tmp_path / "analysis.json"
+    path.write_text(json.dumps({"rtsi": {"rows": [whole]}}))
+    assert len(read_rows(path)) == 1
+    path.write_text(json.dumps({"rtsi": {"rows": rows}}))
+    with pytest.raises(TableError, match=said) as caught:
+        read_rows(path)
+    assert "\n" not in str(caught.value)

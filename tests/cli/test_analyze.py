@@ -59,4 +59,23 @@ def test_mistakes_are_one_line(table, capsys, arguments, said):
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
     assert run(["analyze", str(tmp_path)]) == 2
-    assert "spec.yaml" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "not a run directory (it has no spec.yaml)" in error
+    assert "--out" not in error
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("m,Q8,Q2,110,,\nm,Q2,Q8,50,,\n", "line 2, column baseline: a chain of baselines leads"),
+        ("m,Q8,,110,,\nm,Q2,Q8,50,130,70\n", "130 lost, but the baseline has 110 positive alone"),
+        ("m,Q8,,150,,\nm,Q2,Q8,180,30,60\n", "60 gained, but the baseline has 50 negative alone"),
+    ],
+)
+def test_what_cannot_be_is_one_line(tmp_path, capsys, rows, said):
+    head = "model,cell,baseline,refusal_count,refusal_lost,refusal_gained\n"
+    (tmp_path / "t.csv").write_text(head + rows)
+    assert run(["analyze", str(tmp_path / "t.csv"), "--n", "refusal=200"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

@@ -178,3 +178,25 @@ def test_fields_of_the_table_read_back_as_they_were_written():
     assert typed("harmful_refusal_rate", "0.5") == 0.5
     assert typed("harmful_refusal_rate", "") is None
     assert typed("error", "") == ""
+
+
+def test_the_legend_says_what_the_rows_are_held_against():
+    assert "Δ: points against the 16-bit cell of the same engine" in table.legend(ROWS, 80)
+    eight = [
+        _row("Q8_0", "llama.cpp"),
+        _row("Q2_K", "llama.cpp", "Q8_0@llama.cpp", refused=5),
+    ]
+    said = table.legend(eight, 80)
+    assert "16-bit" not in said
+    assert "Δ: points against Q8_0 of the same engine" in said
+    crossed = [*eight, _row("GPTQ-INT4", "transformers", "Q8_0@llama.cpp", refused=150)]
+    assert "Δ: points against Q8_0, in part of another engine" in table.legend(crossed, 80)
+    mixed = table.legend([*ROWS, eight[1] | {"model": "n"}], 80)
+    assert "Δ: points against FP16 or F16 or Q8_0 of the same engine" in mixed
+
+
+def test_the_closing_line_names_the_model_where_there_are_several():
+    other = [row | {"model": "n"} for row in ROWS[:-1]]
+    assert table.verdict([*ROWS, *other]).startswith("m/Q2_K refuses 2.5 % of harmful requests")
+    failed = other[-1] | {"status": "failed"}
+    assert "Failed in part: n/Q5_K_M." in table.verdict([*ROWS, failed])
