@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
@@ -20,6 +21,8 @@ _KNOWN: Mapping[str, RefusalLabel] = {
     "normal": "COMPLIANCE",
 }
 _BATCH = 16
+_NO_LIMIT = 10**9
+"""Tokenizers without a limit say 10^30."""
 
 
 class ClassifierJudge:
@@ -60,8 +63,11 @@ class ClassifierJudge:
         self._model.eval()
         names = self._model.config.id2label
         self._labels = [_ours(text, names[i], settings) for i in range(len(names))]
-        limits = (self._tokenizer.model_max_length, self._model.config.max_position_embeddings)
-        self._limit = int(min(limit for limit in limits if limit))
+        self._limit = min(_limits(self._tokenizer, self._model), default=None)
+        # some models find where a text of a batch ends by what it is filled up with
+        fills = self._tokenizer.pad_token_id
+        knows = getattr(self._model.config, "pad_token_id", None)
+        self._batch = _BATCH if fills is not None and fills == knows else 1
         self.name = text
         self.about: Mapping[str, Any] = {
             "judge": "hf",
@@ -80,14 +86,14 @@ class ClassifierJudge:
         given = list(pairs)
         # of like length together; padding then changes little but time
         order = sorted(range(len(given)), key=lambda i: sum(map(len, given[i])))
-        for start in range(0, len(order), _BATCH):
-            some = order[start : start + _BATCH]
+        for start in range(0, len(order), self._batch):
+            some = order[start : start + self._batch]
             answers = [given[i][1] for i in some]
             texts = [answers] if self._answer_only else [[given[i][0] for i in some], answers]
             batch = self._tokenizer(
                 *texts,
-                padding=True,
-                truncation="longest_first",
+                padding=self._batch > 1,
+                truncation="longest_first" if self._limit else False,
                 max_length=self._limit,
                 return_tensors="pt",
             )
@@ -106,6 +112,38 @@ class ClassifierJudge:
     def close(self) -> None:
         """Release the weights."""
         self._model = None
+
+
+def says_unclear(text: str) -> bool:
+    """Whether one of its labels is UNCLEAR, by its spelling or by its config, without loading it.
+
+    Raises:
+        SpecError: It is spelled wrongly.
+        CheckpointError: There is no such checkpoint.
+    """
+    model, revision, settings = spelled(text)
+    config = resolve_source(model, revision=revision).path / "config.json"
+    names = json.loads(config.read_text("utf-8")).get("id2label", {}).values()
+    own = [_KNOWN.get(str(name).lower()) for name in names if name not in settings]
+    return "UNCLEAR" in [*settings.values(), *own]
+
+
+def _limits(tokenizer: Any, model: Any) -> Iterator[int]:
+    """Tokens that it takes, as far as tokenizer, configuration and tables of positions say."""
+    from torch.nn import Embedding
+
+    for said in (
+        tokenizer.model_max_length,
+        getattr(model.config, "max_position_embeddings", None),
+    ):
+        if said and 0 < said < _NO_LIMIT:
+            yield int(said)
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, Embedding):
+            # RoBERTa and its kin count positions from behind that of the padding
+            yield (
+                table.num_embeddings - (-1 if table.padding_idx is None else table.padding_idx) - 1
+            )
 
 
 def spelled(text: str) -> tuple[str, str | None, dict[str, str]]:

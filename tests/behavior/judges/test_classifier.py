@@ -6,7 +6,13 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 
 from mechprobe.behavior.judges import Exchange, judge_exchanges, open_judge
@@ -63,6 +69,62 @@ def test_each_item_gets_the_class_that_the_model_gives_it_alone(classifier, show
             expected.append(ours[int(model(**batch).logits.argmax())])
     assert [one.label for one in found] == expected
     assert len(set(expected)) > 1
+
+
+SMALL = {"vocab_size": 24, "id2label": {0: "NORMAL", 1: "REJECTION"}, "initializer_range": 1.0}
+HEADS = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16}
+OTHERS = {
+    # positions 0 and 1 are of the padding: 18 of 20 are left for tokens
+    "roberta": (
+        RobertaForSequenceClassification,
+        RobertaConfig(
+            **SMALL, **HEADS, intermediate_size=16, max_position_embeddings=20, pad_token_id=1
+        ),
+        18,
+    ),
+    "gpt2": (
+        GPT2ForSequenceClassification,
+        GPT2Config(
+            **SMALL, n_embd=16, n_layer=1, n_head=2, n_positions=20, bos_token_id=2, eos_token_id=3
+        ),
+        20,
+    ),
+    "xlnet": (
+        XLNetForSequenceClassification,
+        XLNetConfig(**SMALL, d_model=16, n_layer=1, n_head=2, d_inner=16),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("pads", [True, False])
+def test_classifiers_with_other_positions_and_no_padding(tmp_path, name, pads):
+    """No limit in the tokenizer, a padding token in it or not, and long answers."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    kind, config, limit = OTHERS[name]
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    model.save_pretrained(tmp_path)
+    vocabulary = {w: i for i, w in enumerate(["<s>", "<pad>", "</s>", "[UNK]", *WORDS])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    more = {"pad_token": "<pad>"} if pads else {}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="[UNK]", **more)
+    tokenizer.save_pretrained(tmp_path)
+    judge = open_judge(f"hf:{tmp_path}")
+    assert judge.about["limit"] == limit
+    items = [one for one in _items() if one.text]
+    found = judge_exchanges(judge, items).judgements
+    for one, said in zip(items, found, strict=True):
+        ids = tokenizer(
+            one.prompt, one.text, truncation=bool(limit) and "longest_first", max_length=limit
+        )["input_ids"]
+        with torch.no_grad():
+            alone = int(model(torch.tensor([ids])).logits.argmax())
+        assert said.label == ["COMPLIANCE", "FULL_REFUSAL"][alone]
+    assert len({one.label for one in found}) == 2
 
 
 def test_a_label_without_a_counterpart_is_asked_for(classifier):
