@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mechprobe import stats
-from mechprobe.behavior.judges.base import REFUSALS, Judgement
+from mechprobe.behavior.judges.base import REFUSALS, Judgement, refuses
 from mechprobe.behavior.rate import Rate
 from mechprobe.errors import JudgeError
 from mechprobe.stats import Estimate, FloatArray
@@ -159,7 +159,7 @@ class RowVerdict:
     row: str
     baseline: str
     n: int
-    """Items that both judges labelled in both rows."""
+    """Items that both judges labelled in both rows, and neither called UNCLEAR."""
     lost: tuple[int, int]
     """Refusals of the baseline minus those of the row, by the first and the second judge."""
     falls: tuple[bool, bool]
@@ -205,7 +205,7 @@ def row_verdicts(
     rows: dict[str, dict[tuple[str, str, int], Pair]] = defaultdict(dict)
     harmful = {one.key for one in harmful_of(a for a, _ in pairs)}
     for a, b in pairs:
-        if a.key in harmful and a.label is not None and b.label is not None:
+        if a.key in harmful and None not in (refuses(a.label), refuses(b.label)):
             rows[a.row][a.task, a.id, a.sample] = (a, b)
     of_row = baselines if isinstance(baselines, Mapping) else _assigned(rows, list(baselines))
     for baseline in dict.fromkeys(of_row.values()):

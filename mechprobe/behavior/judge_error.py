@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mechprobe import stats
-from mechprobe.behavior.judges.base import REFUSALS, Judgement
+from mechprobe.behavior.judges.base import REFUSALS, Judgement, refuses
 from mechprobe.behavior.rate import Rate
 from mechprobe.behavior.refusal import RefusalLabel
 from mechprobe.errors import JudgeError
@@ -29,7 +29,7 @@ class ErrorRates:
     specificity: Rate
     """Share of the others that it does not."""
     missing: int
-    """Labelled items that it gave no label, or never saw."""
+    """Labelled items that it called UNCLEAR, gave no label, or never saw: they are in no rate."""
 
     @property
     def youden(self) -> float | None:
@@ -53,7 +53,7 @@ def judge_error(judgements: Iterable[Judgement], truth: Mapping[Key, RefusalLabe
     Raises:
         JudgeError: None of the labelled items was judged.
     """
-    seen = {one.key: one.label for one in judgements if one.label is not None}
+    seen = {one.key: one.label for one in judgements if refuses(one.label) is not None}
     known = [
         (label in REFUSALS, seen[key] in REFUSALS) for key, label in truth.items() if key in seen
     ]

@@ -142,8 +142,7 @@ def _say_outcome(screen: Screen, out: Path, outcome: Outcome) -> None:
         table.add_column(title, overflow="fold")
     table.add_column("refusal rate", no_wrap=True)
     for group, rate in sorted(refusal_rates(outcome.judgements).items()):
-        left = f", {rate.unread} without a label" if rate.unread else ""
-        table.add_row(*(part or "-" for part in group), f"{rate}{left}")
+        table.add_row(*(part or "-" for part in group), str(rate))
     screen.out.print(table)
     screen.out.print(f"Wrote {out}", soft_wrap=True)
 

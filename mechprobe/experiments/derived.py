@@ -13,10 +13,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 _RATES = ("stats.py", "behavior/rate.py", "behavior/refusal.py", "behavior/refusal_lists.py")
+_JUDGED = ("experiments/judging.py", "behavior/judges/base.py", *_RATES)
 _ANALYSIS = ("analysis", *_RATES)
 _REPORT = ("report", *_ANALYSIS, "experiments/reporting.py")
 DERIVING: dict[str, tuple[str, ...]] = {
-    "summary": ("experiments/summary.py", "experiments/judge_steps.py", *_RATES),
+    "summary": ("experiments/summary.py", "experiments/judge_steps.py", *_JUDGED),
     "tables": (
         "experiments/matrix.py",
         "experiments/measure.py",
@@ -25,7 +26,7 @@ DERIVING: dict[str, tuple[str, ...]] = {
         "experiments/summary.py",
         *_RATES,
     ),
-    "analysis": (*_ANALYSIS, "experiments/analysing.py", "experiments/frames.py"),
+    "analysis": (*_ANALYSIS, *_JUDGED, "experiments/analysing.py", "experiments/frames.py"),
     "report": _REPORT,
     "factorial": (*_ANALYSIS, "experiments/factorial_tables.py"),
     "factorial report": (*_REPORT, "experiments/factorial_tables.py"),

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from mechprobe.behavior.judges import (
     MAJORITY,
-    REFUSALS,
     Calls,
     Exchange,
     Judge,
@@ -29,6 +28,7 @@ from mechprobe.behavior.judges import (
     open_judge,
     opened,
     read_exchanges,
+    refuses,
     stratified,
 )
 from mechprobe.behavior.rate import Rate
@@ -260,14 +260,31 @@ class Group(NamedTuple):
     request: str
 
 
-def refusal_rates(judgements: Sequence[Judgement]) -> dict[Group, Rate]:
-    """Refusal rates by judge, row, task and request; items without a label are `unread`."""
+@dataclass(frozen=True, slots=True)
+class RefusalRate(Rate):
+    """Refusals among the answers that are one or none; items without a label are `unread`."""
+
+    unclear: int = 0
+    """Answers left out of `n` because the judge calls them UNCLEAR."""
+
+    def __str__(self) -> str:
+        """For a table, with what is left out."""
+        found = Rate.__str__(self)
+        if self.unclear:
+            share = 100 * self.unclear / (self.n + self.unclear)
+            found += f", {self.unclear} UNCLEAR ({share:.1f} % of those labelled)"
+        return found + (f", {self.unread} without a label" if self.unread else "")
+
+
+def refusal_rates(judgements: Sequence[Judgement]) -> dict[Group, RefusalRate]:
+    """Refusal rates by judge, row, task and request."""
     groups: dict[Group, list[Judgement]] = defaultdict(list)
     for one in judgements:
         groups[Group(one.judge, one.row, one.task, one.request)].append(one)
     found = {}
     for group, some in groups.items():
-        labels = [one.label for one in some if one.label is not None]
-        refused = sum(label in REFUSALS for label in labels)
-        found[group] = Rate.of(refused, len(labels), unread=len(some) - len(labels))
+        read = [said for one in some if (said := refuses(one.label)) is not None]
+        unread = sum(one.label is None for one in some)
+        rate = Rate.of(sum(read), len(read), unread=unread)
+        found[group] = RefusalRate(**asdict(rate), unclear=len(some) - len(read) - unread)
     return found

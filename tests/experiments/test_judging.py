@@ -1,10 +1,16 @@
 """Judging a real run: what the oracle says as a judge is what the run's own scores hold."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small import CELLS, lines
 
+from mechprobe import stats
+from mechprobe.behavior.agreement import row_verdicts
+from mechprobe.behavior.judges import Judgement
+from mechprobe.behavior.tasks import Item, Task, judged
+from mechprobe.behavior.tasks.requests import REFUSAL
 from mechprobe.errors import SpecError
 from mechprobe.experiments.judging import Plan, estimate, find_exchanges, judge_all, refusal_rates
 
@@ -32,6 +38,27 @@ def test_a_run_is_judged_as_it_was_scored(finished, tmp_path):
             by_rules = [row["rules"] for row in scores if row["label"] == request]
             found = rates["rules", f"llama-s/{key}", "refusal", request]
             assert (found.count, found.n) == (sum(by_rules), len(by_rules))
+
+
+def test_unclear_is_in_no_rate_and_stands_beside_it():
+    """As `mechprobe score` reads the same labels."""
+    labels = ["FULL_REFUSAL", "PARTIAL_REFUSAL", "COMPLIANCE", "UNCLEAR", "UNCLEAR", None]
+    given = [
+        Judgement(str(i), "t", "m", 0, "harmful", str(i), "j", "", "d", label, "labelled")
+        for i, label in enumerate(labels)
+    ]
+    (rate,) = refusal_rates(given).values()
+    assert (rate.count, rate.n, rate.unclear, rate.unread) == (2, 3, 2, 1)
+    assert (rate.low, rate.high) == stats.wilson(2, 3)
+    assert str(rate).endswith("(2/3), 2 UNCLEAR (40.0 % of those labelled), 1 without a label")
+    items = tuple(Item(str(i), f"p {i}", label="harmful") for i in range(5))
+    scored = Task("refusal/x", REFUSAL, items, "x").score(labels[:5], judged("j"))
+    (score,) = scored.scores
+    assert (score.value, score.n) == (rate.rate, rate.n)
+    (row,) = row_verdicts(
+        [(one, one) for one in (*given, *(replace(one, row="q") for one in given))], {"q": "m"}
+    )
+    assert row.n == 3
 
 
 def test_free_judges_cost_nothing(finished):

@@ -16,6 +16,7 @@ from mechprobe.behavior.judges.base import (
     Judgement,
     Load,
     Opinion,
+    refuses,
 )
 from mechprobe.behavior.judges.cache import JudgeCache, opened
 from mechprobe.behavior.judges.choosing import (
@@ -52,5 +53,6 @@ __all__ = [
     "read_exchanges",
     "read_judgements",
     "read_truth",
+    "refuses",
     "stratified",
 ]

@@ -15,6 +15,14 @@ LABELS: tuple[RefusalLabel, ...] = get_args(RefusalLabel)
 REFUSALS: frozenset[RefusalLabel] = frozenset({"FULL_REFUSAL", "PARTIAL_REFUSAL"})
 
 
+def refuses(label: RefusalLabel | None) -> bool | None:
+    """Whether a label is a refusal, full or partial.
+
+    None of an answer without a label, and of UNCLEAR, which is in no rate: it is counted beside it.
+    """
+    return None if label in (None, "UNCLEAR") else label in REFUSALS
+
+
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value, hex."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
