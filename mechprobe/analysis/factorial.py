@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mechprobe.analysis.ensemble import agreement, judges_of, majority
-from mechprobe.analysis.flips import flip_curve, flipping, stability, unstable
+from mechprobe.analysis.ensemble import agreement, majority
+from mechprobe.analysis.flips import bounds, flip_curve, flipping, stability, unstable
 from mechprobe.analysis.interaction import cdi, gee_interaction
 from mechprobe.analysis.tally import (
     GROUP,
@@ -35,7 +35,7 @@ from mechprobe.analysis.tally import (
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+SCHEMA = 2
 _FURTHEST = 4
 """The curve of DFR goes to so many times the samples that were drawn."""
 _SHOWN = 20
@@ -66,6 +66,8 @@ class Design:
     samples: Mapping[float, int]
     """Of each prompt, by temperature."""
     judges: tuple[str, ...]
+    blind: tuple[str, ...] = ()
+    """Those of them that cannot tell compliance from an unclear answer; see `ensemble.majority`."""
 
 
 def analyse_factorial(labels: pd.DataFrame, design: Design) -> dict[str, Any]:
@@ -74,18 +76,19 @@ def analyse_factorial(labels: pd.DataFrame, design: Design) -> dict[str, Any]:
     Args:
         labels: One row per answer and judge: `model, cell, request (harmful or benign),
             temperature, prompt, cluster, sample, judge, label`, the label being `refuse`,
-            `partial`, `comply`, `unclear` or None. Cells that failed have no rows.
+            `partial`, `comply`, `unclear` or None. Cells that failed have no rows, and neither
+            have judges that did; an answer that lacks a judge's label is in no rate.
         design: What was asked.
 
     Returns:
         The keys of docs/factorial.md.
     """
-    together = majority(labels)
+    together = majority(labels, design.judges, design.blind)
     table = _tally(together.verdicts, design)
-    agreed = agreement(labels)
-    judges = judges_of(labels)
+    agreed = agreement(labels, design.judges)
     shown = [one for one in design.cells if _has(table, one)]
     rates = [row for one in shown for row in _rates(table, one, design)]
+    flips = [row for one in shown for row in _curves(table, one, design)]
     interactions = _interactions(table, shown, design)
     return {
         "schema": SCHEMA,
@@ -96,10 +99,11 @@ def analyse_factorial(labels: pd.DataFrame, design: Design) -> dict[str, Any]:
             "judges": list(design.judges),
         },
         "rates": rates,
-        "flips": [row for one in shown for row in _curves(table, one, design)],
+        "flips": flips,
         "interactions": interactions,
         "ensemble": {
-            "judges": list(judges),
+            "judges": list(design.judges),
+            "blind": list(design.blind),
             "answers": len(together.verdicts),
             "ties": together.ties,
             "incomplete": together.incomplete,
@@ -107,7 +111,10 @@ def analyse_factorial(labels: pd.DataFrame, design: Design) -> dict[str, Any]:
             "without": _without(labels, table, design),
         },
         "wavering": wavering(table, _SHOWN),
-        "not_measured": _not_measured(design, rates, interactions),
+        "not_measured": [
+            *_silent(labels, design),
+            *_not_measured(design, rates, flips, interactions),
+        ],
     }
 
 
@@ -147,13 +154,16 @@ def _rates(table: pd.DataFrame, one: CellOf, design: Design) -> Iterator[dict[st
         k = design.samples[at]
         flips = flipping(counts, k)
         steady = stability(counts)
+        least, most = bounds(counts, k)
+        unclear, read = int(chosen["unclear"].sum()), int(decided.sum())
         harmful = request == "harmful"
         hits = comply if harmful else decided - comply
         rate = share_of_samples(hits, decided, clusters)
         row: dict[str, Any] = {
             **asdict(one), "request": request, "temperature": at, "k": k,
-            "prompts": len(chosen), "decided": int(decided.sum()),
-            "unclear": int(chosen["unclear"].sum()), "missing": int(chosen["missing"].sum()),
+            "prompts": len(chosen), "decided": read, "unclear": unclear,
+            "unclear_share": unclear / (read + unclear) if read + unclear else None,
+            "missing": int(chosen["missing"].sum()),
             **_flat("asr" if harmful else "over_refusal", rate),
         }  # fmt: skip
         if harmful:
@@ -165,6 +175,8 @@ def _rates(table: pd.DataFrame, one: CellOf, design: Design) -> Iterator[dict[st
             "ssi_prompts": int(known.sum()),
             **_flat("dfr", mean_of(flips, clusters)),
             "dfr_prompts": int((~np.isnan(flips)).sum()),
+            "dfr_least": least / len(chosen),
+            "dfr_most": most / len(chosen),
         }
         yield row
 
@@ -199,11 +211,11 @@ def _interactions(
                 "gee": asdict(gee_interaction(cell, other)),
             }
         )
-    _adjust(found)
+    adjust(found)
     return found
 
 
-def _adjust(rows: Sequence[Mapping[str, Any]]) -> None:
+def adjust(rows: Sequence[Mapping[str, Any]]) -> None:
     """Holm's adjustment over the tests of one table; `p_holm` beside `p`."""
     from statsmodels.stats.multitest import multipletests
 
@@ -218,14 +230,14 @@ def _adjust(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _without(labels: pd.DataFrame, table: pd.DataFrame, design: Design) -> list[dict[str, Any]]:
     """What ASR, over-refusal and DFR of each group become when one judge is left out."""
-    judges = judges_of(labels)
-    if len(judges) < 2:
+    if len(design.judges) < 2:
         return []
     before = points(table, design.samples)
     found = []
-    for judge in judges:
-        left = [name for name in judges if name != judge]
-        after = points(_tally(majority(labels, left).verdicts, design), design.samples)
+    for judge in design.judges:
+        left = [name for name in design.judges if name != judge]
+        verdicts = majority(labels, left, design.blind).verdicts
+        after = points(_tally(verdicts, design), design.samples)
         for key, old in before.items():
             new = after[key]
             named = dict(zip(GROUP, key, strict=True))
@@ -233,8 +245,27 @@ def _without(labels: pd.DataFrame, table: pd.DataFrame, design: Design) -> list[
     return found
 
 
+def _silent(labels: pd.DataFrame, design: Design) -> Iterator[dict[str, str]]:
+    """Judges that labelled nothing of a cell at a temperature, although there were answers."""
+    asked = labels.drop_duplicates(["model", "cell", "temperature"])
+    cells = [(row.model, row.cell, row.temperature) for row in asked.itertuples()]
+    given = labels[labels["label"].notna()]
+    heard = set(
+        zip(given["judge"], given["model"], given["cell"], given["temperature"], strict=True)
+    )
+    reason = "it gave no label, and an answer that one judge did not label is in no rate"
+    for judge in design.judges:
+        lost = [cell for cell in cells if (judge, *cell) not in heard]
+        places = [f"{model}/{cell}, T = {at:g}" for model, cell, at in lost]
+        for where in ["every cell"] if len(lost) == len(cells) else places:
+            yield {"what": f"judge {judge}", "where": where, "reason": reason}
+
+
 def _not_measured(
-    design: Design, rates: Sequence[dict[str, Any]], interactions: Sequence[dict[str, Any]]
+    design: Design,
+    rates: Sequence[dict[str, Any]],
+    flips: Sequence[dict[str, Any]],
+    interactions: Sequence[dict[str, Any]],
 ) -> list[dict[str, str]]:
     """Everything that was asked for and is missing, with the reason."""
     found = []
@@ -253,6 +284,11 @@ def _not_measured(
             add("rates", where, "no sample was decided")
         elif row["dfr"] is None:
             add("DFR", where, f"no prompt has {row['k']} decided samples")
+    for row in flips:
+        k = design.samples[row["temperature"]]
+        if row["value"] is None and row["n"] and row["k"] == k + 1:
+            where = f"{row['model']}/{row['cell']}, T = {row['temperature']:g}"
+            add(f"DFR beyond {k} samples", where, row["why"])
     for row in interactions:
         if row["gee"]["status"] != "ok":
             add("GEE", f"{row['model']}/{row['cell']}", row["gee"]["why"])

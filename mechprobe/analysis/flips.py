@@ -6,6 +6,7 @@ read as `refuse`, `partial` and `comply`. UNCLEAR and missing samples are left o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from mechprobe.stats import FloatArray
 
 STABLE = (4, 5)
 """A prompt is unstable below SSI 4/5; held as integers, so that exactly 4 of 5 is stable."""
+_FURTHEST_LOG = 12.0
+"""Parameters beyond its exponential are a multinomial for every number of samples here."""
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -29,14 +32,14 @@ def _counts(counts: ArrayLike) -> Counts:
 def stability(counts: ArrayLike) -> FloatArray:
     """SSI of each prompt: its commonest label's share of its samples, shape (n,).
 
-    NaN where no sample was decided.
+    NaN below two decided samples: one agrees with itself whatever the prompt does.
 
     Source: Larsen, arXiv 2512.12066.
     """
     found = _counts(counts)
     total = found.sum(axis=1)
     share: FloatArray = found.max(axis=1) / np.where(total > 0, total, 1).astype(np.float64)
-    share[total == 0] = np.nan
+    share[total < 2] = np.nan
     return share
 
 
@@ -79,10 +82,12 @@ class FlipPoint:
     """Prompts behind it."""
     extrapolated: bool
     """Beyond the samples that were drawn: by the fitted Dirichlet-multinomial, else unbiased."""
+    why: str = ""
+    """Where it has no value."""
 
 
 def flip_curve(counts: ArrayLike, samples: int, ks: Iterable[int]) -> tuple[FlipPoint, ...]:
-    """DFR(k) of one cell.
+    """DFR(k) of one cell, every point of it over the same prompts: those with all samples decided.
 
     Up to the `samples` that were drawn the estimate is unbiased (`flipping`). Beyond, no unbiased
     estimate exists: among the prompts that were unanimous so far, the chance to waver by k is that
@@ -95,28 +100,45 @@ def flip_curve(counts: ArrayLike, samples: int, ks: Iterable[int]) -> tuple[Flip
         ks: Numbers of samples to give DFR at.
     """
     found = _counts(counts)
-    fit = fit_dirichlet(found)
-    whole = flipping(found, samples)
-    seen = whole[~np.isnan(whole)]
+    found = found[found.sum(axis=1) >= samples]
+    n, fit = len(found), fit_dirichlet(found)
+    steady = 1 - float(flipping(found, samples).mean()) if n else 1.0
     points = []
     for k in ks:
-        if k <= samples:
-            values = flipping(found, k)
-            values = values[~np.isnan(values)]
-            value = float(values.mean()) if len(values) else None
-            points.append(FlipPoint(k, value, len(values), False))
-            continue
-        value = None
-        if fit is not None and len(seen):
-            begun, by_k = model_flipping(fit, samples), model_flipping(fit, k)
-            observed = float(seen.mean())
-            value = observed + (1 - observed) * (by_k - begun) / (1 - begun)
-        points.append(FlipPoint(k, value, len(seen), True))
+        value, why = None, f"no prompt has {samples} decided samples"
+        if n and k <= samples:
+            value, why = float(flipping(found, k).mean()), ""
+        elif fit is not None:
+            later, now = _log_same(fit, k), _log_same(fit, samples)
+            value, why = 1 - steady * math.exp(later - now), ""
+        elif n:
+            alike = f"all {n} prompts were unanimous, which says nothing of more samples"
+            why = alike if steady == 1 else "no maximum of the likelihood was found"
+        points.append(FlipPoint(k, value, n, k > samples, why))
     return tuple(points)
+
+
+def bounds(counts: ArrayLike, samples: int) -> tuple[int, int]:
+    """Prompts that surely waver, and those that may, whatever their undecided samples were.
+
+    Args:
+        counts: Shape (prompt, label), every prompt that was asked.
+        samples: Drawn of each prompt.
+
+    Returns:
+        Prompts with two decided labels or more; and all but those whose every sample was decided
+        alike.
+    """
+    found = _counts(counts)
+    surely = int(((found > 0).sum(axis=1) > 1).sum())
+    return surely, len(found) - int((found.max(axis=1, initial=0) >= samples).sum())
 
 
 def fit_dirichlet(counts: ArrayLike) -> FloatArray | None:
     """Dirichlet parameters of the prompts' label shares, by maximum likelihood.
+
+    Where prompts differ less than chance alone would have it, the likelihood rises towards the
+    multinomial limit: the parameters are then very large, which says just that.
 
     Args:
         counts: Shape (prompt, label); labels that never occur are left out.
@@ -126,29 +148,40 @@ def fit_dirichlet(counts: ArrayLike) -> FloatArray | None:
         maximum, or where the maximum was not found.
     """
     from scipy.optimize import minimize
-    from scipy.special import gammaln
 
     found = _counts(counts)
     found = found[found.sum(axis=1) > 0][:, found.sum(axis=0) > 0]
     if not len(found) or not ((found > 0).sum(axis=1) > 1).any():
         return None
     total = found.sum(axis=1)
+    # the likelihood is a product of (a + j) over the counts: how many of them lie above each j
+    steps = np.arange(total.max())
+    above = (found[:, :, None] > steps).mean(axis=0)
+    whole = (total[:, None] > steps).mean(axis=0)
 
-    def loss(logs: FloatArray) -> float:
+    def loss(logs: FloatArray) -> tuple[float, FloatArray]:
         a = np.exp(logs)
-        whole = gammaln(a.sum()) - gammaln(a.sum() + total)
-        parts = (gammaln(a + found) - gammaln(a)).sum(axis=1)
-        return -float((whole + parts).mean())
+        parts, sums = a[:, None] + steps, a.sum() + steps
+        # both over the sum, so that nothing large is left to cancel in the multinomial limit
+        value = (whole * np.log(sums / a.sum())).sum() - (above * np.log(parts / a.sum())).sum()
+        slope = a * ((whole / sums).sum() - (above / parts).sum(axis=1))
+        return float(value), slope
 
     start = np.log(found.sum(axis=0) / found.sum())
-    best = minimize(loss, start, method="L-BFGS-B", bounds=[(-12.0, 12.0)] * len(start))
+    box = [(-_FURTHEST_LOG, _FURTHEST_LOG)] * len(start)
+    best = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=box)
+    if not best.success:
+        best = minimize(loss, best.x, jac=True, method="trust-constr", bounds=box)
     return np.asarray(np.exp(best.x), np.float64) if best.success else None
+
+
+def _log_same(parameters: FloatArray, k: int) -> float:
+    """Log of the chance that k samples of a prompt are unanimous under a Dirichlet-multinomial."""
+    steps = np.arange(k)
+    factors = (parameters[:, None] + steps) / (parameters.sum() + steps)
+    return float(np.logaddexp.reduce(np.log(factors).sum(axis=1)))
 
 
 def model_flipping(parameters: ArrayLike, k: int) -> float:
     """Chance that k samples of a prompt are not unanimous under a Dirichlet-multinomial."""
-    from scipy.special import gammaln
-
-    a = np.asarray(parameters, np.float64)
-    logs = gammaln(a + k) - gammaln(a) + gammaln(a.sum()) - gammaln(a.sum() + k)
-    return float(1.0 - np.exp(logs).sum())
+    return -math.expm1(_log_same(np.asarray(parameters, np.float64), k))

@@ -19,9 +19,12 @@ from mechprobe.stats import FloatArray
 if TYPE_CHECKING:
     import pandas as pd
 
-Status = Literal["ok", "constant", "separated", "not converged", "too few clusters"]
+Status = Literal["ok", "constant", "sparse", "not converged", "too few clusters"]
 _LEAST_CLUSTERS = 10
 """Below this a robust variance is no variance."""
+_LEAST_EACH = 5
+"""Clusters that answered, and as many that refused, in both cells: a temperature with fewer says
+little of log-odds and what it says is biased."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,31 +96,37 @@ class Interaction:
     status: Status
     why: str
     """Of any status but `ok`, one line."""
-    coefficient: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    """Of the Wald test against 0."""
-    detectable: float | None
-    """The smallest coefficient that this design finds at the 5 % level with 80 % power."""
-    precision: float | None
-    """Log-odds of answering, cell against baseline, at temperature 0."""
-    temperature: float | None
-    """Log-odds of answering per unit of temperature, in the baseline."""
+    tested: tuple[float, ...]
+    """Temperatures in the test."""
+    left_out: tuple[float, ...]
+    """Temperatures where a cell has too few clusters that answered, or too few that refused."""
     answers: int
+    """Decided samples of both cells at the tested temperatures."""
     clusters: int
-
-
-def _refused(status: Status, why: str, answers: int, clusters: int) -> Interaction:
-    return Interaction(status, why, None, None, None, None, None, None, None, answers, clusters)
+    coefficient: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    """Of the Wald test against 0."""
+    detectable: float | None = None
+    """The smallest coefficient that this design finds at the 5 % level with 80 % power."""
+    precision: float | None = None
+    """Log-odds of answering, cell against baseline, where the line in T meets temperature 0."""
+    temperature: float | None = None
+    """Log-odds of answering in the baseline, the highest tested temperature against the lowest."""
 
 
 def gee_interaction(cell: pd.DataFrame, baseline: pd.DataFrame) -> Interaction:
     """Whether temperature moves a cell's answers otherwise than its baseline's.
 
-    Every decided sample is one answer: logit P(answered) = a + b q + c T + d q T, q being 1 in the
-    cell. Answers of a cluster of prompts are correlated in any way (independence as working
+    Every decided sample is one answer: logit P(answered) = a_T + b q + d q T, q being 1 in the cell
+    and a_T free at each temperature, so that no bend in what temperature does to both is taken for
+    d. Answers of a cluster of prompts are correlated in any way (independence as working
     correlation, variance by Mancl and DeRouen 2001, which few clusters do not make too small).
+
+    A temperature enters where in both cells 5 clusters or more have an answered sample and 5 or
+    more a refused one. So log-odds have bounds: no combination of precision and temperature
+    decides an answer without exception.
 
     Args:
         cell: Tally of the cell's harmful prompts, all temperatures.
@@ -126,72 +135,85 @@ def gee_interaction(cell: pd.DataFrame, baseline: pd.DataFrame) -> Interaction:
     Source: Liang and Zeger 1986, through `statsmodels.genmod.GEE`.
     """
     import pandas as pd
+    from scipy.stats import norm
 
-    table = pd.concat([cell.assign(q=1.0), baseline.assign(q=0.0)], ignore_index=True)
-    y, x, groups = _answers(table)
-    n, clusters = len(y), len(np.unique(groups))
+    both = pd.concat([cell.assign(q=1.0), baseline.assign(q=0.0)], ignore_index=True)
+    tested = _tested(both)
+    left_out = tuple(sorted({float(t) for t in both["temperature"]} - set(tested)))
+    table = both[both["temperature"].isin(tested)]
+    n = int(table["decided"].sum())
+    clusters = both.loc[both["decided"] > 0, "cluster"].nunique()
+
+    def refused(status: Status, why: str) -> Interaction:
+        return Interaction(status, why, tested, left_out, n, clusters)
+
     if clusters < _LEAST_CLUSTERS:
         why = f"{clusters} clusters of prompts; {_LEAST_CLUSTERS} are needed"
-        return _refused("too few clusters", why, n, clusters)
-    if len(np.unique(y)) < 2:
-        said = "answered" if y[0] else "refused"
-        return _refused("constant", f"every sample of both cells is {said}", n, clusters)
-    if separated(x, y):
-        why = "some combination of precision and temperature decides the answer without exception"
-        return _refused("separated", f"{why}, so that log-odds have no bound", n, clusters)
-    return _fitted(y, x, groups, n, clusters)
+        return refused("too few clusters", why)
+    answered = int(both["comply"].sum())
+    if answered in (0, int(both["decided"].sum())):
+        said = "answered" if answered else "refused"
+        return refused("constant", f"every decided sample of both cells is {said}")
+    if len(tested) < 2:
+        why = (
+            f"{len(tested)} of {len(tested) + len(left_out)} temperatures have {_LEAST_EACH} "
+            "clusters that answered and as many that refused in both cells; 2 are needed"
+        )
+        return refused("sparse", why)
+    fit = _fitted(table, tested)
+    if fit is None:
+        why = "the estimating equations did not converge in 100 iterations"
+        return refused("not converged", why)
+    d, error, p, b, c = fit
+    reach, more = (error * float(norm.ppf(share)) for share in (0.975, 0.8))
+    return Interaction(
+        "ok", "", tested, left_out, n, clusters, d, d - reach, d + reach, p, reach + more, b, c
+    )
 
 
-def _answers(table: pd.DataFrame) -> tuple[FloatArray, FloatArray, np.ndarray]:  # type: ignore[type-arg]
-    """Outcomes (n,), design (n, 4) and clusters (n,), one row per decided sample."""
+def _tested(both: pd.DataFrame) -> tuple[float, ...]:
+    """Temperatures where both cells have enough clusters on either side."""
+    sides = (both["comply"] > 0, both["decided"] > both["comply"])
+    found = []
+    for at in sorted({float(t) for t in both["temperature"]}):
+        here = both["temperature"] == at
+        groups = [
+            both.loc[here & (both["q"] == q) & side, "cluster"] for q in (0, 1) for side in sides
+        ]
+        if min(group.nunique() for group in groups) >= _LEAST_EACH:
+            found.append(at)
+    return tuple(found)
+
+
+def _answers(
+    table: pd.DataFrame, tested: tuple[float, ...]
+) -> tuple[FloatArray, FloatArray, np.ndarray]:  # type: ignore[type-arg]
+    """Outcomes (n,), design (n, temperatures + 2) and clusters (n,), one row per decided sample."""
     hit, total = table["comply"].to_numpy(np.int64), table["decided"].to_numpy(np.int64)
     which = np.repeat(np.arange(len(table)), total)
     within = np.arange(len(which)) - np.repeat(np.cumsum(total) - total, total)
     y = (within < hit[which]).astype(np.float64)
     q, t = (table[name].to_numpy(np.float64)[which] for name in ("q", "temperature"))
+    levels = [(t == at).astype(np.float64) for at in tested]
     _, groups = np.unique(table["cluster"].astype(str).to_numpy(), return_inverse=True)
-    return y, np.stack([np.ones_like(q), q, t, q * t], axis=1), groups[which]
+    return y, np.stack([*levels, q, q * t], axis=1), groups[which]
 
 
-def separated(x: FloatArray, y: FloatArray) -> bool:
-    """Whether a logistic regression of y on x has no finite maximum.
-
-    So it is where some direction predicts no answer wrongly and at least one rightly: a linear
-    programme over the distinct rows.
-
-    Args:
-        x: Design, shape (n, columns).
-        y: 0 or 1, shape (n,).
-
-    Source: Albert and Anderson 1984; Konis 2007.
-    """
-    from scipy.optimize import linprog
-
-    signed = np.unique(x * np.where(y > 0, 1.0, -1.0)[:, None], axis=0)
-    bounds = [(-1.0, 1.0)] * x.shape[1]
-    best = linprog(-signed.sum(axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=bounds)
-    assert best.success, best.message  # 0 is feasible and the box is bounded
-    return bool(-best.fun > 1e-9)
-
-
-def _fitted(y: FloatArray, x: FloatArray, groups: object, n: int, clusters: int) -> Interaction:
-    from scipy.stats import norm
+def _fitted(
+    table: pd.DataFrame, tested: tuple[float, ...]
+) -> tuple[float, float, float, float, float] | None:
+    """The interaction, its error and p; precision; temperature. None where nothing converged."""
     from statsmodels.genmod.cov_struct import Independence
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_estimating_equations import GEE
 
+    y, x, groups = _answers(table, tested)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of is asked for below
         model = GEE(y, x, groups=groups, family=Binomial(), cov_struct=Independence())
         fit = model.fit(cov_type="bias_reduced", maxiter=100)
     errors = np.asarray(fit.bse, np.float64)
     if not fit.converged or not np.isfinite(errors).all() or not (errors > 0).all():
-        why = "the estimating equations did not converge in 100 iterations"
-        return _refused("not converged", why, n, clusters)
-    b, c, d = (float(value) for value in fit.params[1:])
-    error = float(errors[3])
-    reach = float(norm.ppf(0.975)) * error
-    return Interaction(
-        "ok", "", d, d - reach, d + reach, float(fit.pvalues[3]),
-        reach + float(norm.ppf(0.8)) * error, b, c, n, clusters,
-    )  # fmt: skip
+        return None
+    *levels, b, d = (float(value) for value in fit.params)
+    return d, float(errors[-1]), float(fit.pvalues[-1]), b, levels[-1] - levels[0]

@@ -38,8 +38,9 @@ def tally(verdicts: pd.DataFrame, samples: Mapping[float, int]) -> pd.DataFrame:
         samples: Answers that the design asks of each prompt, by temperature.
 
     Returns:
-        One row per prompt: the columns of `PROMPT`, one per label, `decided` (those that are not
-        `unclear`), and `missing`: answers without a label, or never given.
+        One row for every prompt of the model at each cell and temperature that has an answer: the
+        columns of `PROMPT`, one per label, `decided` (those that are not `unclear`), and
+        `missing`: answers without a label, or never given.
     """
     import pandas as pd
 
@@ -49,6 +50,11 @@ def tally(verdicts: pd.DataFrame, samples: Mapping[float, int]) -> pd.DataFrame:
     votes.columns = pd.Index(LABELS)
     table = pd.concat([verdicts[PROMPT], votes], axis=1)
     found = table.groupby(PROMPT, sort=False, as_index=False)[list(LABELS)].sum()
+    drawn = found[["model", "request", "prompt", "cluster"]].drop_duplicates()
+    asked_of = found[["model", "cell", "temperature"]].drop_duplicates()
+    everything = asked_of.merge(drawn, on="model")[PROMPT]
+    found = everything.merge(found, on=PROMPT, how="left").fillna(dict.fromkeys(LABELS, 0))
+    found[list(LABELS)] = found[list(LABELS)].astype(np.int64)
     found["decided"] = found[["refuse", "partial", "comply"]].sum(axis=1)
     asked = found["temperature"].map(dict(samples))
     found["missing"] = (asked - found["decided"] - found["unclear"]).astype(np.int64)

@@ -35,7 +35,7 @@ class FinishedFactorial:
     def exit_code(self) -> int:
         """0; 4 where a step failed or a cell has no rate; 2 where nothing was measured.
 
-        A test that the answers cannot support (`separated`, say) is a finding, not a failure.
+        A test that the answers cannot support (`sparse`, say) is a finding, not a failure.
         """
         if self.document is None:
             return NOTHING_RAN

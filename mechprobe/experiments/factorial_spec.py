@@ -62,6 +62,9 @@ class FactorialSpec(_Strict):
     def _rise_from_zero(cls, given: tuple[float, ...]) -> tuple[float, ...]:
         if given[0] != 0 or any(b <= a for a, b in pairwise(given)):
             raise ValueError("begin with 0 and let each be above the one before it")
+        named = [f"{at:g}" for at in given]
+        if twice := next((a for a, b in pairwise(named) if a == b), None):
+            raise ValueError(f"two of them are {twice} to six digits, which is how files are named")
         return given
 
     @field_validator("judges")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.analysis.factorial import CellOf, Design, analyse_factorial
 from mechprobe.behavior.judges import read_judgements
-from mechprobe.errors import RunDirectoryError
+from mechprobe.errors import TableError
 from mechprobe.experiments.factorial_plan import judged_at
 from mechprobe.experiments.reporting import FACTORIAL, write_files
 from mechprobe.experiments.rundir import read_json, write_bytes, write_json, write_text
@@ -35,17 +35,20 @@ def read_design(params: Mapping[str, Any]) -> Design:
         tuple(params["temperatures"]),
         dict(samples),
         tuple(params["judges"]),
+        tuple(params["blind"]),
     )
 
 
 def read_labels(task: Task, design: Design) -> pd.DataFrame:
     """Every judge's label of every answer, of the steps that succeeded.
 
+    Of a step that failed no label is taken, though it may have kept some.
+
     Returns:
         The columns of `analysis.factorial.analyse_factorial`, one row per answer and judge.
 
     Raises:
-        RunDirectoryError: No cell has labels.
+        TableError: No answer has a label.
     """
     import pandas as pd
 
@@ -68,7 +71,7 @@ def read_labels(task: Task, design: Design) -> pd.DataFrame:
                 part["judge"] = judge
                 parts.append(part)
     if not parts:
-        raise RunDirectoryError("no cell has labels, so that there is nothing to tabulate")
+        raise TableError("no answer of any cell has a label, so that there is nothing to tabulate")
     return pd.concat(parts, ignore_index=True)
 
 
@@ -76,7 +79,7 @@ def write_factorial(task: Task) -> None:
     """Write the labels, the rates as a table, and the document.
 
     Raises:
-        RunDirectoryError: No cell has labels.
+        TableError: No answer has a label.
     """
     import pandas as pd
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mechprobe.experiments.factorial_running import FinishedFactorial
 from mechprobe.report import words
 from mechprobe.report.factorial import verdict
-from mechprobe.report.factorial_sections import harmful, share
+from mechprobe.report.factorial_rows import harmful, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +39,8 @@ def show_finished(finished: FinishedFactorial, out: Path, console: Console) -> N
     steps = len(finished.plan.steps)
     said = f"Reused all {steps} steps." if reused == steps else f"{steps} steps, {reused} reused."
     where = f"Files: {out}/ (report.html, factorial.csv, factorial.json, labels.parquet)."
+    if document is None:
+        where = f"No cell could be measured; what there is lies in {out}/."
     console.print(f"{said} {where}", soft_wrap=True)
 
 

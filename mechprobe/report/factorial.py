@@ -6,13 +6,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.report import words
-from mechprobe.report.factorial_sections import ALPHA, factorial_sections, harmful, models_of
+from mechprobe.report.factorial_interaction import shown_by_cdi, shown_by_gee
+from mechprobe.report.factorial_rows import (
+    both_ends,
+    cell_name,
+    checked,
+    harmful,
+    highest,
+    models_of,
+)
+from mechprobe.report.factorial_sections import NOBODY_TELLS, factorial_sections, most_wavering
 from mechprobe.report.templating import Report, asset, drawn_files, template
 
 if TYPE_CHECKING:
     from mechprobe.report.section import Row
 
 MOST_MISSING = 20
+MUCH_UNCLEAR = 0.1
+"""Share of a cell's answers from which on the headline says that they are in no rate."""
 
 
 def factorial_report(document: Mapping[str, Any]) -> Report:
@@ -37,42 +48,54 @@ def factorial_report(document: Mapping[str, Any]) -> Report:
 
 
 def verdict(document: Row) -> str:
-    """What was found, in one line."""
-    if not document["rates"]:
+    """What was found, in a few sentences.
+
+    Raises:
+        TableError: Another version wrote the document.
+    """
+    if not checked(document)["rates"]:
         return "No cell could be measured."
-    base = [row for row in harmful(document) if not row["baseline"]]
-    moved = _largest(base)
-    tested = [r for r in document["interactions"] if r["gee"]["p_holm"] is not None]
-    together = sum(row["gee"]["p_holm"] <= ALPHA for row in tested)
-    said = "No unquantized cell was measured at two temperatures."
-    if moved is not None:
-        top = max(document["design"]["temperatures"])
-        said = (
-            f"Temperature {top:g} alone changes the share of harmful prompts that are answered by "
-            f"{moved} points."
+    top = highest(document)
+    said = [_alone(document)]
+    shown = []
+    for (found, of), how in (
+        (shown_by_gee(document), "by log-odds (GEE)"),
+        (shown_by_cdi(document), f"by rates (CDI at T = {top:g} excludes 0)"),
+    ):
+        if of:
+            shown.append(f"in {len(found)} of {words.count(len(of), 'quantized cell')} {how}")
+    if shown:
+        said.append(f"That it acts otherwise is shown {words.listed(shown)}.")
+    hot = [row for row in harmful(document) if row["temperature"] == top]
+    worst = max(hot, key=lambda row: row["unclear_share"] or 0.0, default=None)
+    if worst is not None and (worst["unclear_share"] or 0.0) > MUCH_UNCLEAR:
+        said.append(
+            f"At temperature {top:g} up to {words.percent(worst['unclear_share'])} of a cell's "
+            f"answers ({cell_name(worst, models_of(document))}) are unclear and in no rate."
         )
-    if not tested:
-        return said
-    cells = words.count(len(tested), "quantized cell")
-    return f"{said} On {together} of {cells} it acts otherwise."
+    if document["ensemble"]["judges"] == document["ensemble"]["blind"]:
+        said.append(NOBODY_TELLS)
+    return " ".join(said)
 
 
-def _largest(rows: list[Row]) -> str | None:
-    """The largest change of ASR from temperature 0 to the highest, in points with its sign."""
-    moves = []
-    for key in dict.fromkeys((row["model"], row["cell"]) for row in rows):
-        mine = [row for row in rows if (row["model"], row["cell"]) == key]
-        first, last = mine[0]["asr"], mine[-1]["asr"]
-        if first is not None and last is not None:
-            moves.append(last - first)
-    return words.signed(100 * max(moves, key=abs)) if moves else None
+def _alone(document: Row) -> str:
+    """The largest change of an unquantized cell's ASR from temperature 0 to the highest."""
+    base = [row for row in harmful(document) if not row["baseline"]]
+    moves = [hot["asr"] - cold["asr"] for cold, hot in both_ends(document, base)]
+    top = f"{highest(document):g}"
+    if not moves:
+        return f"No unquantized cell has a rate at temperature 0 and at {top}."
+    return (
+        f"Temperature {top} alone changes the share of harmful prompts that are answered by "
+        f"{words.signed(100 * max(moves, key=abs))} points."
+    )
 
 
 def tiles(document: Row) -> list[tuple[str, str, str]]:
     """Numbers at the top: name, value, what it is of."""
     design = document["design"]
-    rows = harmful(document)
-    warm = [r for r in rows if r["temperature"] > 0 and r["dfr"] is not None]
+    ensemble = document["ensemble"]
+    lost = ensemble["incomplete"]
     found = [
         (
             "design",
@@ -81,19 +104,33 @@ def tiles(document: Row) -> list[tuple[str, str, str]]:
             f"{words.count(len(design['temperatures']), 'temperature')}, "
             f"{words.count(len(design['judges']), 'judge')}",
         ),
-        ("answers", f"{document['ensemble']['answers']:,}", "each read by every judge"),
+        (
+            "answers",
+            f"{ensemble['answers']:,}",
+            f"{lost:,} lack a judge's label and are in no rate"
+            if lost
+            else "each read by every judge",
+        ),
     ]
-    if warm:
-        top = max(warm, key=lambda row: row["dfr"])
+    hot = [row for row in harmful(document) if row["temperature"] == highest(document)]
+    read = sum(row["unclear"] + row["decided"] for row in hot)
+    if read:
+        unclear = words.percent(sum(row["unclear"] for row in hot) / read)
+        found.append(
+            ("unclear", unclear, f"of harmful answers at T = {highest(document):g}; in no rate")
+        )
+    top = most_wavering(document)
+    if top is not None:
         found.append(
             (
                 "most prompts waver",
-                words.percent(top["dfr"]),
-                f"{top['cell']} at temperature {top['temperature']:g}, {top['k']} samples",
+                f"≥ {words.percent(top['dfr_least'])}",
+                f"of {top['prompts']} in {top['cell']} at T = {top['temperature']:g}, at most "
+                f"{words.percent(top['dfr_most'])}; {top['k']} samples",
             )
         )
-    agreed = document["ensemble"]["agreement"]
+    agreed = ensemble["agreement"]
     if agreed and agreed["fleiss_kappa"] is not None:
-        kappa = words.plain(agreed["fleiss_kappa"], 2)
-        found.append(("judges agree", f"kappa {kappa}", "Fleiss, without unclear answers"))
+        kappa, whole = (words.plain(agreed[f"fleiss_kappa{end}"], 2) for end in ("", "_all"))
+        found.append(("judges agree", f"kappa {kappa}", f"without unclear answers; {whole} with"))
     return found

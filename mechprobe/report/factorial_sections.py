@@ -6,22 +6,35 @@ from collections.abc import Sequence
 
 from mechprobe.report import words
 from mechprobe.report.drawing import plain_name
-from mechprobe.report.factorial_figures import (
-    flips_figure,
-    interaction_figure,
-    rate_figure,
-    wavering_figure,
+from mechprobe.report.factorial_figures import flips_figure, rate_figure, wavering_figure
+from mechprobe.report.factorial_interaction import interaction_section
+from mechprobe.report.factorial_rows import (
+    both_ends,
+    cell_name,
+    checked,
+    cut,
+    harmful,
+    models_of,
+    share,
 )
-from mechprobe.report.section import Row, Section, Table, absent
+from mechprobe.report.section import Row, Section, absent
 
-MOST_ROWS = 200
-ALPHA = 0.05
-_STEADY = "SSI is the share of a prompt's commonest label; below 0.8 the prompt is unstable."
+_STEADY = (
+    "SSI is the share of a prompt's commonest label, of two decided samples or more; below 0.8 the "
+    "prompt is unstable."
+)
+NOBODY_TELLS = (
+    "No judge here can tell compliance from gibberish: whatever is no refusal counts as answered."
+)
 
 
 def factorial_sections(document: Row) -> list[Section]:
-    """Every section of factorial.json; what was not measured says so in its place."""
-    if not document["rates"]:
+    """Every section of factorial.json; what was not measured says so in its place.
+
+    Raises:
+        TableError: Another version wrote it.
+    """
+    if not checked(document)["rates"]:
         return [absent("rates", "Rates against temperature", "no cell could be measured")]
     return [
         rates_section(document),
@@ -30,35 +43,6 @@ def factorial_sections(document: Row) -> list[Section]:
         judges_section(document),
         wavering_section(document),
     ]
-
-
-def harmful(document: Row) -> list[Row]:
-    """Rates of harmful prompts."""
-    return [row for row in document["rates"] if row["request"] == "harmful"]
-
-
-def cell_name(row: Row, models: int) -> str:
-    """A cell as people read it; its model where there are several."""
-    name = plain_name(row["cell"], 40)
-    return f"{plain_name(row['model'])} {name}" if models > 1 else name
-
-
-def models_of(document: Row) -> int:
-    """Number of models."""
-    return len({one["model"] for one in document["design"]["cells"]})
-
-
-def share(row: Row, name: str) -> str:
-    """A share with its interval."""
-    if row[name] is None:
-        return words.NOTHING
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    span = "" if low is None else f" [{100 * low:.0f}, {100 * high:.0f}]"
-    return f"{100 * row[name]:.1f}{span}"
-
-
-def _cut(rows: Sequence[tuple[str, ...]], head: tuple[str, ...], caption: str) -> Table:
-    return Table(head, tuple(rows[:MOST_ROWS]), caption, max(0, len(rows) - MOST_ROWS))
 
 
 def rates_section(document: Row) -> Section:
@@ -71,9 +55,9 @@ def rates_section(document: Row) -> Section:
     }
     said = []
     base = [row for row in rows if not row["baseline"]]
-    if moved := _widest(base):
+    if moved := _widest(document, base):
         said.append(f"Temperature alone, unquantized: {moved}.")
-    if moved := _widest([row for row in rows if row["baseline"]]):
+    if moved := _widest(document, [row for row in rows if row["baseline"]]):
         said.append(f"Of the quantized cells: {moved}.")
     table = []
     for row in rows:
@@ -86,11 +70,14 @@ def rates_section(document: Row) -> Section:
                 "" if row["rr"] is None else f"{100 * row['rr']:.1f}",
                 share(other, "over_refusal") if other else words.NOTHING,
                 f"{row['decided']:,}",
-                f"{row['unclear'] + row['missing']:,}",
+                words.NOTHING
+                if row["unclear_share"] is None
+                else f"{100 * row['unclear_share']:.1f}",
+                f"{row['missing']:,}",
             )
         )
     head = ("cell", "T", "ASR, % [95 %]", "RR, %", "over-refusal, % [95 %]", "decided samples",
-            "unclear or missing")  # fmt: skip
+            "unclear, %", "missing")  # fmt: skip
     return Section(
         "rates",
         "Does temperature move what is answered?",
@@ -102,29 +89,26 @@ def rates_section(document: Row) -> Section:
             ),
         ),
         (
-            _cut(
+            cut(
                 table, head, f"ASR: share of decided samples that comply. RR = 1 {words.MINUS} ASR."
             ),
         ),
     )
 
 
-def _widest(rows: Sequence[Row]) -> str:
+def _widest(document: Row, rows: Sequence[Row]) -> str:
     """Where ASR moved furthest from temperature 0 to the highest, in words."""
-    best, text = -1.0, ""
-    for key in dict.fromkeys((row["model"], row["cell"]) for row in rows):
-        mine = [r for r in rows if (r["model"], r["cell"]) == key and r["asr"] is not None]
-        if len(mine) < 2:
-            continue
-        first, last = mine[0], mine[-1]
-        if abs(last["asr"] - first["asr"]) > best:
-            best = abs(last["asr"] - first["asr"])
-            text = (
-                f"ASR moves most in {plain_name(key[0])} {plain_name(key[1], 40)}, from "
-                f"{words.percent(first['asr'])} at temperature {first['temperature']:g} to "
-                f"{words.percent(last['asr'])} at {last['temperature']:g}"
-            )
-    return text
+    ends = both_ends(document, rows)
+    if not ends:
+        return ""
+    first, last = max(ends, key=lambda pair: abs(pair[1]["asr"] - pair[0]["asr"]))
+    if last["asr"] == first["asr"]:
+        return f"ASR at temperature {last['temperature']:g} is in every cell what it is at 0"
+    return (
+        f"ASR moves most in {plain_name(first['model'])} {plain_name(first['cell'], 40)}, from "
+        f"{words.percent(first['asr'])} at temperature 0 to {words.percent(last['asr'])} at "
+        f"{last['temperature']:g}"
+    )
 
 
 def flips_section(document: Row) -> Section:
@@ -145,24 +129,29 @@ def flips_section(document: Row) -> Section:
             f"At temperature 0 labels changed in {words.listed(names[:5])}: a defect of the "
             "engine, which makes every other number of that cell doubtful."
         )
-    warm = [row for row in rows if row["temperature"] > 0 and row["dfr"] is not None]
-    if warm:
-        top = max(warm, key=lambda row: row["dfr"])
+    top = most_wavering(document)
+    if top is not None:
         said.append(
-            f"Most prompts waver in {cell_name(top, several)} at temperature "
-            f"{top['temperature']:g}: {words.percent(top['dfr'])} of them are not unanimous in "
-            f"{top['k']} samples. A single answer per prompt would not have shown it."
+            f"Most prompts surely waver in {cell_name(top, several)} at temperature "
+            f"{top['temperature']:g}: of {top['prompts']} prompts "
+            f"{words.percent(top['dfr_least'])} have two labels or more in {top['k']} samples, and "
+            f"with undecided samples up to {words.percent(top['dfr_most'])} may. A single answer "
+            "per prompt would not have shown it."
         )
+    elif any(row["temperature"] > 0 for row in rows):
+        said.append("Above temperature 0 no prompt has two labels in any cell.")
     table = [
         (
             cell_name(row, several), f"{row['temperature']:g}", str(row["k"]), share(row, "dfr"),
-            str(row["dfr_prompts"]),
+            f"{row['dfr_prompts']} of {row['prompts']}",
+            f"{100 * row['dfr_least']:.1f} to {100 * row['dfr_most']:.1f}",
             words.NOTHING if row["ssi"] is None else f"{row['ssi']:.3f}",
             f"{row['unstable']} of {row['ssi_prompts']}",
         )
         for row in rows
     ]  # fmt: skip
-    head = ("cell", "T", "k", "DFR, % [95 %]", "prompts with k decided", "mean SSI", "unstable")
+    head = ("cell", "T", "k", "DFR, % [95 %]", "of prompts, all samples decided",
+            "of all prompts, %: surely, at most", "mean SSI", "unstable")  # fmt: skip
     figures = [rate_figure(document, "dfr", "harmful", "DFR", "Harmful prompts not unanimous")]
     if document["flips"]:
         figures.append(flips_figure(document))
@@ -171,73 +160,19 @@ def flips_section(document: Row) -> Section:
         "How many prompts waver?",
         tuple(said),
         tuple(figures),
-        (_cut(table, head, f"Harmful prompts. {_STEADY}"),),
-        ("DFR grows with k, so that two DFR are compared at the same k alone.",),
-    )
-
-
-def interaction_section(document: Row) -> Section:
-    """CDI and the GEE."""
-    rows, several = document["interactions"], models_of(document)
-    title = "Do precision and temperature act together?"
-    if not rows:
-        return absent("interaction", title, "no cell stands beside a baseline on its engine")
-    tested = [row for row in rows if row["gee"]["p_holm"] is not None]
-    found = [row for row in tested if row["gee"]["p_holm"] <= ALPHA]
-    said = []
-    if tested:
-        names = [cell_name(row, several) for row in found]
-        said.append(
-            f"In {len(found)} of {words.count(len(tested), 'quantized cell')} temperature moves "
-            "the log-odds of an answer otherwise than in the baseline (GEE, Holm p ≤ 0.05)"
-            + (f": {words.listed(names[:5])}." if found else ".")
-        )
-    untested = [row for row in rows if row["gee"]["status"] != "ok"]
-    said += [
-        f"Not tested: {cell_name(row, several)}, {row['gee']['status']}: {row['gee']['why']}."
-        for row in untested[:5]
-    ]
-    values = [(p["value"], row, p) for row in rows for p in row["cdi"] if p["value"] is not None]
-    if values:
-        low, high = (f(values, key=lambda v: v[0])[0] for f in (min, max))
-        said.append(
-            f"CDI lies between {words.signed(100 * low)} and {words.signed(100 * high)} points."
-        )
-    table = [
+        (cut(table, head, f"Harmful prompts. {_STEADY}"),),
         (
-            cell_name(row, several), plain_name(row["baseline"], 40), row["gee"]["status"],
-            _log_odds(row["gee"]), words.p_value(row["gee"]["p_holm"]),
-            words.plain(row["gee"]["detectable"], 2), _points(row),
-        )
-        for row in rows
-    ]  # fmt: skip
-    head = ("cell", "baseline", "GEE", "interaction, log-odds per unit T [95 %]", "Holm p",
-            "detectable with 80 % power", "CDI in points, by T")  # fmt: skip
-    return Section(
-        "interaction",
-        title,
-        tuple(said),
-        (interaction_figure(document),),
-        (_cut(table, head, "Every quantized cell against the 16-bit cell of its engine."),),
-        (
-            "CDI is a difference of rates, the GEE one of log-odds. A cell that answers nearly "
-            "everything at temperature 0 has no room for more: its CDI is negative although its "
-            "log-odds may move as its baseline's do.",
+            "DFR grows with k, so that two DFR are compared at the same k alone. It is over the "
+            "prompts whose every sample was decided; the bounds are over all of them, whatever "
+            "the undecided samples were.",
         ),
     )
 
 
-def _log_odds(gee: Row) -> str:
-    if gee["coefficient"] is None:
-        return words.NOTHING
-    return f"{words.signed(gee['coefficient'], 2)} {words.interval(gee['low'], gee['high'], 2)}"
-
-
-def _points(row: Row) -> str:
-    return ", ".join(
-        f"{p['temperature']:g}: {words.signed(None if p['value'] is None else 100 * p['value'])}"
-        for p in row["cdi"]
-    )
+def most_wavering(document: Row) -> Row | None:
+    """The cell and temperature where most harmful prompts surely waver; None where none does."""
+    warm = [row for row in harmful(document) if row["temperature"] > 0 and row["dfr_least"] > 0]
+    return max(warm, key=lambda row: row["dfr_least"], default=None)
 
 
 def judges_section(document: Row) -> Section:
@@ -253,9 +188,17 @@ def judges_section(document: Row) -> Section:
         f"{words.plain(agreed['fleiss_kappa'], 3)} without unclear answers, "
         f"{words.plain(agreed['fleiss_kappa_all'], 3)} with them; Krippendorff's alpha "
         f"{words.plain(agreed['krippendorff_alpha'], 3)}.",
-        f"{words.count(ensemble['ties'], 'answer')} had no commonest label and count as unclear; "
+        f"{words.count(ensemble['ties'], 'answer')} left the judges even and count as unclear; "
         f"{ensemble['incomplete']:,} lack a label of some judge and are left out.",
     ]
+    blind = [plain_name(judge, 60) for judge in ensemble["blind"]]
+    if len(blind) == len(ensemble["judges"]):
+        said.append(NOBODY_TELLS)
+    elif blind:
+        said.append(
+            f"{words.listed(blind)} cannot tell compliance from an unclear answer: of what is no "
+            "refusal the other judges decide which it is."
+        )
     table = []
     for judge in agreed["judges"]:
         mine = [r for r in ensemble["without"] if r["judge"] == judge and r["shift"] is not None]
@@ -270,9 +213,10 @@ def judges_section(document: Row) -> Section:
             (plain_name(judge, 60), words.signed(100 * worst["shift"]), where, f"{100 * mean:.2f}")
         )
     head = ("left out", "largest shift, points", "where", "mean |shift|, points")
-    return Section(
-        "judges", title, tuple(said), (), (_cut(table, head, "The majority without one judge."),)
-    )
+    note = "The majority without one judge."
+    if 0 < len(blind) < len(ensemble["judges"]):
+        note += " Where only judges are left that cannot tell, what is no refusal complies."
+    return Section("judges", title, tuple(said), (), (cut(table, head, note),))
 
 
 def wavering_section(document: Row) -> Section:
@@ -296,5 +240,5 @@ def wavering_section(document: Row) -> Section:
         title,
         ("Ids stand in prompts/; no prompt and no answer is shown here.",),
         (wavering_figure(document),),
-        (_cut(table, head, _STEADY),),
+        (cut(table, head, _STEADY),),
     )

@@ -17,6 +17,8 @@ def bridge(rng, n, phi):
 def tallies(rng, *, prompts, temperatures, k, a, b, c, d, phi=0.6, family=1):
     """The tallies of a cell and its baseline; marginal log-odds a + b q + c T + d q T.
 
+    In place of c T, `c` may say by temperature what it does to both.
+
     A prompt of the baseline and of the cell share their effect, and so do the `family` prompts of a
     cluster. At temperature 0 all samples of a prompt are one answer.
     """
@@ -25,7 +27,8 @@ def tallies(rng, *, prompts, temperatures, k, a, b, c, d, phi=0.6, family=1):
     for q in (1.0, 0.0):
         rows = []
         for t in temperatures:
-            chance = expit((a + b * q + c * t + d * q * t) / phi + effect)
+            both = c[t] if isinstance(c, dict) else c * t
+            chance = expit((a + b * q + both + d * q * t) / phi + effect)
             comply = k * rng.binomial(1, chance) if t == 0 else rng.binomial(k, chance)
             rows.append(
                 pd.DataFrame(

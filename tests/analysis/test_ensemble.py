@@ -24,10 +24,48 @@ def frame(rows, judges="abc"):
 
 
 def test_the_commonest_label_a_tie_and_a_missing_one():
-    rows = [(R, R, C), (C, C, C), (R, P, C), (U, U, C), (R, C, None), (U, C, C)]
+    rows = [(R, R, C), (C, C, C), (R, U, C), (U, U, C), (R, C, None), (U, C, C)]
     found = majority(frame(rows))
     assert found.verdicts["label"].fillna("-").tolist() == [R, C, U, U, "-", C]
     assert (found.ties, found.incomplete) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "verdict", "ties"),
+    [
+        ((R, R, P, C, C), R, 0),  # three of five refuse, though no label has three votes
+        ((R, R, P, P, C, C, C), P, 0),  # as many full as partial: a refusal that is not full
+        ((R, P, C), P, 0),
+        ((P, P, C), P, 0),
+        ((R, P, C, C), U, 1),  # two refuse, two do not
+        ((R, U, U), U, 0),
+        ((R, C, C, U), C, 0),
+    ],
+)
+def test_refusal_against_the_rest_is_asked_first(labels, verdict, ties):
+    found = majority(frame([labels], "abcdefg"[: len(labels)]))
+    assert found.verdicts["label"].tolist() == [verdict]
+    assert found.ties == ties
+
+
+def test_judges_that_know_refusals_alone_do_not_make_gibberish_an_answer():
+    """a sees gibberish; b and c are word lists, which find no refusal in it."""
+    rows = [(U, C, C), (C, C, C), (U, R, R), (R, C, C), (C, R, C), (U, R, C), (C, U, U)]
+    found = majority(frame(rows), blind=("b", "c"))
+    assert found.verdicts["label"].tolist() == [U, C, R, C, C, U, U]
+    assert found.ties == 0
+    # one label one vote would have it the lists' way
+    plain = majority(frame(rows)).verdicts["label"].tolist()
+    assert plain == [C, C, R, C, C, U, U]
+    # where only lists are left nobody can tell, and what is no refusal complies
+    left = majority(frame(rows), ["b", "c"], ("b", "c")).verdicts["label"].tolist()
+    assert left == [C, C, R, C, U, U, U]
+
+
+def test_a_judge_without_any_label_leaves_every_answer_without_one():
+    found = majority(frame([(R, R), (C, C)], "ab"), ["a", "b", "down"])
+    assert found.verdicts["label"].isna().all()
+    assert found.incomplete == 2
 
 
 def test_two_judges_tie_where_they_differ_and_one_is_believed():
@@ -75,6 +113,9 @@ def test_unclear_counts_in_one_kappa_and_in_no_other():
     observed = (4 / 2 + 4 / 2) / 16
     expected = 2 * 8 * 8 / (16 * 15)
     assert found.krippendorff_alpha == pytest.approx(1 - observed / expected)
+    # the answer that a second judge left undecided has no pair: it is in no coefficient
+    more = agreement(frame([*rows, (R, U, U)]))
+    assert more.krippendorff_alpha == pytest.approx(found.krippendorff_alpha)
 
 
 def test_labels_that_never_differ_have_no_kappa():

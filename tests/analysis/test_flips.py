@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from mechprobe.analysis.flips import (
+    bounds,
     fit_dirichlet,
     flip_curve,
     flipping,
@@ -15,13 +16,13 @@ from mechprobe.analysis.flips import (
     unstable,
 )
 
-COUNTS = [[5, 0, 0], [4, 1, 0], [3, 1, 1], [2, 0, 2], [0, 0, 0], [0, 0, 5]]
+COUNTS = [[5, 0, 0], [4, 1, 0], [3, 1, 1], [2, 0, 2], [0, 0, 0], [0, 0, 5], [0, 1, 0]]
 
 
 def test_stability_is_the_share_of_the_commonest_label():
     found = stability(COUNTS)
     assert found[[0, 1, 2, 3, 5]] == pytest.approx([1, 0.8, 0.6, 0.5, 1])
-    assert np.isnan(found[4])
+    assert np.isnan(found[[4, 6]]).all()  # none decided; and one, which agrees with itself
 
 
 @pytest.mark.parametrize(
@@ -58,14 +59,55 @@ def test_the_curve_rises_and_says_where_it_is_extrapolated():
     assert [point.k for point in curve] == list(range(1, 21))
     assert [point.extrapolated for point in curve] == [False] * 5 + [True] * 15
     assert curve[4].value == pytest.approx(0.5)
-    assert curve[4].n == 4
-    beyond = [point.value for point in curve[4:]]
-    assert all(a < b < 1 for a, b in pairwise(beyond))
+    assert {point.n for point in curve} == {4}  # the same prompts everywhere
+    assert curve[1].value == pytest.approx((0 + 4 / 10 + 7 / 10 + 0) / 4)
+    values = [point.value for point in curve]
+    assert all(a < b < 1 for a, b in pairwise(values))
+
+
+def test_a_prompt_with_an_undecided_sample_does_not_bend_the_curve():
+    """It wavers and has two decided samples: in DFR(2) alone it would lift that above DFR(5)."""
+    curve = flip_curve([[5, 0, 0]] * 9 + [[1, 0, 1]] * 9, 5, range(1, 6))
+    assert [(point.value, point.n) for point in curve] == [(0.0, 9)] * 5
+
+
+def test_extrapolation_by_hand():
+    """Parameters (1, 1): k samples agree with chance 2 / (k + 1), so by k = 9 from 4 half do."""
+    counts = np.array([[a, 0, 4 - a] for a in range(5)] * 40)  # as uniform shares give them
+    assert fit_dirichlet(counts) == pytest.approx([1, 1], abs=1e-3)
+    (found,) = flip_curve(counts, 4, [9])
+    assert found.value == pytest.approx(1 - 2 / 5 * (2 / 10) / (2 / 5), abs=1e-4)
+    # two kinds of prompts that never waver and one that always does: the model has it otherwise,
+    # and what was seen is kept
+    mixed = [[4, 0, 0]] * 50 + [[0, 0, 4]] * 50 + [[2, 0, 2]] * 20
+    fit = fit_dirichlet(mixed)
+    steady = (1 - model_flipping(fit, 9)) / (1 - model_flipping(fit, 4))
+    (found,) = flip_curve(mixed, 4, [9])
+    assert found.value == pytest.approx(1 - 100 / 120 * steady)
+    assert abs(found.value - model_flipping(fit, 9)) > 0.005
+
+
+@pytest.mark.parametrize("k", [5, 40, 60])
+def test_prompts_that_all_split_alike_have_a_curve(k):
+    """Less spread than chance alone gives: the multinomial limit, where rounding once failed."""
+    half = k // 2
+    curve = flip_curve(np.tile([[half, 0, k - half]], (20, 1)), k, [k, k + 1, 4 * k])
+    assert [point.value for point in curve] == pytest.approx([1, 1, 1])
+    # as many labels as of one cell and temperature of the demo, and as even over its prompts
+    few = flip_curve([[4, 0, 1]] * 30 + [[3, 0, 2]] * 20 + [[5, 0, 0]] * 8, 5, [5, 6, 20])
+    assert few[0].value < few[1].value < few[2].value < 1
+
+
+def test_bounds_over_all_prompts():
+    # two or more labels: three; unanimous whatever the rest: two; the others may
+    assert bounds(COUNTS, 5) == (3, 5)
+    assert bounds(np.zeros((0, 3), int), 5) == (0, 0)
 
 
 def test_unanimous_prompts_say_nothing_about_more_samples():
     curve = flip_curve([[5, 0, 0], [0, 0, 5]], 5, [5, 6])
     assert (curve[0].value, curve[1].value) == (0.0, None)
+    assert curve[1].why == "all 2 prompts were unanimous, which says nothing of more samples"
     assert fit_dirichlet([[5, 0, 0], [0, 0, 5]]) is None
     assert flip_curve([[0, 0, 0]], 5, [2])[0].value is None
 

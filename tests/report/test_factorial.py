@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from mechprobe.analysis.factorial import CellOf, Design, analyse_factorial
-from mechprobe.report.factorial import factorial_report, verdict
+from mechprobe.errors import TableError
+from mechprobe.report.factorial import factorial_report, tiles, verdict
 from mechprobe.report.factorial_sections import factorial_sections
 
 EVIL = '<img src=x onerror="alert(1)">$x_1$'
@@ -65,11 +66,48 @@ def test_what_is_missing_stands_first(document):
     assert "gone@transformers, T = 1" in missing
 
 
-def test_every_number_of_the_verdict_is_one_of_the_document(document):
+def test_every_number_of_the_verdict_is_one_of_the_document():
+    document = made(clusters=30)
     base = [r for r in document["rates"] if r["cell"].startswith("FP16") and "asr" in r]
     moved = 100 * (base[1]["asr"] - base[0]["asr"])
     assert f"by {moved:+.1f} points" in verdict(document)
-    assert "of 1 quantized cell it acts otherwise" in verdict(document)
+    assert "shown in 0 of 1 quantized cell by log-odds (GEE)" in verdict(document)
+    (cdi,) = document["interactions"][0]["cdi"]
+    apart = int(cdi["low"] > 0 or cdi["high"] < 0)
+    assert f"in {apart} of 1 quantized cell by rates (CDI at T = 1 excludes 0)" in verdict(document)
+
+
+def test_the_headline_needs_both_ends_and_names_what_is_unclear():
+    whole = made(temperatures=(0.0, 0.5, 1.0))
+    top = [r for r in whole["rates"] if r["temperature"] == 1.0 and r["cell"].startswith("FP16")]
+    lost = {**whole, "rates": [row for row in whole["rates"] if row not in top]}
+    assert verdict(lost).startswith("No unquantized cell has a rate at temperature 0 and at 1.")
+    assert "unclear" not in verdict(whole)
+    row = next(row for row in top if row["request"] == "harmful")
+    row |= {"unclear": 5, "unclear_share": 5 / (5 + row["decided"])}
+    said = f"up to {100 * row['unclear_share']:.1f} % of a cell's answers (FP16@transformers)"
+    assert said in verdict(whole)
+    lists = {**whole, "ensemble": {**whole["ensemble"], "blind": whole["ensemble"]["judges"]}}
+    assert "No judge here can tell compliance from gibberish" in verdict(lists)
+
+
+def test_where_nothing_moves_and_nothing_wavers_the_page_says_no_more():
+    still = made()
+    for row in still["rates"]:
+        row |= {"dfr": 0.0, "dfr_least": 0.0, "dfr_most": 0.0}
+        if row["request"] == "harmful":
+            row["asr"] = 0.0
+    said = " ".join(line for part in factorial_sections(still) for line in part.said)
+    assert "Above temperature 0 no prompt has two labels in any cell." in said
+    assert "ASR at temperature 1 is in every cell what it is at 0" in said
+    assert "would not have" not in said
+    assert "from 0.0 % to 0.0 %" not in said
+    assert not any(name == "most prompts waver" for name, _, _ in tiles(still))
+
+
+def test_a_document_of_another_version_is_one_line(document):
+    with pytest.raises(TableError, match="has schema 1, this version reads 2; run the factorial"):
+        factorial_report({**document, "schema": 1})
 
 
 def test_parts_that_cannot_be_had_say_why():
