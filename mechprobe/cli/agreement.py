@@ -89,7 +89,7 @@ def _say_agreement(
     wide = screen.out.width >= _WIDE
     table = Table(box=None, pad_edge=False)
     table.add_column("", overflow="fold", min_width=14)
-    titles = ("n", "missing", "agreement, %", "kappa", "with UNCLEAR", "refusal or not")
+    titles = ("n", "missing", "agreement, %", "kappa", "without UNCLEAR", "refusal or not")
     shown = range(6) if wide else (0, 2, 3, 5)
     for i in shown:
         table.add_column(titles[i], no_wrap=True)
@@ -100,7 +100,7 @@ def _say_agreement(
         equal = "not measured"
         if share.rate is not None:
             equal = f"{100 * share.rate:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
-        kappas = (found.kappa, found.kappa_all, found.kappa_refusal)
+        kappas = (found.kappa_all, found.kappa, found.kappa_refusal)
         cells = (str(found.n), str(found.missing), equal, *map(_short, kappas))
         table.add_row(name, *(cells[i] for i in shown))
     screen.out.print(table)

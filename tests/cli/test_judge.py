@@ -230,6 +230,25 @@ def test_agreement_verdicts_and_correction(main, generations, tmp_path):
     assert shown.out.count(warned) == 1  # of the judge that is corrected; 12 items are too few
 
 
+def test_the_kappa_that_is_shown_first_keeps_unclear(main, generations, tmp_path, monkeypatch):
+    """Two judges who agree on all but what one calls UNCLEAR do not agree perfectly."""
+    assert main("judge", generations, "-j", "rules", "--out", "a.jsonl").code == 0
+    lines = _lines(tmp_path / "a.jsonl")
+    other = [
+        {**one, "judge": "j", "label": "UNCLEAR" if i % 4 == 0 else one["label"]}
+        for i, one in enumerate(lines)
+    ]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(one) + "\n" for one in other))
+    sides = [[one["label"] for one in side] for side in (lines, other)]
+    first = f"{cohen_kappa_score(*sides):.3f} ["
+    for width in (80, 160):
+        monkeypatch.setenv("COLUMNS", str(width))
+        done = main("agreement", "a.jsonl", "b.jsonl")
+        assert (done.code, done.err) == (0, "")
+        row = next(line for line in done.out.splitlines() if line.startswith("all "))
+        assert row.partition("] ")[2].lstrip().startswith(first)
+
+
 def test_labels_of_a_file_correct_a_rate(main, generations, tmp_path):
     assert main("judge", generations, "-j", "rules", "-j", "hf:x", "--out", "j.jsonl").code == 2
     assert main("judge", generations, "-j", "rules", "--out", "a.jsonl").code == 0
