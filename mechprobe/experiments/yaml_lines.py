@@ -112,7 +112,7 @@ def _bad_value(node: yaml.Node) -> yaml.Node | None:
     """The first plain value that looks like a date or a number and is none."""
     if isinstance(node, yaml.ScalarNode):
         try:
-            SafeConstructor().construct_object(node)  # type: ignore[no-untyped-call]
+            SafeConstructor().construct_object(node)
         except ValueError:
             return node
         return None

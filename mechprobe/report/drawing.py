@@ -126,11 +126,14 @@ def name_points(axes: Axes, named: Sequence[tuple[float, float, str]]) -> None:
         named: x, y and text of each.
     """
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    points = axes.bbox.height / axes.figure.dpi * 72
+    points, across = (x / axes.figure.dpi * 72 for x in (axes.bbox.height, axes.bbox.width))
     line = 11.0 / points * (top - bottom)
     last = {"left": bottom - line, "right": bottom - line}
     for x, y, text in sorted(named, key=lambda one: (one[1], one[0])):
+        wide = 4.5 * (len(text) + 2) / across * (right - left)
         sides = ["right", "left"] if x > left + 0.6 * (right - left) else ["left", "right"]
+        room = {"left": right - x, "right": x - left}
+        sides = [side for side in sides if room[side] >= wide] or sides
         free = [side for side in sides if y - last[side] >= line]
         side = free[0] if free else min(sides, key=lambda one: last[one])
         last[side] = max(y, last[side] + line)

@@ -29,7 +29,7 @@ def separators_section(material: Material) -> Section:
             "Nobody can tell: within each model the metric or the regime is the same in all rows."
         )
     elif apart:
-        names = words.listed([words.metric_name(one["metric"]) for one in apart])
+        names = words.some([words.metric_name(one["metric"]) for one in apart])
         said = f"{len(apart)} of {words.count(len(tested), 'metric')} do: {names}."
     else:
         least = min(one["danger"]["p_holm"] for one in tested)

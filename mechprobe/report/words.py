@@ -18,8 +18,11 @@ def signed(points: float | None, digits: int = 1) -> str:
 
 
 def plain(value: float | None, digits: int = 1) -> str:
-    """A number with a typographic minus."""
-    return NOTHING if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+    """A number with a typographic minus; one too small for its digits keeps two of its own."""
+    if value is None:
+        return NOTHING
+    small = digits > 4 and 0 < abs(value) < 1e-4
+    return (f"{value:.2g}" if small else f"{value:.{digits}f}").replace("-", MINUS)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -50,6 +53,13 @@ def listed(parts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def some(parts: Sequence[str], most: int = 4) -> str:
+    """The first few by name, and how many more."""
+    if len(parts) <= most + 1:
+        return listed(parts)
+    return f"{', '.join(parts[:most])} and {len(parts) - most} more"
 
 
 def measure_name(name: str) -> str:

@@ -21,8 +21,8 @@ BESIDE = {
         f"mechprobe.experiments.{name}"
         for name in (
             "derived", "factorial_plan", "fingerprints", "judging", "loading", "locks",
-            "plan_judges", "questions", "rendered", "rundir", "spec", "spec_judges", "steps",
-            "suite",
+            "plan_judges", "questions", "rendered", "rundir", "sources", "spec", "spec_judges",
+            "steps", "suite",
         )
     ),
 }  # fmt: skip

@@ -1,6 +1,15 @@
 import pytest
 
-from mechprobe.report.drawing import as_png, as_svg, blank, inline, plain_name, style
+from mechprobe.report import words
+from mechprobe.report.drawing import (
+    as_png,
+    as_svg,
+    blank,
+    inline,
+    name_points,
+    plain_name,
+    style,
+)
 from mechprobe.report.palette import BINS, EDGES, REGIMES, SHADES, look, shade
 
 
@@ -66,3 +75,27 @@ def test_regimes_differ_by_sign_as_well_as_colour():
     signs = [one.sign for one in REGIMES.values()]
     assert len(signs) == len(set(signs))
     assert look("new").label == "new"
+
+
+def test_names_lie_within_their_panel():
+    with style():
+        figure = blank(3.1, 2.7)
+        axes = figure.subplots()
+        axes.set(xlim=(-40, 20), ylim=(-100, 10))
+        points = [(x, -60.0 + i, f"GPTQ-INT{i}") for i, x in enumerate((-39, -36, 19, 18, -38, 17))]
+        name_points(axes, points)
+        figure.canvas.draw()
+        inside = axes.get_window_extent()
+        boxes = [one.get_window_extent() for one in axes.texts]
+    assert len(boxes) == len(points)
+    assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in boxes)
+
+
+def test_a_small_number_keeps_its_digits_and_a_long_list_its_first_names():
+    assert words.plain(6e-9, 6) == "6e\N{MINUS SIGN}09"
+    assert words.plain(-2.31e-5, 6) == "\N{MINUS SIGN}2.3e-05".replace("e-", "e\N{MINUS SIGN}")
+    assert words.plain(0.00025, 6) == "0.000250"
+    assert words.plain(0.0, 6) == "0.000000"
+    assert words.plain(0.00001, 1) == "0.0"
+    assert words.some(list("abcde")) == "a, b, c, d and e"
+    assert words.some(list("abcdefg")) == "a, b, c, d and 3 more"
