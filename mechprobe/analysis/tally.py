@@ -144,9 +144,10 @@ def wavering(table: pd.DataFrame, most: int) -> list[dict[str, Any]]:
 
     Returns:
         Per prompt: `wavering`, the mean of 1 - SSI over cells and temperatures; `unstable`, the
-        share of these where SSI is below 0.8; their number `n`; and `at`, SSI at each of them.
+        share of these where SSI is below 0.8; their number `n`, those with two decided samples or
+        more; and `at`, SSI at each of them.
     """
-    warm = table[(table["temperature"] > 0) & (table["decided"] > 0)]
+    warm = table[(table["temperature"] > 0) & (table["decided"] > 1)]
     counts = counts_of(warm)
     scored = warm.assign(ssi=stability(counts), loose=unstable(counts))
     keys = ["model", "request", "prompt", "cluster"]

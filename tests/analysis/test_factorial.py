@@ -216,6 +216,15 @@ def test_wavering_prompts_by_id_and_by_how_much():
     assert harmful[0]["at"] == [{"cell": BASE, "temperature": 1.0, "ssi": 0.5}]
 
 
+def test_one_decided_sample_is_no_sign_of_steadiness():
+    few = {**HARMFUL, (CELL, 1.0): [[C] * 5, [C, C, C, R, R], [R] * 5, [R, U, U, U, U]]}
+    found = analyse_factorial(labels(few), DESIGN)
+    row = rates(found, CELL, 1.0)
+    assert (row["decided"], row["ssi_prompts"]) == (16, 3)
+    assert json.dumps(found, allow_nan=False)
+    assert {len(one["at"]) for one in found["wavering"] if one["prompt"] == "h3"} == {1}
+
+
 def test_a_failed_cell_is_not_measured_and_the_rest_is():
     some = labels()
     found = analyse_factorial(some[some["cell"] == BASE], DESIGN)
