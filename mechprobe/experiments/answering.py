@@ -93,6 +93,12 @@ def prompt_records(
         ]
     if not rows:
         raise PromptFileError("no prompts were given; use --prompt TEXT or --prompts FILE")
+    for row in rows[:n]:
+        if any("\ud800" <= letter <= "\udfff" for letter in row["prompt"]):
+            raise PromptFileError(
+                f"prompt {row['id']}: holds half a character (a lone surrogate), which nobody can "
+                "be sent; mend or remove it"
+            )
     return rows[:n]
 
 

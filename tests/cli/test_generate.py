@@ -134,6 +134,15 @@ def test_what_does_not_go_together_is_one_line(main, arguments, said):
     assert done.err.count("\n") == 1
 
 
+def test_a_prompt_that_cannot_be_sent_is_one_line(main, tmp_path):
+    row = {"id": "a", "text": "half \ud83d of it", "label": "harmless", "split": "test"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    for asked in (("--prompts", "p.jsonl"), ("--prompt", row["text"])):
+        done = main("generate", "-m", "m", "--engine", "http://127.0.0.1:9", *asked)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert "holds half a character" in done.err
+
+
 def test_a_server_that_is_not_there_is_one_line(main):
     done = main(
         "generate", "-m", "m", "--engine", "http://127.0.0.1:9", "--prompt", "x",
