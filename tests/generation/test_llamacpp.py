@@ -7,6 +7,7 @@ import pytest
 
 from mechprobe.errors import CheckpointError, GenerationError, NumericsError, VocabularyError
 from mechprobe.generation.llamacpp import LlamaCppEngine
+from mechprobe.generation.llamacpp_server import Stream
 from mechprobe.models.gguf_dense import load_gguf_dense
 from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
@@ -83,6 +84,33 @@ def test_a_call_is_reproducible_bit_for_bit(engine, q4, tokenizer, prompts):
         texts.append(fresh.generate(prompts, max_new_tokens=12))
     assert all(t == texts[0] for t in texts)
     assert all(np.array_equal(found, logprobs[0]) for found in logprobs)
+
+
+def test_a_call_meets_the_same_slots_whatever_was_asked_before(engine, prompts, monkeypatch):
+    """Other slots, or ones that still hold a prompt, are other batches, and at times other text."""
+    met = []
+    receive = Stream.receive
+
+    def noted(stream, event):
+        if event and "choices" in event and event["choices"][0]["finish_reason"] is not None:
+            detail = event["__verbose"]
+            place = detail["id_slot"], detail["timings"]["cache_n"]
+            met.append((event["choices"][0]["index"], *place))
+        return receive(stream, event)
+
+    monkeypatch.setattr(Stream, "receive", noted)
+    calls = []
+    for others in (1, 3, 0):
+        met.clear()
+        engine.generate(prompts[:20], max_new_tokens=2)
+        calls.append(sorted(met))
+        engine.generate(prompts[20 : 20 + others], max_new_tokens=2)
+    assert calls[1] == calls[0]
+    assert calls[2] == calls[0]
+    slots, kept = zip(*[place for _, *place in calls[0]], strict=True)
+    assert slots[:16] == tuple(range(16))
+    assert set(kept[:16]) == {0}
+    assert min(kept[16:]) > 0  # within a call they do keep what prompts have in common
 
 
 def test_companions_change_no_text_at_16_bits(f16, tokenizer, prompts):
