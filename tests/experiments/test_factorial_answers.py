@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
+from scipy.stats import binomtest, chisquare
 
 from mechprobe.experiments.factorial_answers import draw_samples
 from mechprobe.generation import Sampling
@@ -79,14 +79,15 @@ def test_at_temperature_0_nothing_wavers(engine, prompts):
     assert max(len({answer.text for answer in answers}) for answers in warm) > 2
 
 
-def test_at_temperature_1_first_tokens_follow_the_softmax(engine, tokenizer, prompts):
+def test_first_tokens_follow_the_softmax_to_its_tail(engine, tokenizer, prompts):
     """Counted by text, which is all that a server gives; tokens of one text are added up."""
-    logs = engine.next_token_logprobs(prompts).astype(np.float64)
-    shares = np.exp(logs)
+    warm = 1.5
+    shares = np.exp(engine.next_token_logprobs(prompts).astype(np.float64) / warm)
+    shares /= shares.sum(axis=1, keepdims=True)
     # the prompt whose next token is least certain, so that there is a distribution to test
     chosen = int(shares.max(axis=1).argmin())
     n = 600
-    sampling = Sampling(1.0, samples=n, seed=5)
+    sampling = Sampling(warm, samples=n, seed=5)
     ((answers),) = draw_samples(engine, [prompts[chosen]], sampling, 1)
     due = {}
     for token, share in enumerate(shares[chosen]):
@@ -95,6 +96,13 @@ def test_at_temperature_1_first_tokens_follow_the_softmax(engine, tokenizer, pro
     seen = dict.fromkeys(due, 0)
     for answer in answers:
         seen[answer.text] += 1
+    # beyond the smallest set of 95 %, where a nucleus ends: an engine that cuts there draws none
+    order = sorted(due, key=due.get, reverse=True)
+    before = np.cumsum([due[text] for text in order]) / n
+    tail = order[int(np.searchsorted(before, 0.95)) + 1 :]
+    mass = sum(due[text] for text in tail) / n
+    assert mass > 0.03
+    assert binomtest(sum(seen[text] for text in tail), n, mass).pvalue > 1e-3
     common = sorted((text for text in due if due[text] >= 5), key=due.get)
     counts, expected = [seen[t] for t in common], [due[t] for t in common]
     counts[0] += n - sum(counts)  # what is rarer is counted with the rarest of these
