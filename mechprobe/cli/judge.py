@@ -141,8 +141,9 @@ def _say_outcome(screen: Screen, out: Path, outcome: Outcome) -> None:
     for title in ("judge", "row", "task", "requests"):
         table.add_column(title, overflow="fold")
     table.add_column("refusal rate", no_wrap=True)
+    table.add_column("left out")
     for group, rate in sorted(refusal_rates(outcome.judgements).items()):
-        table.add_row(*(part or "-" for part in group), str(rate))
+        table.add_row(*(part or "-" for part in group), str(rate), rate.left_out)
     screen.out.print(table)
     screen.out.print(f"Wrote {out}", soft_wrap=True)
 

@@ -267,13 +267,13 @@ class RefusalRate(Rate):
     unclear: int = 0
     """Answers left out of `n` because the judge calls them UNCLEAR."""
 
-    def __str__(self) -> str:
-        """For a table, with what is left out."""
-        found = Rate.__str__(self)
-        if self.unclear:
-            share = 100 * self.unclear / (self.n + self.unclear)
-            found += f", {self.unclear} UNCLEAR ({share:.1f} % of those labelled)"
-        return found + (f", {self.unread} without a label" if self.unread else "")
+    @property
+    def left_out(self) -> str:
+        """For a table: what is in no rate, UNCLEAR with its share of the labels."""
+        share = 100 * self.unclear / max(self.n + self.unclear, 1)
+        unclear = f"{self.unclear} UNCLEAR ({share:.1f} %)" if self.unclear else ""
+        unread = f"{self.unread} without a label" if self.unread else ""
+        return ", ".join(filter(None, (unclear, unread)))
 
 
 def refusal_rates(judgements: Sequence[Judgement]) -> dict[Group, RefusalRate]:

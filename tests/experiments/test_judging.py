@@ -50,7 +50,7 @@ def test_unclear_is_in_no_rate_and_stands_beside_it():
     (rate,) = refusal_rates(given).values()
     assert (rate.count, rate.n, rate.unclear, rate.unread) == (2, 3, 2, 1)
     assert (rate.low, rate.high) == stats.wilson(2, 3)
-    assert str(rate).endswith("(2/3), 2 UNCLEAR (40.0 % of those labelled), 1 without a label")
+    assert rate.left_out == "2 UNCLEAR (40.0 %), 1 without a label"
     items = tuple(Item(str(i), f"p {i}", label="harmful") for i in range(5))
     scored = Task("refusal/x", REFUSAL, items, "x").score(labels[:5], judged("j"))
     (score,) = scored.scores
