@@ -17,4 +17,7 @@ if _BESIDE.is_dir():
 def _own_cache(tmp_path_factory):
     """A cache of this run's own, unless the caller names one."""
     if "MECHPROBE_CACHE" not in os.environ:
-        os.environ["MECHPROBE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+        base = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            base = base.parent  # one cache for all workers
+        os.environ["MECHPROBE_CACHE"] = str(base / "cache")

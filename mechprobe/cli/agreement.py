@@ -119,14 +119,17 @@ def _say_verdicts(screen: Screen, found: Comparison, threshold: float) -> None:
 
     verdicts = found.verdicts
     changed = [one for one in verdicts if one.changes]
+    read = sum(one.n > 0 for one in verdicts)
     screen.out.print(
-        f"\n{len(changed)} of {len(verdicts)} rows would change their verdict (refusal falls by "
-        f"more than {threshold:g} points)",
+        f"\n{len(changed)} of {read} rows would change their verdict (refusal falls by more than "
+        f"{threshold:g} points)",
         soft_wrap=True,
     )
     table = Table("row", "n", "lost, first", "lost, second", "", box=None, pad_edge=False)
     for one in verdicts:
         notes = [*(["changes"] if one.changes else []), *(["boundary"] if one.boundary else [])]
+        if not one.n:
+            notes.append("UNCLEAR to a judge throughout")
         table.add_row(one.row, str(one.n), *map(str, one.lost), ", ".join(notes))
     screen.out.print(table)
 

@@ -1,8 +1,10 @@
 import os
+import pickle
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from mechprobe.experiments.locks import opened
 from mechprobe.experiments.rundir import RunDirectory
@@ -20,11 +22,21 @@ def run(tmp_path):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """An uninterrupted small run: its spec, its directory, and what the command printed."""
-    home = tmp_path_factory.mktemp("small")
-    spec = home / "small.yaml"
-    spec.write_text(small.SPEC)
-    done = small.run(spec, home / "run")
-    assert done.returncode == 0, done.stderr
+    """An uninterrupted small run: its spec, its directory, and what the command printed.
+
+    Made once for all workers of a test run, which only read it.
+    """
     assert os.environ["MECHPROBE_CACHE"]
-    return spec, home / "run", done
+    home = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        home = home.parent
+    home /= "small"
+    spec, said = home / "small.yaml", home / "said.pickle"
+    with FileLock(f"{home}.lock"):
+        if not said.exists():
+            home.mkdir()
+            spec.write_text(small.SPEC)
+            done = small.run(spec, home / "run")
+            assert done.returncode == 0, done.stderr
+            said.write_bytes(pickle.dumps(done))
+    return spec, home / "run", pickle.loads(said.read_bytes())

@@ -87,8 +87,9 @@ def test_an_answer_that_no_judge_labelled_fails_its_step_alone(judged):
 def test_a_judge_that_is_down_for_every_cell_leaves_what_was_measured(tmp_path):
     down = "{judge: 'openai:m@http://127.0.0.1:9/v1', attempts: 1}"
     spec = SPEC.format(more="").replace("[rules, oracle]", f"[{down}]")
-    done = run(spec, tmp_path / "run")
-    assert [row["status"] for row in done.rows] == ["failed", "failed"]
+    spec = spec.replace(", {precision: Q2_K, quantize: Q2_K}", "")
+    done = run(re.sub(r"(?s)  more:.*?  judges", "  judges", spec), tmp_path / "run")
+    assert [row["status"] for row in done.rows] == ["failed"]
     assert all(row["harmful_refusal_rate"] for row in done.rows)
     assert done.exit_code == 4
 
@@ -182,6 +183,8 @@ def test_judges_of_a_run_are_set_side_by_side(judged):
     (verdict,) = found.verdicts
     assert verdict.row == "llama-s/Q2_K@llama.cpp"
     assert verdict.baseline == "llama-s/F16@llama.cpp"
+    # the oracle can read no answer of Q2_K that is cut off so early; the row is there all the same
+    assert (verdict.n, verdict.lost, verdict.changes, verdict.boundary) == (0, (0, 0), False, False)
     only = find_judgements([out], ["refusal"])
     assert compare(only).whole.n == 60
 
