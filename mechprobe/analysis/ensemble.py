@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mechprobe.behavior.judges.voting import vote
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -53,11 +55,8 @@ def majority(
 ) -> Ensemble:
     """What most judges say of each answer, asked in two steps; a tie is `unclear`.
 
-    First refusal (`refuse`, `partial`) against the rest. Then, of an answer that is no refusal,
-    `comply` against `unclear`: a blind judge knows refusal from no refusal and nothing else, so
-    that its `comply` is no vote here; where nobody is left who can tell, no refusal is `comply`.
-    Of a refusal, `refuse` against `partial`; as many of each are `partial`, for it is a refusal
-    whichever it is. An answer that one of the judges gave no label has none.
+    See `mechprobe.behavior.judges.voting.vote`. An answer that one of the judges gave no label
+    has none.
 
     Args:
         labels: One row per answer and judge: the columns of `ANSWER`, `judge` and `label`.
@@ -67,20 +66,10 @@ def majority(
     """
     voting = judges_of(labels) if judges is None else tuple(judges)
     answers, codes = _codes(labels, voting)
-    refuse, partial, comply, unclear = ((codes == k).sum(axis=1) for k in range(len(LABELS)))
     sees = np.array([name not in blind for name in voting], np.bool_)
-    complied = (codes[:, sees] == LABELS.index("comply")).sum(axis=1)
-    refused, rest = refuse + partial, comply + unclear
-    of_refusal = np.where(refuse > partial, LABELS.index("refuse"), LABELS.index("partial"))
-    unread = (unclear > 0) & (unclear >= complied)
-    of_rest = np.where(unread, LABELS.index("unclear"), LABELS.index("comply"))
-    complete = (codes >= 0).all(axis=1)
-    tied = (refused == rest) | ((rest > refused) & (unclear > 0) & (unclear == complied))
-    chosen = np.where(refused > rest, of_refusal, of_rest)
-    chosen = np.where(tied, LABELS.index("unclear"), chosen)
+    found = vote(codes, sees)
     names = np.array([*LABELS, None], dtype=object)
-    verdicts = answers.assign(label=names[np.where(complete, chosen, -1)])
-    return Ensemble(verdicts, int((complete & tied).sum()), int((~complete).sum()))
+    return Ensemble(answers.assign(label=names[found.codes]), found.ties, found.incomplete)
 
 
 @dataclass(frozen=True, slots=True)

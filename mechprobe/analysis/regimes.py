@@ -75,7 +75,11 @@ class Preset:
 
     def fell(self, points: Fraction, *, strict: bool = True) -> bool:
         """Whether refusal fell beyond the threshold."""
-        return points < self.fall if strict else points <= self.fall
+        return _beyond(points, self.fall, strict)
+
+
+def _beyond(points: Fraction, fall: Fraction, strict: bool) -> bool:
+    return points < fall if strict else points <= fall
 
 
 def lost_refusals(delta: Mapping[str, Any] | None, preset: Mapping[str, Any]) -> bool:
@@ -91,10 +95,10 @@ def lost_refusals(delta: Mapping[str, Any] | None, preset: Mapping[str, Any]) ->
         return False
     fall = Fraction(str(preset["thresholds"]["fall"]))
     if delta["before_count"] is not None and delta["after_count"] is not None and delta["n"]:
-        points = 100 * Fraction(delta["after_count"] - delta["before_count"], delta["n"])
+        points = Fraction(100 * (delta["after_count"] - delta["before_count"]), delta["n"])
     else:
         points = Fraction(str(delta["points"]))
-    return points < fall or (not preset["strict"] and points == fall)
+    return _beyond(points, fall, preset["strict"])
 
 
 def _preset(name: str, *points: int, full: bool) -> Preset:

@@ -45,15 +45,14 @@ def _danger(content: Mapping[str, Any]) -> Iterator[str]:
         yield from _said([row for row in known if row["regime"] == regime], said)
     fell = [row for row in known if lost_refusals(row["deltas"]["refusal"], content["preset"])]
     rest = [row for row in fell if row["regime"] not in _READ]
-    judged = [row for row in known if _quality(row, content) is not None]
-    yield from _said([r for r in rest if r in judged], "lost refusals with their quality too")
-    yield from _said(
-        [r for r in rest if r not in judged], "lost refusals, and their quality was not measured"
-    )
+    with_quality = [row for row in rest if _quality(row, content) is not None]
+    without = [row for row in rest if _quality(row, content) is None]
+    yield from _said(with_quality, "lost refusals with their quality too")
+    yield from _said(without, "lost refusals, and their quality was not measured")
     if known and not fell:
         which = "row" if len(known) == len(compared) else "row that could be compared"
         yield f"No {which} lost refusals beyond the threshold."
-    unjudged = len(known) - len(judged)
+    unjudged = sum(_quality(row, content) is None for row in known)
     if unjudged:
         yield f"{_rows(unjudged)} without a delta of quality: no regime is given."
 

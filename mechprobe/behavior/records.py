@@ -20,6 +20,23 @@ class Record:
     fields: dict[str, Any]
 
 
+def sample_of(record: Record) -> int:
+    """Which sample of its prompt a line is of; 0 where it does not say.
+
+    Raises:
+        PromptFileError: What it says is no whole number.
+    """
+    given = record.fields.get("sample") or 0
+    try:
+        if isinstance(given, float) and not given.is_integer():
+            raise ValueError
+        return int(given)
+    except (TypeError, ValueError) as error:
+        raise PromptFileError(
+            f"{record.where}: 'sample' needs a whole number, not {given!r}"
+        ) from error
+
+
 def read_text(path: Path, name: str | None = None) -> str:
     """A file as UTF-8, without a byte-order mark.
 

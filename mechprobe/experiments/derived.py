@@ -14,7 +14,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 _RATES = ("stats.py", "behavior/rate.py", "behavior/refusal.py", "behavior/refusal_lists.py")
 _JUDGED = ("experiments/judging.py", "behavior/judges/base.py", *_RATES)
-_ANALYSIS = ("analysis", *_RATES)
+_ANALYSIS = ("analysis", "behavior/judges/voting.py", *_RATES)
 _REPORT = ("report", *_ANALYSIS, "experiments/reporting.py")
 DERIVING: dict[str, tuple[str, ...]] = {
     "summary": ("experiments/summary.py", "experiments/judge_steps.py", *_JUDGED),

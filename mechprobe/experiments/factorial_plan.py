@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mechprobe.analysis.factorial import CellOf, Design
+from mechprobe.behavior.judges import tells_unclear
 from mechprobe.experiments.derived import code_digest
 from mechprobe.experiments.factorial_prompts import draw_requests
 from mechprobe.experiments.factorial_spec import FactorialSpec
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
-from mechprobe.experiments.plan_judges import judge_identity, judged_file, tells_unclear
+from mechprobe.experiments.plan_judges import judge_identity, judged_file
 from mechprobe.experiments.plan_prompts import prompts_step
 from mechprobe.experiments.rendered import rows_digest
 from mechprobe.experiments.steps import Step
@@ -78,7 +79,7 @@ def _design(spec: FactorialSpec, cells: list[PlannedCell]) -> Design:
         spec.temperatures,
         {at: spec.samples_at(at) for at in spec.temperatures},
         tuple(one.judge for one in spec.judges),
-        tuple(one.judge for one in spec.judges if not tells_unclear(one)),
+        tuple(one.judge for one in spec.judges if not tells_unclear(one.judge)),
     )  # fmt: skip
 
 
@@ -167,7 +168,6 @@ def _last_steps(spec: FactorialSpec, design: Design, steps: list[Step]) -> Itera
             "blind": list(design.blind),
         },
         outputs=("labels.parquet", "factorial.csv", "factorial.json"),
-        version=2,
         after=judged,
         label="tables",
         code=code_digest("factorial"),
@@ -177,7 +177,6 @@ def _last_steps(spec: FactorialSpec, design: Design, steps: list[Step]) -> Itera
         action=f"{_HERE}.factorial_tables:write_report",
         params={},
         outputs=("report.html", "figures"),
-        version=2,
         needs=(TABLES,),
         label="report",
         code=code_digest("factorial report"),

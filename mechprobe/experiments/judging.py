@@ -88,7 +88,7 @@ class Outcome:
     judgements: tuple[Judgement, ...]
     """Of every judge, the majority's among them."""
     ties: int | None
-    """Items on which the judges of everything have no commonest label; None with one judge."""
+    """Items on which the judges of everything stand even; None with one judge."""
 
     @property
     def complete(self) -> bool:

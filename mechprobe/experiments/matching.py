@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mechprobe.behavior.records import Record
+from mechprobe.behavior.records import Record, sample_of
 from mechprobe.behavior.tasks import Task
 from mechprobe.errors import PromptFileError
 
@@ -91,7 +91,7 @@ def _claim(
         )
     named = name if name in items or not items else None
     row = str(fields.get("row") or "")
-    return _Claim(record, row, _sample(record), named, items, named is None and name in prompts)
+    return _Claim(record, row, sample_of(record), named, items, named is None and name in prompts)
 
 
 def _reject_other_numbering(task: Task, claims: Sequence[_Claim]) -> None:
@@ -102,12 +102,3 @@ def _reject_other_numbering(task: Task, claims: Sequence[_Claim]) -> None:
             f"{other.record.where}: its id is that of another item of {task.name} than its prompt, "
             f"so that ids say nothing here, and {bare.record.where} has no prompt; give it one"
         )
-
-
-def _sample(record: Record) -> int:
-    try:
-        return int(record.fields.get("sample") or 0)
-    except (TypeError, ValueError) as error:
-        raise PromptFileError(
-            f"{record.where}: 'sample' needs a whole number, not {record.fields['sample']!r}"
-        ) from error

@@ -89,23 +89,6 @@ def judge_identity(judge: JudgeSpec) -> str:
     return judge_digest(open_judge(text))
 
 
-def tells_unclear(judge: JudgeSpec) -> bool:
-    """Whether a judge can tell compliance from an unclear answer.
-
-    Rules cannot: they know refusals, and take whatever refuses nothing for compliance. Nor can a
-    classifier without a label that is UNCLEAR.
-
-    Raises:
-        SpecError: A classifier is spelled wrongly.
-        CheckpointError: A classifier is not there.
-    """
-    if judge.judge.startswith("hf:"):
-        from mechprobe.behavior.judges.classifier import says_unclear
-
-        return says_unclear(judge.judge)
-    return judge.judge.partition(":")[0] != "rules"
-
-
 def calls_of(judge: JudgeSpec) -> Calls:
     """How its server is called."""
     chosen = judge.model_dump(exclude={"judge", "per_stratum", "seed"})

@@ -15,14 +15,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import GenerationError, require
-from mechprobe.generation.endpoint import (
-    ApiError,
-    Endpoint,
-    Kind,
-    Reply,
-    Request,
-    read_reply,
-)
+from mechprobe.generation.endpoint import ApiError, Endpoint, Kind, Reply, Request, read_reply
 from mechprobe.generation.server_errors import said_by
 
 if TYPE_CHECKING:

@@ -286,6 +286,7 @@ def test_labels_of_a_file_correct_a_rate(main, generations, tmp_path):
             ["judge", "sample.jsonl", "-j", "rules"],
             "line 1: 'sample' needs a whole number, not 'x'",
         ),
+        (["judge", "half.jsonl", "-j", "rules"], "'sample' needs a whole number, not 1.5"),
         (["agreement", "good.jsonl"], "good.jsonl, line 1: the field 'task' is missing"),
     ],
 )
@@ -294,6 +295,7 @@ def test_bad_input_is_one_line(main, tmp_path, monkeypatch, arguments, said):
     good = {"id": "a", "prompt": "p", "text": "t"}
     (tmp_path / "good.jsonl").write_text(json.dumps(good) + "\n")
     (tmp_path / "sample.jsonl").write_text(json.dumps({**good, "sample": "x"}) + "\n")
+    (tmp_path / "half.jsonl").write_text(json.dumps({**good, "sample": 1.5}) + "\n")
     (tmp_path / "bad.jsonl").write_text(json.dumps(good) + "\n{\n")
     before = sorted(file.name for file in tmp_path.iterdir())
     done = main(*arguments)

@@ -25,6 +25,7 @@ from mechprobe.behavior.judges.choosing import (
     majority,
     open_judge,
     stratified,
+    tells_unclear,
 )
 from mechprobe.behavior.judges.files import read_exchanges, read_judgements, read_truth
 from mechprobe.behavior.judges.judging import Judged, judge_digest, judge_exchanges, load_of
@@ -55,4 +56,5 @@ __all__ = [
     "read_truth",
     "refuses",
     "stratified",
+    "tells_unclear",
 ]

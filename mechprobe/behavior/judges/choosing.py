@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from mechprobe.behavior.judges.base import Exchange, Judge, Judgement, digest
+import numpy as np
+
+from mechprobe.behavior.judges.base import LABELS, Exchange, Judge, Judgement, digest
 from mechprobe.behavior.judges.local import oracle_judge, rules_judge
 from mechprobe.behavior.judges.remote import Calls, RemoteJudge
-from mechprobe.behavior.refusal import RefusalLabel
+from mechprobe.behavior.judges.voting import MISSING, vote
 from mechprobe.errors import SpecError
 from mechprobe.generation.endpoint import Endpoint
 
@@ -76,47 +78,63 @@ def _lot(seed: int, one: Exchange) -> str:
     return hashlib.sha256(f"{seed}\0{one.task}\0{one.id}\0{one.sample}".encode()).hexdigest()
 
 
+def tells_unclear(text: str) -> bool:
+    """Whether a judge can tell compliance from an unclear answer.
+
+    Rules cannot: they know refusals, and take whatever refuses nothing for compliance. Nor can a
+    classifier without a label that is UNCLEAR.
+
+    Args:
+        text: As in `open_judge`.
+
+    Raises:
+        SpecError: A classifier is spelled wrongly.
+        CheckpointError: A classifier is not there.
+    """
+    if text.startswith("hf:"):
+        from mechprobe.behavior.judges.classifier import says_unclear
+
+        return says_unclear(text)
+    return text.partition(":")[0] != "rules"
+
+
 @dataclass(frozen=True, slots=True)
 class Majority:
     """What several judges say together."""
 
     judgements: tuple[Judgement, ...]
     ties: int
-    """Items without a commonest label; they are UNCLEAR."""
+    """Items that stood even; they are UNCLEAR."""
     incomplete: int
     """Items that some judge gave no label; they have none."""
 
 
 def majority(verdicts: Sequence[Sequence[Judgement]]) -> Majority:
-    """The commonest label of each item; a tie is UNCLEAR.
+    """What most judges say of each item, asked in two steps as in `voting.vote`; a tie is UNCLEAR.
 
     Args:
         verdicts: Per judge, judgements of the same items in the same order.
 
     Raises:
-        SpecError: Fewer than two judges, or their items differ.
+        SpecError: Fewer than two judges, no items, or other items than another judge's.
     """
     keys = {tuple(one.key for one in verdict) for verdict in verdicts}
-    if len(verdicts) < 2 or len(keys) != 1:
+    if len(verdicts) < 2 or len(keys) != 1 or not verdicts[0]:
         raise SpecError("a majority needs two judges or more that read the same items")
-    identity = digest(sorted(verdict[0].digest for verdict in verdicts if verdict))
-    found = []
-    ties = incomplete = 0
-    for items in zip(*verdicts, strict=True):
-        labels = [one.label for one in items if one.label is not None]
-        label: RefusalLabel | None = None
-        if len(labels) < len(items):
-            incomplete += 1
-        else:
-            (label, most), *rest = Counter(labels).most_common()
-            if rest and rest[0][1] == most:
-                label = "UNCLEAR"
-                ties += 1
-        status = items[0].status if label is not None else "unparsed"
-        found.append(
-            replace(
-                items[0], judge=MAJORITY, version="", digest=identity, label=label, status=status,
-                problem="", served="",
-            )
-        )  # fmt: skip
-    return Majority(tuple(found), ties, incomplete)
+    firsts = [verdict[0] for verdict in verdicts]
+    identity = digest(sorted(one.digest for one in firsts))
+    codes = [
+        [MISSING if one.label is None else LABELS.index(one.label) for one in verdict]
+        for verdict in verdicts
+    ]
+    tells = [tells_unclear(one.judge) for one in firsts]
+    found = vote(np.array(codes, np.int64).T, np.array(tells, np.bool_))
+    judgements = tuple(
+        replace(
+            first, judge=MAJORITY, version="", digest=identity,
+            label=None if code == MISSING else LABELS[code],
+            status="unparsed" if code == MISSING else "labelled", problem="", served="",
+        )
+        for first, code in zip(verdicts[0], found.codes.tolist(), strict=True)
+    )  # fmt: skip
+    return Majority(judgements, found.ties, found.incomplete)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mechprobe.behavior.judges.base import LABELS, Exchange, Judgement
-from mechprobe.behavior.records import json_lines, read_text
+from mechprobe.behavior.records import Record, json_lines, read_text, sample_of
 from mechprobe.behavior.refusal import RefusalLabel
 from mechprobe.errors import PromptFileError
 
@@ -38,7 +38,8 @@ def read_exchanges(
     """
     known = prompts or {}
 
-    def exchange(line: Mapping[str, Any]) -> Exchange:
+    def exchange(record: Record) -> Exchange:
+        line = record.fields
         name = str(line["id"])
         about = known.get(name, {})
         prompt = line.get("prompt", about.get("text"))
@@ -55,7 +56,7 @@ def read_exchanges(
             _encodable(line["text"]),
             str(line.get("task", task)),
             str(line.get("row", row)),
-            _sample(line),
+            sample_of(record),
             request,
             str(line.get("cluster", about.get("cluster")) or name),
         )
@@ -71,8 +72,8 @@ def read_judgements(path: Path) -> list[Judgement]:
     """
     names = [field.name for field in fields(Judgement)]
 
-    def judgement(line: Mapping[str, Any]) -> Judgement:
-        found = Judgement(**{name: line[name] for name in names})
+    def judgement(record: Record) -> Judgement:
+        found = Judgement(**{name: record.fields[name] for name in names})
         if found.label is not None and found.label not in LABELS:
             raise ValueError(f"the label {found.label!r} is none of {', '.join(LABELS)}")
         return found
@@ -90,25 +91,19 @@ def read_truth(path: Path) -> dict[tuple[str, str, str, int], RefusalLabel]:
         PromptFileError: The file cannot be read, holds nothing, or a line is malformed.
     """
 
-    def labelled(line: Mapping[str, Any]) -> tuple[tuple[str, str, str, int], RefusalLabel]:
+    def labelled(record: Record) -> tuple[tuple[str, str, str, int], RefusalLabel]:
+        line = record.fields
         if line["label"] not in LABELS:
             raise ValueError(f"the label {line['label']!r} is none of {', '.join(LABELS)}")
         key = (
             str(line.get("task", "")),
             str(line.get("row", "")),
             str(line["id"]),
-            _sample(line),
+            sample_of(record),
         )
         return key, line["label"]
 
     return dict(_read(path, labelled))
-
-
-def _sample(line: Mapping[str, Any]) -> int:
-    try:
-        return int(line.get("sample", 0))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"'sample' needs a whole number, not {line['sample']!r}") from error
 
 
 def _encodable(text: str) -> str:
@@ -116,11 +111,11 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _read(path: Path, parse: Callable[[Mapping[str, Any]], _T]) -> list[_T]:
+def _read(path: Path, parse: Callable[[Record], _T]) -> list[_T]:
     found = []
     for record in json_lines(read_text(path), str(path)):
         try:
-            found.append(parse(record.fields))
+            found.append(parse(record))
         except KeyError as error:
             raise PromptFileError(
                 f"{record.where}: the field {error.args[0]!r} is missing"
