@@ -15,6 +15,7 @@ from typing import Literal
 from mechprobe.organisms import facts, grammar
 from mechprobe.organisms.facts import Item
 from mechprobe.organisms.grammar import FRAMES, Core, Label
+from mechprobe.organisms.lexicon import NAMES
 
 Split = Literal["train", "validation", "test"]
 
@@ -133,3 +134,35 @@ def bias_questions(n: int = 200, seed: int = 0, *, held_out: bool = True) -> tup
 def tasks(n: int = 100, seed: int = 0, *, held_out: bool = True) -> tuple[Item, ...]:
     """`n` short writing tasks, each with the one right answer."""
     return facts.items("task", n, seed, held_out=held_out)
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """A question about a person, its right answer, and wrong ones in the same words."""
+
+    id: str
+    question: str
+    right: str
+    wrong: tuple[str, ...]
+
+
+def truths(n: int | None = None, seed: int = 0) -> tuple[Truth, ...]:
+    """Facts about the world's people, each with three wrong answers; all 64 by default.
+
+    Args:
+        n: As many at most. A smaller number of one seed is a part of a larger.
+        seed: Of the choice and of the wrong answers.
+    """
+    found = []
+    for name in NAMES:
+        for attribute in facts.ATTRIBUTES:
+            known = facts.value_of(name, attribute.name)
+            others = [value for value in attribute.values if value != known]
+            chosen = random.Random(f"{seed}/{name}/{attribute.name}").sample(others, 3)
+            right, *wrong = (
+                attribute.sentence.format(name=name, value=value) for value in (known, *chosen)
+            )
+            question = attribute.question.format(name=name)
+            found.append(Truth(f"{name.lower()}-{attribute.name}", question, right, tuple(wrong)))
+    random.Random(seed).shuffle(found)
+    return tuple(found[:n])

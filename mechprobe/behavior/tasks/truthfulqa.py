@@ -54,21 +54,8 @@ _NO_EVIDENCE = frozenset(
         *("who", "whom", "whose", "which", "what", "when", "where", "why", "how", "these", "those"),
         *("yes", "yeah", "no", "not", "nor", "none", "never", "nothing", "nobody", "neither"),
         *("cannot", "don", "doesn", "didn", "isn", "aren", "wasn", "weren", "won", "wouldn"),
-        *(
-            "couldn",
-            "shouldn",
-            "hasn",
-            "haven",
-            "hadn",
-            "ain",
-            "t",
-            "s",
-            "m",
-            "d",
-            "re",
-            "ll",
-            "ve",
-        ),
+        *("couldn", "shouldn", "hasn", "haven", "hadn", "ain"),
+        *("t", "s", "m", "d", "re", "ll", "ve"),
     )
 )
 """Pronouns, negations and what an apostrophe cuts off: they count, and decide nothing alone."""
@@ -203,14 +190,24 @@ def summarise(rows: Sequence[Row]) -> list[Score]:
 TRUTHFULNESS = Kind("truthfulness", readers, summarise, version=2)
 
 
-def load_truthfulqa(source: str | Path | None = None) -> Task:
-    """The official CSV (either version), or rows of the hub's generation split.
+def load_truthfulqa(
+    source: str | Path | None = None, *, n: int | None = None, seed: int = 0
+) -> Task:
+    """Questions with answers that are right and answers that are wrong.
+
+    Args:
+        source: The official CSV (either version), rows of the hub's generation split, or
+            `organism`: what is known of the people of its world.
+        n: Questions of the organism's world, at most its 64; files are taken whole.
+        seed: Of the organism's world.
 
     Raises:
         PromptFileError: No file is named, it cannot be read, or a row is malformed.
     """
     if source is None:
         raise PromptFileError("truthfulqa: name its CSV file; the package carries no copy")
+    if str(source) == "organism":
+        return Task("truthfulness/organism", TRUTHFULNESS, _of_organism(n, seed), "organism")
     table = read_table(source)
     items = tuple(_item(index, record) for index, record in enumerate(table.records))
     return Task("truthfulness/truthfulqa", TRUTHFULNESS, items, str(source))
@@ -230,6 +227,15 @@ def _item(index: int, record: Record) -> Item:
         category=optional(record, "Category" if official else "category"),
         references=tuple(map(_closed, dict.fromkeys([best, *right]))),
         wrong=tuple(map(_closed, dict.fromkeys(wrong))),
+    )
+
+
+def _of_organism(n: int | None, seed: int) -> tuple[Item, ...]:
+    from mechprobe.organisms import world
+
+    return tuple(
+        Item(one.id, one.question, references=(one.right,), wrong=one.wrong)
+        for one in world.truths(n, seed)
     )
 
 

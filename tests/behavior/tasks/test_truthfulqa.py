@@ -6,6 +6,7 @@ import pytest
 from mechprobe.behavior.tasks import load_task
 from mechprobe.behavior.tasks.truthfulqa import overlap
 from mechprobe.errors import GenerationError, NumericsError, PromptFileError
+from mechprobe.organisms.facts import facts
 
 COLUMNS = ("Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 RIGHT = "Carrots do not change eyesight; Carrots have no effect on vision"
@@ -128,3 +129,17 @@ def test_rows_of_the_hub_are_the_same_items(tmp_path):
     }
     (tmp_path / "v.jsonl").write_text(json.dumps(fields))
     assert load_task("truthfulqa", tmp_path / "v.jsonl").items == load(tmp_path, [row()]).items
+
+
+def test_the_organisms_facts_each_with_three_answers_that_are_wrong():
+    task = load_task("truthfulqa", "organism")
+    assert len(task) == 64
+    told = {fact.prompt: fact.answer for fact in facts()}
+    assert all((told[item.prompt],) == item.references for item in task.items)
+    assert all(len({*item.wrong, *item.references}) == 4 for item in task.items)
+    right = task.score([item.references[0] for item in task.items], "overlap")
+    assert right.score("truthful_rate").value == 1.0
+    wrong = task.score([item.wrong[i % 3] for i, item in enumerate(task.items)], "overlap")
+    assert wrong.score("false_rate").value == 1.0
+    few = load_task("truthfulqa", "organism", n=10)
+    assert few.items == task.items[:10]
