@@ -214,7 +214,7 @@ class ApiClient:
         except openai.APIStatusError as error:
             return self._bad_status(error)
         try:
-            return read_reply(text)
+            return read_reply(text, self.endpoint.key() or "")
         except ValueError:
             return self._error("garbled", "the reply is no whole JSON answer", 200)
 

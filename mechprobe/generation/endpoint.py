@@ -11,6 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from mechprobe.errors import GenerationError, SpecError
+from mechprobe.generation.server_errors import shown_model
 
 __all__ = ["ApiError", "Endpoint", "Kind", "Reply", "Request", "read_reply"]
 
@@ -193,21 +194,28 @@ class Reply:
 
     text: str
     stop: str
-    """The server's finish reason: `stop`, `length`, `content_filter`, …; `unknown` without one."""
+    """The server's finish reason: `stop`, `length`, `content_filter`, …; `unknown` without one.
+
+    As sent, so that it may be anything.
+    """
     prompt_tokens: int | None
     completion_tokens: int | None
     model: str = ""
-    """The model's name as the server gives it."""
+    """The model's name as the server gives it; empty if it may be anything else."""
     choice: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The choice as sent: log-probabilities and what one kind of server adds."""
 
 
-def read_reply(text: str) -> Reply:
+def read_reply(text: str, key: str = "") -> Reply:
     """Read the body of a 200 response strictly.
 
     A message without text but with a finish reason is an empty text: a model may spend all its
     tokens on thinking. One without either is no answer. Half a surrogate pair, which no file can
     hold, becomes U+FFFD.
+
+    Args:
+        text: As it came.
+        key: That was sent with the request; a model's name that holds a part of it is not taken.
 
     Raises:
         ValueError: It is no whole JSON document, or not of the right shape.
@@ -225,16 +233,13 @@ def read_reply(text: str) -> Reply:
             answer = message.get("refusal") or ("" if stop else None)
         usage = found.get("usage") or {}
         counts = [usage.get(f"{part}_tokens") for part in ("prompt", "completion")]
-        model = found.get("model")
+        model = shown_model(found.get("model"), key)
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError("no choice with a text") from error
     if not isinstance(answer, str):
         raise ValueError("no text")
     prompt, completion = (n if isinstance(n, int) else None for n in counts)
-    name = model if isinstance(model, str) else ""
-    return Reply(
-        _whole(answer), _whole(str(stop or "unknown")), prompt, completion, _whole(name), choice
-    )
+    return Reply(_whole(answer), _whole(str(stop or "unknown")), prompt, completion, model, choice)
 
 
 def _whole(text: str) -> str:

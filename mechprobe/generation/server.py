@@ -163,7 +163,7 @@ class ServerEngine:
                 read_completion(
                     reply,
                     ids[number // copies],
-                    where=str(self.endpoint),
+                    endpoint=self.endpoint,
                     sample=number % copies,
                     seed=None if sampling is None or sampling.greedy else sampling.seed,
                 ),
@@ -190,14 +190,14 @@ class ServerEngine:
         plain = plain_token(self._tokenizer, str(self.endpoint))
         requests = (asking(prompt, width) for prompt in ids)
         for number, reply in self._opened().map(requests):
-            entries = listed_in(reply)
+            entries = listed_in(reply, str(self.endpoint))
             if not entries:  # llama.cpp lists nothing for a step whose text is none
                 forced = asking(
                     ids[number],
                     width,
                     logit_bias=[[plain, 1e6]],
                 )
-                entries = listed_in(self._opened().send(forced))
+                entries = listed_in(self._opened().send(forced), str(self.endpoint))
             if not entries:
                 raise self._no_letters("gives no log-probabilities")
             found[number] = next_token_row(entries, found.shape[1])

@@ -24,6 +24,8 @@ _KNOWN = tuple(
 )
 """What is known of servers' messages, and what is said of it; the first that fits."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z_]{0,39}")
+_MODEL = re.compile(r"[ -~]{1,200}")
+"""One line of plain ASCII."""
 _KEY_PART = 8
 """Characters in a row that a name may not share with the key."""
 
@@ -52,7 +54,16 @@ def shown_name(value: object, key: str = "") -> str:
         value: What the server sent.
         key: No part of it is ever a name.
     """
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    return _without(key, value, _NAME)
+
+
+def shown_model(value: object, key: str = "") -> str:
+    """A model's name from a server, as `shown_name` shows a name; one line of plain ASCII."""
+    return _without(key, value, _MODEL)
+
+
+def _without(key: str, value: object, form: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or not form.fullmatch(value):
         return ""
     secret = key.lower()
     parts = {secret[i : i + _KEY_PART] for i in range(max(1, len(key) - _KEY_PART + 1))} - {""}

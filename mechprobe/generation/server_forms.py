@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
 
 from mechprobe.errors import GenerationError, SpecError
-from mechprobe.generation.api import ApiError, Reply, Request
+from mechprobe.generation.api import ApiError, Endpoint, Reply, Request
 from mechprobe.generation.base import Completion, FloatArray, Parity, Sampling, StopReason
 from mechprobe.generation.server_errors import shown_name
 
@@ -19,7 +20,12 @@ _STOPS: Final[dict[str, StopReason]] = {
 }
 _UNLISTED: Final = 1e-3
 """Probability that may hide in tokens which a server did not list."""
+_ABOVE: Final = 1e-3
+"""How far above 0 rounding may put the logarithm of a probability, nats."""
 _MARK: Final = "token_id:"
+_MALFORMED: Final = (
+    ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def listed(choice: Mapping[str, Any]) -> dict[int, float]:
@@ -31,20 +37,33 @@ def listed(choice: Mapping[str, Any]) -> dict[int, float]:
 
     Args:
         choice: As the server sent it.
+
+    Raises:
+        ValueError: Something in it is no id or no log-probability. What is not even of the right
+            shape raises as it happens; see `listed_in`.
     """
     found = choice.get("logprobs")
     if not isinstance(found, Mapping):
         return {}
     if content := found.get("content"):
         entries = content[0].get("top_logprobs") or ()
-        return {int(e["id"]): float(e["logprob"]) for e in entries if "id" in e}
+        return _entries((e["id"], e["logprob"]) for e in entries if e.get("id") is not None)
     steps = found.get("top_logprobs") or ()
-    first = steps[0] if steps and isinstance(steps[0], Mapping) else {}
-    return {
-        int(key.removeprefix(_MARK)): float(value)
+    first = (steps[0] if steps else None) or {}
+    return _entries(
+        (int(key.removeprefix(_MARK)), value)
         for key, value in first.items()
         if key.startswith(_MARK)
-    }
+    )
+
+
+def _entries(pairs: Iterable[tuple[Any, Any]]) -> dict[int, float]:
+    found = {}
+    for token, value in pairs:
+        if type(token) is not int or isinstance(value, bool) or not value <= _ABOVE:  # or NaN
+            raise ValueError("no id of a token, or no log-probability")
+        found[token] = float(value)
+    return found
 
 
 def next_token_row(entries: Mapping[int, float], width: int) -> FloatArray:
@@ -81,14 +100,19 @@ def asking(prompt: tuple[int, ...] | str, width: int, **options: Any) -> Request
 
 
 def read_completion(
-    reply: Reply, prompt: tuple[int, ...] | str, *, where: str, sample: int, seed: int | None
+    reply: Reply,
+    prompt: tuple[int, ...] | str,
+    *,
+    endpoint: Endpoint,
+    sample: int,
+    seed: int | None,
 ) -> Completion | ApiError:
     """An answer as every engine gives it; an error if it ended as no answer does.
 
     Args:
         reply: What the server sent.
         prompt: What it was sent.
-        where: The server, for messages.
+        endpoint: The server; no part of its key is shown.
         sample: Which of the prompt's answers.
         seed: `Sampling.seed`, or None.
 
@@ -97,19 +121,25 @@ def read_completion(
     """
     stop = _STOPS.get(reply.stop)
     if stop is None:
-        ended = shown_name(reply.stop) or "a reason that is no name"
-        return ApiError.of(f"{where}: an answer ended with {ended!r}, as no answer does", "refused")
+        ended = shown_name(reply.stop, endpoint.key() or "") or "a reason that is no name"
+        return ApiError.of(
+            f"{endpoint}: an answer ended with {ended!r}, as no answer does", "refused"
+        )
+    ids = reply.choice.get("token_ids")
+    ids = [] if ids is None else ids
+    if not isinstance(ids, list) or any(type(token) is not int for token in ids):
+        return ApiError.of(f"{endpoint}: an answer's token_ids are no list of ids", "garbled", 200)
     parity: Parity = "unverified"
     if not isinstance(prompt, str) and reply.prompt_tokens is not None:
         if reply.prompt_tokens != len(prompt):
             raise GenerationError(
-                f"{where}: read {reply.prompt_tokens} tokens where {len(prompt)} were sent; it "
+                f"{endpoint}: read {reply.prompt_tokens} tokens where {len(prompt)} were sent; it "
                 "changes the prompt"
             )
         parity = "ids"
     return Completion(
         text=reply.text,
-        ids=tuple(int(token) for token in reply.choice.get("token_ids") or ()),
+        ids=tuple(ids),
         stop=stop,
         prompt_tokens=reply.prompt_tokens or 0,
         sample=sample,
@@ -119,15 +149,21 @@ def read_completion(
     )
 
 
-def listed_in(reply: Reply | ApiError) -> dict[int, float]:
+def listed_in(reply: Reply | ApiError, where: str) -> dict[int, float]:
     """`listed` of a reply.
 
+    Args:
+        reply: What came.
+        where: The server, for messages.
+
     Raises:
-        ApiError: It is none.
+        ApiError: It is none, or its log-probabilities are malformed.
     """
     if isinstance(reply, ApiError):
         raise reply
-    return listed(reply.choice)
+    with suppress(*_MALFORMED):  # not chained: their messages quote the server
+        return listed(reply.choice)
+    raise ApiError.of(f"{where}: its log-probabilities are malformed", "garbled", 200)
 
 
 def sampler_fields(sampling: Sampling) -> tuple[dict[str, Any], dict[str, Any]]:

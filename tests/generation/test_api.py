@@ -1,6 +1,7 @@
 """The client against a server that fails in every way it can, over real sockets."""
 
 import contextlib
+import json
 import logging
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from mechprobe.errors import GenerationError, SpecError
 from mechprobe.generation.api import ApiClient, ApiError, Endpoint, Reply, Request
+from mechprobe.generation.endpoint import read_reply
 from mechprobe.generation.server_errors import said_by
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -233,6 +235,33 @@ def test_no_key_is_sent_to_a_server_that_was_not_named_for_it(monkeypatch):
     with FaultServer() as server, _client(server) as client:
         client.send(_ask("a"))
     assert KEY not in (server.seen[0].authorization or "")
+
+
+@pytest.mark.parametrize(
+    ("named", "model"),
+    [
+        (KEY, ""),
+        (f"m-{KEY[6:14].upper()}", ""),
+        ("two\nlines", ""),
+        ("x" * 201, ""),
+        ("half \ud800", ""),
+        (7, ""),
+        (None, ""),
+        ("org/Some-Model 2.5:7b@q4_K (GGUF)", "org/Some-Model 2.5:7b@q4_K (GGUF)"),
+    ],
+)
+def test_no_part_of_a_key_is_the_name_of_a_model(named, model):
+    body = {"model": named, "choices": [{"text": "fine", "finish_reason": "stop"}]}
+    assert read_reply(json.dumps(body), KEY) == Reply("fine", "stop", None, None, model)
+
+
+def test_a_server_that_names_its_model_by_the_key_is_given_no_name(monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    with (
+        FaultServer() as server,  # names the model that it was asked for
+        ApiClient(Endpoint(KEY, server.url, "MY_KEY")) as client,
+    ):
+        assert client.send(_ask("a")).model == ""
 
 
 def test_a_missing_key_is_said_before_anything_is_sent(monkeypatch):

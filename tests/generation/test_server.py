@@ -14,9 +14,10 @@ from scipy.stats import chisquare
 from mechprobe.behavior.multiple_choice import as_question, score_letters
 from mechprobe.errors import GenerationError
 from mechprobe.generation import Sampling
-from mechprobe.generation.api import ApiError, Endpoint
+from mechprobe.generation.api import ApiError, Endpoint, Reply
 from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.generation.server import ServerEngine
+from mechprobe.generation.server_forms import listed_in
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.gguf_write import write_f16_gguf
 from mechprobe.models.rendering import encode
@@ -274,6 +275,55 @@ def test_ids_and_endings_are_the_servers():
         assert engine.generate([[5, 6, 7]])[0].stop == "filtered"
         with pytest.raises(GenerationError, match="ended with 'abort'"):
             engine.generate([[5, 6, 7]])
+
+
+def test_malformed_ids_and_endings_cost_their_own_answer_and_show_no_key(monkeypatch):
+    monkeypatch.setenv("OUR_KEY", "our_very_secret_key")
+    bad = [5, "", False, [None], "abc", ["x"], {"a": 1}, [float("inf")], [1.7], [True]]
+    last = reply(stop="our_very_secret_key"), reply(stop="sk-1 said so"), reply(token_ids=None)
+    answers = iter([reply(), *(reply(token_ids=ids) for ids in bad), *last])
+    with (
+        canned(lambda path, body: next(answers)) as (url, _),
+        ServerEngine(Endpoint("m", url, "OUR_KEY"), **SETTINGS | {"concurrency": 1}) as engine,
+    ):
+        found = dict(engine.as_they_finish([[5, 6, 7]] * (len(bad) + 3)))
+    for number in range(len(bad)):
+        assert isinstance(found[number], ApiError)
+        assert (found[number].kind, found[number].for_all) == ("garbled", False)
+        assert str(found[number]).endswith("an answer's token_ids are no list of ids")
+    for number in (len(bad), len(bad) + 1):
+        assert "ended with 'a reason that is no name'" in str(found[number])
+    assert found[len(bad) + 2].ids == ()
+
+
+def _vllm(**listing):
+    return {"top_logprobs": [listing]}
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        *({"content": content} for content in ({"a": 1}, 5, ["x"])),
+        *({"content": [{"top_logprobs": top}]} for top in (5, [{"id": 1}], ["x"], [[1]])),
+        *({"content": [{"top_logprobs": [{"id": i, "logprob": -1.0}]}]} for i in ("1", 1.7, True)),
+        *({"top_logprobs": top} for top in (5, {"a": 1}, ["x"])),
+        _vllm(**{"token_id:x": -1.0}),
+        *(_vllm(**{"token_id:1": p}) for p in (None, "-1", False, 700, 0.1, float("nan"))),
+        _vllm(**{"token_id:1": -(10**400)}),
+    ],
+)
+def test_malformed_log_probabilities_are_one_line_and_never_a_number(logprobs):
+    found = Reply("", "stop", 3, 1, choice={"logprobs": logprobs})
+    with pytest.raises(ApiError, match=r"^here: its log-probabilities are malformed$") as caught:
+        listed_in(found, "here")
+    assert caught.value.kind == "garbled"
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+def test_rounding_and_impossible_tokens_are_log_probabilities():
+    sure = _vllm(**{"token_id:1": 1e-6, "token_id:2": float("-inf")})
+    found = listed_in(Reply("", "stop", 3, 1, choice={"logprobs": sure}), "here")
+    assert found == {1: 1e-6, 2: float("-inf")}
 
 
 def test_a_server_that_is_out_of_order_is_not_taken_for_one_of_texts(prompts):
