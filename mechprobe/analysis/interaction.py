@@ -50,7 +50,7 @@ def cdi(cell: pd.DataFrame, baseline: pd.DataFrame, temperature: float) -> Contr
 
     Args:
         cell: Tally of the quantized cell's harmful prompts, all temperatures.
-        baseline: The same of the 16-bit cell.
+        baseline: The same of the baseline.
         temperature: Above 0.
     """
     import pandas as pd

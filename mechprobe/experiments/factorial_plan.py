@@ -9,7 +9,7 @@ from typing import Any
 from mechprobe.analysis.factorial import CellOf, Design
 from mechprobe.behavior.judges import tells_unclear
 from mechprobe.experiments.derived import code_digest
-from mechprobe.experiments.factorial_prompts import draw_requests
+from mechprobe.experiments.factorial_prompts import KINDS, add_requests
 from mechprobe.experiments.factorial_spec import FactorialSpec
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.plan_judges import judge_identity, judged_file
@@ -51,7 +51,10 @@ def plan_factorial(spec: FactorialSpec) -> FactorialPlan:
     """
     steps: list[Step] = []
     cells: list[PlannedCell] = []
-    identities = {one.judge: judge_identity(one) for one in spec.judges}
+    identities = {}
+    for i, judge in enumerate(spec.judges):
+        with spec.field("judges", i):
+            identities[judge.judge] = judge_identity(judge)
     drawn = _drawn_requests(spec)
     for model in spec.models:
         prompts = prompts_step(model, "factorial_prompts:write_requests", drawn)
@@ -90,7 +93,11 @@ def _drawn_requests(spec: FactorialSpec) -> dict[str, Any]:
         "benign": spec.benign.model_dump(),
         "template": spec.template,
     }
-    return {**params, "rows": rows_digest(draw_requests(params))}
+    rows: list[dict[str, Any]] = []
+    for kind in KINDS:
+        with spec.field(kind):
+            add_requests(rows, kind, params[kind])
+    return {**params, "rows": rows_digest(rows)}
 
 
 def _cell_steps(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mechprobe.errors import MechprobeError, PromptFileError
+from mechprobe.errors import PromptFileError
 from mechprobe.experiments.rendered import render_rows
 from mechprobe.experiments.steps import Task
 
@@ -23,28 +23,35 @@ def draw_requests(params: Mapping[str, Any]) -> list[dict[str, Any]]:
         PromptFileError: A source cannot be read, has none of the kind, or gives an id twice.
         SpecError: An option is unknown.
     """
+    rows: list[dict[str, Any]] = []
+    for kind in KINDS:
+        add_requests(rows, kind, params[kind])
+    return rows
+
+
+def add_requests(rows: list[dict[str, Any]], kind: str, given: Mapping[str, Any]) -> None:
+    """Draw the prompts of one kind and put them behind those that are there.
+
+    Raises:
+        PromptFileError: As `draw_requests`.
+        SpecError: As `draw_requests`.
+    """
     from mechprobe.behavior.tasks import load_task
 
-    rows: list[dict[str, Any]] = []
-    for kind, (name, label) in KINDS.items():
-        given = params[kind]
-        try:
-            task = load_task(name, given["source"], **given["options"])
-        except MechprobeError as error:
-            raise type(error)(f"{kind}: {error}") from error
-        found = [item for item in task.items if item.label == label]
-        chosen = {item.id for item in task.sample(given["prompts"]).items}
-        rows += [
-            {"set": kind, "id": i.id, "text": i.prompt, "label": label, "cluster": i.cluster}
-            for i in [item for item in found if item.id in chosen][: given["prompts"]]
-        ]
-        if not rows or rows[-1]["set"] != kind:
-            raise PromptFileError(f"{given['source']}: no {label} prompts for `{kind}`")
-    ids = [row["id"] for row in rows]
-    twice = next((name for i, name in enumerate(ids) if name in ids[:i]), None)
-    if twice is not None:
+    name, label = KINDS[kind]
+    task = load_task(name, given["source"], **given["options"])
+    found = [item for item in task.items if item.label == label]
+    chosen = {item.id for item in task.sample(given["prompts"]).items}
+    drawn = [item for item in found if item.id in chosen][: given["prompts"]]
+    if not drawn:
+        raise PromptFileError(f"{given['source']}: no {label} prompts for `{kind}`")
+    there = {row["id"] for row in rows}
+    if twice := next((item.id for item in drawn if item.id in there), None):
         raise PromptFileError(f"the harmful and the benign prompts both have the id {twice!r}")
-    return rows
+    rows += [
+        {"set": kind, "id": i.id, "text": i.prompt, "label": label, "cluster": i.cluster}
+        for i in drawn
+    ]
 
 
 def write_requests(task: Task) -> None:

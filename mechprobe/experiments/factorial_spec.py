@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mechprobe.experiments.spec import ModelSpec, Name, Spec
+from mechprobe.experiments.spec import ModelSpec, Name, Placed, Spec
 from mechprobe.experiments.spec_file import check_models, spec_text, validated
 from mechprobe.experiments.spec_judges import JudgeSpec
 
@@ -33,7 +33,7 @@ class Requests(_Strict):
     """Of the source's loader, such as `split`."""
 
 
-class FactorialSpec(_Strict):
+class FactorialSpec(Placed):
     """Models by precisions by temperatures by samples by prompts."""
 
     kind: Literal["factorial"] = "factorial"
@@ -107,6 +107,7 @@ def parse_factorial(text: str, where: str) -> FactorialSpec:
             that no matrix could have.
     """
     spec, lines = validated(text, where, FactorialSpec)
+    spec.know(lines)
     check_models(spec.matrix, lines)
     return spec
 

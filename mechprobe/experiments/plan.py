@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mechprobe.errors import SpecError
 from mechprobe.experiments.analysing import analysis_step
 from mechprobe.experiments.derived import code_digest
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
@@ -95,7 +94,7 @@ def _drawn_prompts(spec: Spec) -> dict[str, Any]:
     with spec.field("prompts"):
         drawn = draw_rows(params)
     if not drawn:
-        raise SpecError("the spec measures nothing; name a task or a probe")
+        raise spec.mistake(("tasks",), "the spec measures nothing; name a task or a probe")
     return {**params, "rows": rows_digest(drawn)}
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from mechprobe.behavior.judges import Calls, about_server, judge_digest, open_judge
 from mechprobe.behavior.judges.base import digest
-from mechprobe.errors import MechprobeError, SpecError
 from mechprobe.experiments.sources import find_source
 from mechprobe.experiments.spec import Spec
 from mechprobe.experiments.spec_judges import JudgeSpec, SecondJudge
 from mechprobe.experiments.suite import absent, asked, wants
+from mechprobe.experiments.yaml_lines import Location
 from mechprobe.generation.endpoint import Endpoint
 
 ORACLE = "oracle"
@@ -49,22 +49,21 @@ def judge_parts(spec: Spec) -> dict[str, list[JudgePart]]:
     """
     tasks = _requests(spec)
     judges = _judges(spec)
-    named = [one.judge for one in judges]
-    twice = next((name for i, name in enumerate(named) if name in named[:i]), None)
-    if twice:
-        raise SpecError(f"tasks.judges: {twice} is named twice; a second judge is another one")
     found: dict[str, list[JudgePart]] = {name: [] for name in tasks}
-    for judge in judges:
-        try:
+    named: set[str] = set()
+    for at, judge in judges:
+        if judge.judge in named:
+            raise spec.mistake(at, f"{judge.judge} is named twice; a second judge is another one")
+        named.add(judge.judge)
+        with spec.field(*at):
             identity = judge_identity(judge)
-        except MechprobeError as error:
-            raise type(error)(f"tasks.judges: {error}") from error
         mine = [name for name, world in tasks.items() if world or judge.judge != ORACLE]
         if not mine:
-            raise SpecError(
-                f"tasks.judges: {judge.judge} has no answers to requests to read here; add the "
-                "task refusal, jailbreak or over_refusal"
-                + (", of the organism: the oracle knows no others" if judge.judge == ORACLE else "")
+            own = ", of the organism: the oracle knows no others" if judge.judge == ORACLE else ""
+            raise spec.mistake(
+                at,
+                f"{judge.judge} has no answers to requests to read here; add the task refusal, "
+                f"jailbreak or over_refusal{own}",
             )
         for name in mine:
             found[name].append(_part(judge, name, identity))
@@ -95,14 +94,20 @@ def calls_of(judge: JudgeSpec) -> Calls:
     return Calls(**chosen)
 
 
-def _judges(spec: Spec) -> list[JudgeSpec]:
-    """Those of the spec; without any, the oracle reads what the organisms answer: it is free."""
+def _judges(spec: Spec) -> list[tuple[Location, JudgeSpec]]:
+    """Those of the spec, and where they stand in it.
+
+    Without any the oracle reads what the organisms answer: it is free.
+    """
     tasks = spec.tasks
     given = tasks.judges
     if given is None:
         known = spec.prompts.source == WORLD and tasks.refusal is not None
         given = (JudgeSpec(judge=ORACLE),) if known else ()
-    return [*given, *([tasks.second] if tasks.second else [])]
+    found: list[tuple[Location, JudgeSpec]] = [
+        (("tasks", "judges", i), one) for i, one in enumerate(given)
+    ]
+    return [*found, *([(("tasks", "second"), tasks.second)] if tasks.second else [])]
 
 
 def _requests(spec: Spec) -> Mapping[str, bool]:

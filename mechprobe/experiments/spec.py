@@ -186,18 +186,9 @@ class Analysis(_Strict):
     seed: int = 0
 
 
-class Spec(_Strict):
-    """A matrix: models by cells."""
+class Placed(_Strict):
+    """A whole spec, which knows where each of its fields stands."""
 
-    name: Name
-    models: tuple[ModelSpec, ...] = Field(min_length=1, strict=False)
-    prompts: PromptsSpec = PromptsSpec()
-    tasks: Tasks = Tasks()
-    probes: Probes = Probes()
-    baseline: Literal["same-stack", "study"] = "same-stack"
-    """`same-stack` holds a cell against 16 bits on its own engine, `study` all cells of a model
-    against one, as published: deltas of other engines are then not quantization alone."""
-    analysis: Analysis = Analysis()
     _lines: Lines = PrivateAttr(default=Lines())
 
     def know(self, lines: Lines) -> None:
@@ -215,6 +206,20 @@ class Spec(_Strict):
             yield
         except MechprobeError as error:
             raise type(error)(f"{self._lines.place(location)}: {error}") from error
+
+
+class Spec(Placed):
+    """A matrix: models by cells."""
+
+    name: Name
+    models: tuple[ModelSpec, ...] = Field(min_length=1, strict=False)
+    prompts: PromptsSpec = PromptsSpec()
+    tasks: Tasks = Tasks()
+    probes: Probes = Probes()
+    baseline: Literal["same-stack", "study"] = "same-stack"
+    """`same-stack` holds a cell against 16 bits on its own engine, `study` all cells of a model
+    against one, as published: deltas of other engines are then not quantization alone."""
+    analysis: Analysis = Analysis()
 
     def cells(self, model: ModelSpec) -> Iterator[tuple[CellSpec, Cell]]:
         """The cells of a model, each with its baseline filled in."""

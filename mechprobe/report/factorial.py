@@ -79,15 +79,15 @@ def verdict(document: Row) -> str:
 
 
 def _alone(document: Row) -> str:
-    """The largest change of an unquantized cell's ASR from temperature 0 to the highest."""
+    """The largest change of a baseline's ASR from temperature 0 to the highest."""
     base = [row for row in harmful(document) if not row["baseline"]]
     moves = [hot["asr"] - cold["asr"] for cold, hot in both_ends(document, base)]
     top = f"{highest(document):g}"
     if not moves:
-        return f"No unquantized cell has a rate at temperature 0 and at {top}."
+        return f"No baseline has a rate at temperature 0 and at {top}."
     return (
-        f"Temperature {top} alone changes the share of harmful prompts that are answered by "
-        f"{words.signed(100 * max(moves, key=abs))} points."
+        f"Temperature {top} alone, in the baselines, changes the share of harmful prompts that are "
+        f"answered by {words.signed(100 * max(moves, key=abs))} points."
     )
 
 

@@ -79,7 +79,7 @@ def interaction_section(document: Row) -> Section:
         title,
         tuple(said),
         (interaction_figure(document),),
-        (cut(table, head, "Every quantized cell against the 16-bit cell of its engine."),),
+        (cut(table, head, "Every quantized cell against the baseline of its engine."),),
         (
             "CDI is a difference of rates, the GEE one of log-odds. A cell that answers nearly "
             "everything at temperature 0 has no room for more: its CDI is negative although its "

@@ -56,7 +56,7 @@ def rates_section(document: Row) -> Section:
     said = []
     base = [row for row in rows if not row["baseline"]]
     if moved := _widest(document, base):
-        said.append(f"Temperature alone, unquantized: {moved}.")
+        said.append(f"Temperature alone, in the baselines: {moved}.")
     if moved := _widest(document, [row for row in rows if row["baseline"]]):
         said.append(f"Of the quantized cells: {moved}.")
     table = []

@@ -256,11 +256,11 @@ def test_a_mistake_is_one_line_that_names_the_field(old, new, said):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("rules, ", "rules:nothing, ", "nothing"),
+        ("rules, ", "rules:nothing, ", r"line 16: judges\[1\]: .*nothing"),
         (
             "prompts: 14}",
             "prompts: 14, options: {sort: odd}}",
-            "harmful: refusal: no option 'sort'",
+            "line 11: harmful: refusal: no option 'sort'",
         ),
         ("harmful: {source: organism", "harmful: {source: nowhere.csv", "nowhere.csv"),
     ],

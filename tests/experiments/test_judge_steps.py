@@ -250,6 +250,7 @@ tasks: {{{tasks}}}
     with pytest.raises(SpecError, match=said) as error:
         judge_parts(parse_spec(text, "x.yaml"))
     assert "\n" not in str(error.value)
+    assert str(error.value).startswith("x.yaml, line 5: tasks.")
 
 
 def test_the_oracle_is_asked_about_its_world_alone():

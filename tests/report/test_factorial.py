@@ -81,7 +81,7 @@ def test_the_headline_needs_both_ends_and_names_what_is_unclear():
     whole = made(temperatures=(0.0, 0.5, 1.0))
     top = [r for r in whole["rates"] if r["temperature"] == 1.0 and r["cell"].startswith("FP16")]
     lost = {**whole, "rates": [row for row in whole["rates"] if row not in top]}
-    assert verdict(lost).startswith("No unquantized cell has a rate at temperature 0 and at 1.")
+    assert verdict(lost).startswith("No baseline has a rate at temperature 0 and at 1.")
     assert "unclear" not in verdict(whole)
     row = next(row for row in top if row["request"] == "harmful")
     row |= {"unclear": 5, "unclear_share": 5 / (5 + row["decided"])}
