@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from mechprobe.errors import PromptFileError
+
+_LONG = re.compile(r"\d{4301,}")
+"""A number of more digits than Python reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,27 @@ def read_text(path: Path, name: str | None = None) -> str:
         raise PromptFileError(f"{name or path}: cannot be read: {error.strerror}") from error
 
 
+def parse_json(text: str) -> Any:
+    """Read JSON.
+
+    Raises:
+        json.JSONDecodeError: It is none, or holds what Python does not read: a number of thousands
+            of digits, or lists that lie in each other too deep.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError as error:
+        depths = accumulate((mark in "[{") - (mark in "]}") for mark in text)
+        deepest, _ = max(enumerate(depths), key=lambda at: at[1])
+        raise json.JSONDecodeError("nested too deep", text, deepest) from error
+    except ValueError as error:
+        found = _LONG.search(text)
+        at = found.start() if found else 0
+        raise json.JSONDecodeError("a number has too many digits", text, at) from error
+
+
 def json_lines(text: str, name: str) -> Iterator[Record]:
     """The object of each line that is not blank.
 
@@ -62,16 +88,8 @@ def json_lines(text: str, name: str) -> Iterator[Record]:
         PromptFileError: A line is no JSON object.
     """
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{name}, line {number}"
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptFileError(f"{where}: not JSON: {error.msg}") from error
-        if not isinstance(fields, dict):
-            raise PromptFileError(f"{where}: needs a JSON object")
-        yield Record(where, fields)
+        if line.strip():
+            yield _record(_content(line, name, number), f"{name}, line {number}")
 
 
 def json_array(text: str, name: str) -> Iterator[Record]:
@@ -80,10 +98,7 @@ def json_array(text: str, name: str) -> Iterator[Record]:
     Raises:
         PromptFileError: It is no JSON, no array, or an item is no object.
     """
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PromptFileError(f"{name}, line {error.lineno}: not JSON: {error.msg}") from error
+    content = _content(text, name)
     if not isinstance(content, list):
         raise PromptFileError(f"{name}: needs a JSON array of objects")
     yield from objects(content, name)
@@ -96,6 +111,19 @@ def objects(items: Iterable[Any], name: str) -> Iterator[Record]:
         PromptFileError: One is no mapping.
     """
     for number, item in enumerate(items):
-        if not isinstance(item, dict):
-            raise PromptFileError(f"{name}, item {number}: needs an object")
-        yield Record(f"{name}, item {number}", item)
+        yield _record(item, f"{name}, item {number}")
+
+
+def _content(text: str, name: str, first: int = 1) -> Any:
+    """JSON that begins on the line `first` of a file."""
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError as error:
+        line = first + error.lineno - 1
+        raise PromptFileError(f"{name}, line {line}: not JSON: {error.msg}") from error
+
+
+def _record(item: Any, where: str) -> Record:
+    if not isinstance(item, dict):
+        raise PromptFileError(f"{where}: needs an object")
+    return Record(where, item)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mechprobe.behavior.records import parse_json
 from mechprobe.errors import RunDirectoryError
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
@@ -106,7 +107,7 @@ def read_json(path: Path) -> Any:
     with explained(path):
         text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise RunDirectoryError(
             f"{path}: damaged (line {error.lineno} is not JSON); delete it and run again"
@@ -121,10 +122,15 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """
     with explained(path):
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    try:  # `splitlines` would also cut at U+2028, U+0085 and the like, which JSON leaves in text
-        return [json.loads(line) for line in lines if line]
-    except json.JSONDecodeError as error:
-        raise RunDirectoryError(f"{path}: damaged; delete it and run again") from error
+    rows = []  # `splitlines` would also cut at U+2028, U+0085 and the like, which JSON leaves
+    for number, line in enumerate(lines, 1):
+        try:
+            rows += [parse_json(line)] if line else []
+        except json.JSONDecodeError as error:
+            raise RunDirectoryError(
+                f"{path}: damaged (line {number} is not JSON); delete it and run again"
+            ) from error
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,7 @@ class Journal:
         batches: list[list[dict[str, Any]]] = []
         for line in lines[1:-1]:  # what follows the last newline is empty or torn
             try:
-                batches.append(json.loads(line))
+                batches.append(parse_json(line))
             except json.JSONDecodeError:
                 break
         return batches

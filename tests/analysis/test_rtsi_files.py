@@ -260,7 +260,7 @@ def test_answers_to_other_prompts_are_not_compared(calibration, tmp_path):
     ("line", "message"),
     [
         ("{", "line 2: not JSON"),
-        ("[]", "line 2: needs a JSON object"),
+        ("[]", "line 2: needs an object"),
         ('{"id": "a"}', "line 2: the field 'text' is missing"),
         ('{"text": "a"}', "line 2: the field 'id' is missing"),
         ('{"id": "a", "text": "a"}', r"line 2: the field 'new_tokens' \(or 'ids'\) is missing"),

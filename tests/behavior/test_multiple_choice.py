@@ -183,7 +183,7 @@ def test_questions_from_a_file(tmp_path):
     ("row", "message"),
     [
         ("{", "line 1: not JSON"),
-        ("[]", "line 1: needs a JSON object"),
+        ("[]", "line 1: needs an object"),
         ('{"options": ["a", "b"], "answer": 0}', "'prompt' .* is missing"),
         ('{"prompt": "x", "options": ["a"], "answer": 0}', "'options' needs 2 to 10"),
         ('{"prompt": "x", "options": ["a", " "], "answer": 0}', "every option needs a text"),

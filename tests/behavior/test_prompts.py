@@ -262,7 +262,7 @@ GOOD = {"text": "Sing.", "label": "harmless", "id": "x"}
     ("rows", "message"),
     [
         ([GOOD, '{"text": "Sing."'], r"bad\.jsonl, line 2: not JSON"),
-        ([GOOD, "", "[1]"], r"bad\.jsonl, line 3: needs a JSON object"),
+        ([GOOD, "", "[1]"], r"bad\.jsonl, line 3: needs an object"),
         ([{"label": "harmful"}], r"line 1: the field 'text' is missing"),
         ([{"text": "Sing."}], r"line 1: the field 'label' is missing"),
         ([GOOD, {"text": " ", "label": "harmful"}], r"line 2: the text is empty"),

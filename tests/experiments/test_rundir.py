@@ -139,6 +139,15 @@ def test_read_json_names_a_damaged_file(tmp_path):
     (tmp_path / "x.json").write_text('{"a": 1')
     with pytest.raises(RunDirectoryError, match=r"x\.json: damaged \(line 1"):
         read_json(tmp_path / "x.json")
+    for damage in ("9" * 5000, "[" * 200_000):
+        (tmp_path / "x.json").write_text("[\n" + damage)
+        with pytest.raises(RunDirectoryError, match=r"x\.json: damaged \(line 2"):
+            read_json(tmp_path / "x.json")
+        (tmp_path / "x.jsonl").write_text("{}\n" + damage)
+        with pytest.raises(RunDirectoryError, match=r"x\.jsonl: damaged \(line 2"):
+            read_jsonl(tmp_path / "x.jsonl")
+        (tmp_path / "j").write_text(f"key\n[]\n{damage}\n")
+        assert Journal(tmp_path / "j", "key").read() == [[]]
     with pytest.raises(RunDirectoryError, match="no such file"):
         read_json(tmp_path / "y.json")
 

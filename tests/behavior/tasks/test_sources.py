@@ -49,7 +49,11 @@ def test_a_file_in_the_hubs_cache_is_read_there(monkeypatch, tmp_path):
 def test_faults_of_files(tmp_path):
     for name, body, message in (
         ("a.txt", b"x", "not a table; give a file that ends in .csv"),
-        ("a.jsonl", b'{"a": 1}\n[2]', r"a\.jsonl, line 2: needs a JSON object"),
+        ("a.jsonl", b'{"a": 1}\n[2]', r"a\.jsonl, line 2: needs an object"),
+        ("a.jsonl", b'{}\n{"a": ' + b"9" * 5000 + b"}", "line 2: not JSON: a number has too many"),
+        ("a.jsonl", b"{}\n" + b"[" * 200_000, "line 2: not JSON: nested too deep"),
+        ("a.json", b'[\n{"a": -' + b"9" * 5000 + b"}]", "line 2: not JSON: a number has too many"),
+        ("a.json", b"[\n1,\n" + b'{"a":' * 200_000, "line 3: not JSON: nested too deep"),
         ("a.jsonl", b"\n \n", "no rows"),
         ("a.json", b"[1]", r"a\.json, item 0: needs an object"),
         ("a.json", b"{\n", r"a\.json, line 2: not JSON"),
