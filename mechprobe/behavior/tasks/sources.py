@@ -23,7 +23,7 @@ from mechprobe.errors import PromptFileError
 
 _HUB = re.compile(r"hf-dataset:([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})/(.+)")
 _PREFIX = "hf-dataset:"
-_ENDINGS = ".csv, .tsv, .json, .jsonl, .parquet or .yaml"
+_ENDINGS = ".csv, .tsv, .json, .jsonl, .ndjson, .parquet, .yaml or .yml"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def test_a_file_in_the_hubs_cache_is_read_there(monkeypatch, tmp_path):
 
 def test_faults_of_files(tmp_path):
     for name, body, message in (
-        ("a.txt", b"x", "not a table; give a file that ends in .csv"),
+        ("a.txt", b"x", r"not a table; .* \.jsonl, \.ndjson, \.parquet, \.yaml or \.yml$"),
         ("a.jsonl", b'{"a": 1}\n[2]', r"a\.jsonl, line 2: needs an object"),
         ("a.jsonl", b'{}\n{"a": ' + b"9" * 5000 + b"}", "line 2: not JSON: a number has too many"),
         ("a.jsonl", b"{}\n" + b"[" * 200_000, "line 2: not JSON: nested too deep"),
