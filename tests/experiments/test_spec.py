@@ -282,7 +282,17 @@ def test_the_published_layout_has_51_rows_of_six_models(name):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("x: 2024-13-45", "line 12: 2024-13-45: month must be in 1..12; put it in quotes"),
+        ("x: 2024-13-45", "line 12: 2024-13-45: reads as timestamp and is none: month"),
+        ("x: 2024-13-45", "month must be in 1..12; put it in quotes if it is text"),
+        ("x:\n- !!bool maybe", "line 13: maybe: reads as bool and is none; put it in quotes"),
+        ("x: !!timestamp noon", "line 12: noon: reads as timestamp and is none; put"),
+        ("x: 0001-01-01 00:00:00 +23:59", "line 12: 0001-01-01 00:00:00 +23:59: reads as time"),
+        ("x: !!int ''", "line 12: : reads as int and is none"),
+        ("x: !!float [1]", "line 12: not YAML (expected a scalar node"),
+        (f"x: {'9' * 5000}", f"line 12: {'9' * 39}…: reads as int and is none; put"),
+        (f"x: !!bool {'ab ' * 50}", f"line 12: {'ab ' * 13}…: reads as bool"),
+        ('a: "b"\nx: "\\UFFFFFFFF"', "line 13: not YAML (an escaped character or a number that"),
+        ('a: "b"\nx: "\\U00110000"', "line 13: not YAML (an escaped character or a number that"),
         ("x: &a [*a]", "fields lie in each other too deep, or an alias"),
         (f"x: {'[' * 900}{']' * 900}", "fields lie in each other too deep"),
         ("3: 4", "line 12: 3: a field's name is text"),
@@ -313,13 +323,15 @@ def test_a_list_emptied_by_its_mistake_is_no_second_mistake():
     ],
 )
 def test_a_label_is_what_its_quantizer_makes(precision, quantize, made):
-    def cell(label):
-        return SMALL.replace("precision: FP16", f"{{precision: {label}, quantize: {quantize}}}")
+    def cells(label):
+        named = SMALL.replace("AWQ-INT4, source: some/model-awq", f"{label}, quantize: {quantize}")
+        spec = parse_spec(named, "small.yaml")
+        return [cell.key for _, cell in spec.cells(spec.models[0])]
 
-    with pytest.raises(SpecError, match=f"line 7: .*{quantize} cannot be {precision}; it makes"):
-        parse_spec(cell(precision), "small.yaml")
-    if made not in SMALL:
-        assert parse_spec(cell(made), "small.yaml")
+    said = f"line 8: .*{quantize} cannot be {precision}; it makes {made}$"
+    with pytest.raises(SpecError, match=said):
+        cells(precision)
+    assert cells(made)[1] == f"{made}@transformers"
 
 
 @pytest.mark.parametrize(
