@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
     spec, said = home / "small.yaml", home / "said.pickle"
     with FileLock(f"{home}.lock"):
         if not said.exists():
-            home.mkdir()
+            home.mkdir(exist_ok=True)  # by a worker whose run failed
             spec.write_text(small.SPEC)
             done = small.run(spec, home / "run")
             assert done.returncode == 0, done.stderr
