@@ -51,14 +51,14 @@ def read_exchanges(
         if request not in _REQUESTS:
             raise ValueError(f"the label {request!r} is neither harmful nor harmless")
         return Exchange(
-            name,
+            _writable("id", name),
             _encodable(prompt),
             _encodable(line["text"]),
-            str(line.get("task", task)),
-            str(line.get("row", row)),
+            _writable("task", line.get("task", task)),
+            _writable("row", line.get("row", row)),
             sample_of(record),
             request,
-            str(line.get("cluster", about.get("cluster")) or name),
+            _writable("cluster", line.get("cluster", about.get("cluster")) or name),
         )
 
     return _read(path, exchange)
@@ -109,6 +109,14 @@ def read_truth(path: Path) -> dict[tuple[str, str, str, int], RefusalLabel]:
 def _encodable(text: str) -> str:
     """Text that UTF-8 can carry: half a surrogate pair becomes a question mark."""
     return text.encode("utf-8", "replace").decode()
+
+
+def _writable(field: str, value: Any) -> str:
+    """A name as text. Half a surrogate pair is refused: two names must not become one."""
+    name = str(value)
+    if name != _encodable(name):
+        raise ValueError(f"the field {field!r} holds half a character, which no file can carry")
+    return name
 
 
 def _read(path: Path, parse: Callable[[Record], _T]) -> list[_T]:

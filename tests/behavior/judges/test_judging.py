@@ -17,6 +17,7 @@ from mechprobe.behavior.judges import (
     load_of,
     open_judge,
     opened,
+    read_exchanges,
 )
 from mechprobe.errors import JudgeError, PromptFileError
 
@@ -245,3 +246,15 @@ def test_an_id_given_twice_is_refused(path):
     with FaultServer() as server, pytest.raises(PromptFileError, match="'i0' is given twice"):
         judged(server, [*exchanges(1), *exchanges(1)], path)
     assert server.seen == []
+
+
+@pytest.mark.parametrize("field", ["id", "task", "row", "cluster"])
+def test_a_name_that_no_file_can_carry_is_refused_before_anybody_is_asked(tmp_path, field):
+    good = {"id": "a", "prompt": "half \ud83d", "text": "\ud83d", "task": "t", "row": "r"}
+    file = tmp_path / "answers.jsonl"
+    file.write_text(json.dumps(good) + "\n" + json.dumps(good | {field: "x\ud83d"}) + "\n")
+    with pytest.raises(PromptFileError, match=f"line 2: the field '{field}' holds half a char"):
+        read_exchanges(file)
+    file.write_text(json.dumps(good | {field: "whole \U0001f600"}))
+    (one,) = read_exchanges(file)
+    assert (getattr(one, field), one.text) == ("whole \U0001f600", "?")
