@@ -15,6 +15,7 @@ from mechprobe.behavior.tasks.task import Reader
 from mechprobe.errors import PromptFileError, RunDirectoryError, SpecError
 from mechprobe.experiments.matching import places
 from mechprobe.experiments.rundir import write_jsonl
+from mechprobe.experiments.yaml_lines import read_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +67,12 @@ def asked_task(
 
 
 def _parsed(options: Sequence[str]) -> dict[str, Any]:
-    import yaml
-
     found = {}
     for option in options:
         name, equals, value = option.partition("=")
         if not equals:
             raise SpecError(f"--option {option}: write NAME=VALUE, such as split=test")
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SpecError(f"--option {option}: the value is no YAML") from error
+        found[name], _ = read_yaml(value, f"--option {name}")
     return found
 
 

@@ -7,12 +7,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from yaml.constructor import SafeConstructor
+from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 from mechprobe.errors import SpecError
 
 Location = tuple[int | str, ...]
+_QUOTED = 40
+"""Characters of a text that a message quotes at most."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values; what YAML's own constructors trip over is an error with its place."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
+            kind = node.tag.rpartition(":")[2]
+            why = f": {error}" if kind == "timestamp" and isinstance(error, ValueError) else ""
+            said = f"{_quoted(node.value)}: reads as {kind} and is none{why}"
+            raise _NoValueError(None, None, said, node.start_mark) from error
+
+
+class _NoValueError(ConstructorError):
+    """A plain value that looks like a date or a number and is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +127,6 @@ def _wrong_keys(
     seen[id(node)] = False
 
 
-def _bad_value(node: yaml.Node) -> yaml.Node | None:
-    """The first plain value that looks like a date or a number and is none."""
-    if isinstance(node, yaml.ScalarNode):
-        try:
-            SafeConstructor().construct_object(node)
-        except ValueError:
-            return node
-        return None
-    parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
-    return next((bad for part in parts if (bad := _bad_value(part))), None)
-
-
 def read_yaml(text: str, where: str) -> tuple[Any, Lines]:
     """Read YAML into plain values.
 
@@ -131,24 +138,41 @@ def read_yaml(text: str, where: str) -> tuple[Any, Lines]:
         SpecError: It is not YAML, a value looks like a date and is none, a field has no name or is
             there twice, or lists lie in each other too deep, or in themselves.
     """
-    root = None
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = _composed(text, where)
         lines = Lines(where, root)
         wrong = lines.wrong_key()
-        content = None if wrong else yaml.safe_load(text)
+        content = None if wrong else yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise SpecError(_not_yaml(error, text, where)) from error
     except RecursionError as error:
         said = "fields lie in each other too deep, or an alias (*name) lies in what it names"
         raise SpecError(f"{where}: {said}") from error
-    except ValueError as error:
-        bad = None if root is None else _bad_value(root)
-        at, what = ("", "") if bad is None else (f", line {bad.start_mark.line + 1}", bad.value)
-        raise SpecError(f"{where}{at}: {what}: {error}; put it in quotes if it is text") from error
     if wrong:
         raise wrong
     return content, lines
+
+
+def _composed(text: str, where: str) -> yaml.Node | None:
+    """The nodes of a text; none of an empty one.
+
+    Raises:
+        SpecError: Something stands for a character or a number that there is not.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_node()
+    except (ArithmeticError, ValueError) as error:
+        said = "not YAML (an escaped character or a number that is out of range)"
+        raise SpecError(f"{where}, line {loader.line + 1}: {said}") from error
+    finally:
+        loader.dispose()
+
+
+def _quoted(text: object, most: int = _QUOTED) -> str:
+    """The beginning of a text, in one line."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _not_yaml(error: yaml.YAMLError, text: str, where: str) -> str:
@@ -158,5 +182,8 @@ def _not_yaml(error: yaml.YAMLError, text: str, where: str) -> str:
         said = f"the character U+{error.character:04X} cannot be in it"
         return f"{where}, line {line}: not YAML ({said})"
     mark = getattr(error, "problem_mark", None)
+    said = getattr(error, "problem", str(error))
     at = f", line {mark.line + 1}" if mark else ""
-    return f"{where}{at}: not YAML ({getattr(error, 'problem', error)})"
+    if isinstance(error, _NoValueError):
+        return f"{where}{at}: {said}; put it in quotes if it is text"
+    return f"{where}{at}: not YAML ({_quoted(said, 2 * _QUOTED)})"

@@ -286,10 +286,10 @@ def test_the_published_layout_has_51_rows_of_six_models(name):
         ("x: 2024-13-45", "month must be in 1..12; put it in quotes if it is text"),
         ("x:\n- !!bool maybe", "line 13: maybe: reads as bool and is none; put it in quotes"),
         ("x: !!timestamp noon", "line 12: noon: reads as timestamp and is none; put"),
-        ("x: 0001-01-01 00:00:00 +23:59", "line 12: 0001-01-01 00:00:00 +23:59: reads as time"),
         ("x: !!int ''", "line 12: : reads as int and is none"),
         ("x: !!float [1]", "line 12: not YAML (expected a scalar node"),
         (f"x: {'9' * 5000}", f"line 12: {'9' * 39}…: reads as int and is none; put"),
+        (f"x: *{'a' * 500}", f"line 12: not YAML (found undefined alias '{'a' * 56}…)"),
         (f"x: !!bool {'ab ' * 50}", f"line 12: {'ab ' * 13}…: reads as bool"),
         ('a: "b"\nx: "\\UFFFFFFFF"', "line 13: not YAML (an escaped character or a number that"),
         ('a: "b"\nx: "\\U00110000"', "line 13: not YAML (an escaped character or a number that"),
@@ -304,6 +304,7 @@ def test_what_yaml_trips_over_is_one_line(more, said):
         parse_spec(f"{SMALL}{more}\n", "small.yaml")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
 
 
 def test_a_list_emptied_by_its_mistake_is_no_second_mistake():
