@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mechprobe.experiments.running import Finished
-from mechprobe.experiments.spec import SIXTEEN_BITS
 from mechprobe.experiments.steps import STATUSES, Status
 
 Row = Mapping[str, str]
@@ -172,13 +171,13 @@ def _held_against(rows: Sequence[Row]) -> str:
     found = dict.fromkeys(row["baseline"].partition("@")[0] for row in held)
     if not found:
         return "a baseline, which no row has"
-    same = all(row["baseline"].partition("@")[2] == row["engine"] for row in held)
-    sixteen = [name for names in SIXTEEN_BITS.values() for name in names]
-    if same and set(found) <= set(sixteen):
+    same = {row["baseline"].partition("@")[2] == row["engine"] for row in held}
+    if same == {True} and set(found) <= {"FP16", "F16", "BF16"}:
         return "the 16-bit cell of the same engine"
-    names = " or ".join(found)
-    said = f"{names} of the same engine" if same else f"{names}, in part of another engine"
-    return f"{said}, as each row's baseline is"
+    engine = " of the same engine" if same == {True} else " of another engine"
+    if len(same) > 1:
+        engine = ", in part of another engine"
+    return f"{' or '.join(found)}{engine}, as each row's baseline is"
 
 
 def verdict(rows: Sequence[Row]) -> str:

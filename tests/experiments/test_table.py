@@ -191,6 +191,11 @@ def test_the_legend_says_what_the_rows_are_held_against():
     assert "Δ: points against Q8_0 of the same engine" in said
     crossed = [*eight, _row("GPTQ-INT4", "transformers", "Q8_0@llama.cpp", refused=150)]
     assert "Δ: points against Q8_0, in part of another engine" in table.legend(crossed, 80)
+    elsewhere = table.legend([eight[0], crossed[-1]], 80)
+    assert "Δ: points against Q8_0 of another engine, as each" in elsewhere
+    for full, engine in (("FP32", "transformers"), ("F32", "llama.cpp")):
+        rows = [_row(full, engine), _row("x", engine, f"{full}@{engine}", refused=5)]
+        assert f"Δ: points against {full} of the same engine, as each" in table.legend(rows, 80)
     mixed = table.legend([*ROWS, eight[1] | {"model": "n"}], 80)
     assert "Δ: points against FP16 or F16 or Q8_0 of the same engine" in mixed
 
