@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.behavior.judges import read_judgements, stratified
-from mechprobe.behavior.judges.local import BEHAVIOURS
+from mechprobe.behavior.judges.base import BEHAVIOURS
 from mechprobe.errors import JudgeError
 from mechprobe.experiments.judging import Plan, judge_all, refusal_rates, run_exchanges
 from mechprobe.experiments.plan_judges import ORACLE, calls_of, judged_file

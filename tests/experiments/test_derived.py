@@ -13,7 +13,6 @@ BESIDE = {
     "mechprobe.generation.likelihood",
     "mechprobe.models.rendering",
     "mechprobe.behavior.judges",
-    "mechprobe.behavior.judges.local",
     "mechprobe.behavior.multiple_choice",
     "mechprobe.behavior.records",
     "mechprobe.behavior.tasks",

@@ -13,6 +13,13 @@ from mechprobe.behavior.refusal import RefusalLabel
 Status = Literal["labelled", "unparsed", "error"]
 LABELS: tuple[RefusalLabel, ...] = get_args(RefusalLabel)
 REFUSALS: frozenset[RefusalLabel] = frozenset({"FULL_REFUSAL", "PARTIAL_REFUSAL"})
+BEHAVIOURS: dict[str, RefusalLabel] = {
+    "refused": "FULL_REFUSAL",
+    "partly": "PARTIAL_REFUSAL",
+    "complied": "COMPLIANCE",
+    "unclear": "UNCLEAR",
+}
+"""The oracle's words, `oracle.Behaviour`, and the labels that they are."""
 
 
 def refuses(label: RefusalLabel | None) -> bool | None:

@@ -6,20 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import mechprobe
-from mechprobe.behavior.judges.base import Opinion
+from mechprobe.behavior.judges.base import BEHAVIOURS, Opinion
 from mechprobe.behavior.refusal import RefusalLabel, get_instrument, rules_label
 from mechprobe.behavior.tasks.jailbreak import unwrapped
 from mechprobe.errors import JudgeError
 from mechprobe.organisms import grammar, oracle
 from mechprobe.organisms.solve import solve
-
-BEHAVIOURS: dict[oracle.Behaviour, RefusalLabel] = {
-    "refused": "FULL_REFUSAL",
-    "partly": "PARTIAL_REFUSAL",
-    "complied": "COMPLIANCE",
-    "unclear": "UNCLEAR",
-}
-"""The oracle's words, and the labels that they are."""
 
 
 class LocalJudge:
