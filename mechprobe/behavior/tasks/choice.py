@@ -70,7 +70,7 @@ def summarise(rows: Sequence[Row]) -> list[Score]:
     return [mean_score("accuracy", "all", rows), unread_share("all", rows)]
 
 
-CHOICE = Kind("multiple_choice", readers, summarise, version=2)
+CHOICE = Kind("multiple_choice", readers, summarise, version=3)
 
 
 def load_choice(source: str | Path = "organism", *, n: int = 200, seed: int = 0) -> Task:
@@ -133,9 +133,11 @@ def _hendrycks(table: Table, index: int, record: Record, stem: str) -> Item:
 
 def _mmlu(table: Table, index: int, record: Record, stem: str) -> Item:
     subject = optional(record, "subject")
-    question, fields = text_field(record, "question"), record.fields
+    question, choices = text_field(record, "question"), record.fields.get("choices")
+    if choices is None:
+        raise PromptFileError(f"{record.where}: the field 'choices' is missing")
     id = f"{subject or stem}-{index:05d}"
-    return lettered(record, id, question, fields["choices"], fields["answer"], subject)
+    return lettered(record, id, question, choices, record.fields.get("answer"), subject)
 
 
 def _arc(table: Table, index: int, record: Record, stem: str) -> Item:
@@ -146,9 +148,10 @@ def _arc(table: Table, index: int, record: Record, stem: str) -> Item:
         question, choices = question.get("stem"), question.get("choices")
     if isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):
         choices = {name: [choice.get(name) for choice in choices] for name in ("text", "label")}
-    if not isinstance(choices, dict) or not isinstance(question, str):
+    labels = choices.get("label") if isinstance(choices, dict) else None
+    if not isinstance(labels, list) or not isinstance(question, str):
         raise PromptFileError(f"{record.where}: needs a question and choices with text and label")
-    labels, key = list(choices.get("label") or ()), record.fields.get("answerKey")
+    key = record.fields.get("answerKey")
     if key not in labels:
         raise PromptFileError(f"{record.where}: answerKey {key!r} is none of the labels {labels}")
     id = optional(record, "id") or f"{stem}-{index:05d}"
@@ -184,7 +187,7 @@ def render(table: Table, record: Record) -> str:
     Raises:
         PromptFileError: The template is missing or cannot be filled.
     """
-    from jinja2 import StrictUndefined, TemplateError
+    from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
     template = table.head.get("prompt_template")
@@ -193,8 +196,9 @@ def render(table: Table, record: Record) -> str:
     try:
         environment = SandboxedEnvironment(undefined=StrictUndefined)
         return environment.from_string(template).render(record.fields).strip()
-    except TemplateError as error:
-        raise PromptFileError(f"{record.where}: prompt_template: {error}") from error
+    except Exception as error:  # a template is a program and may raise anything
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PromptFileError(f"{record.where}: prompt_template: {said}") from error
 
 
 def _own(table: Table, index: int, record: Record, stem: str) -> Item:

@@ -106,8 +106,15 @@ def test_a_template_is_data_and_runs_nothing(tmp_path):
     path.write_text(body.format('"{{ question }} {{ option_b }}"'))
     task = load_task("multiple_choice", path)
     assert (task.prompts, task.items[0].answer) == (["Q v"], 1)
-    for template in ('"{{ missing }}"', '"{{ question.__class__.__mro__ }}"', '"{% if %}"'):
-        path.write_text(body.format(template))
+    for template in (
+        "{{ missing }}",
+        "{{ question.__class__.__mro__ }}",
+        "{% if %}",
+        "{{ question + 1 }}",
+        "{{ 1 / 0 }}",
+        "{{ range(10 ** 9) }}",
+    ):
+        path.write_text(body.format(f'"{template}"'))
         with pytest.raises(PromptFileError, match=r"item 0: prompt_template") as caught:
             load_task("multiple_choice", path)
         assert "\n" not in str(caught.value)
@@ -121,6 +128,18 @@ def test_a_template_is_data_and_runs_nothing(tmp_path):
 
 def test_a_bad_question_names_its_line(tmp_path):
     path = tmp_path / "q.jsonl"
+    mmlu = {"question": "Which?", "choices": ["a", "b"], "answer": 1}
+    arc = mmlu | {"choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A"}
+    for good, bad, message in (
+        (mmlu, {"choices": None}, "the field 'choices' is missing"),
+        (mmlu, {"answer": None}, "'answer' must be one of"),
+        (arc, {"choices": {"text": ["a", "b"], "label": 3}}, "needs a question and choices"),
+        (arc, {"choices": 3}, "needs a question and choices"),
+    ):
+        rows = (good, {name: value for name, value in (good | bad).items() if value is not None})
+        path.write_text("\n".join(map(json.dumps, rows)))
+        with pytest.raises(PromptFileError, match=rf"q\.jsonl, line 2: {message}"):
+            load_task("multiple_choice", path)
     path.write_text(json.dumps(ROW) + "\n" + json.dumps({**ROW, "answer": "E"}))
     with pytest.raises(PromptFileError, match=r"q\.jsonl, line 2: 'answer' must be one of"):
         load_task("multiple_choice", path)
