@@ -35,7 +35,7 @@ from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.parsing import parse_choice
 from mechprobe.behavior.tasks.score import Score, mean_score
 from mechprobe.behavior.tasks.sources import is_hub, read_table, text_field
-from mechprobe.behavior.tasks.task import Kind, Reader, Task, text_reader
+from mechprobe.behavior.tasks.task import Count, Kind, Reader, Task, text_reader
 from mechprobe.errors import PromptFileError
 
 UNKNOWN_TEXTS = (
@@ -127,10 +127,10 @@ def _bias(group: str, rows: Sequence[Row]) -> Score:
     return score
 
 
-BIAS = Kind("bias", readers, summarise, version=2)
+BIAS = Kind("bias", readers, summarise, version=3)
 
 
-def load_bbq(source: str | Path = "organism", *, n: int = 200, seed: int = 0) -> Task:
+def load_bbq(source: str | Path = "organism", *, n: Count = 200, seed: int = 0) -> Task:
     """BBQ's questions.
 
     Args:

@@ -18,7 +18,7 @@ from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.parsing import parse_choice
 from mechprobe.behavior.tasks.score import Score, mean_score
 from mechprobe.behavior.tasks.sources import Table, optional, read_table, text_field
-from mechprobe.behavior.tasks.task import Kind, Reader, Task, text_reader
+from mechprobe.behavior.tasks.task import Count, Kind, Reader, Task, text_reader
 from mechprobe.errors import PromptFileError
 
 ASK = "Answer with the letter of the right option."
@@ -73,7 +73,7 @@ def summarise(rows: Sequence[Row]) -> list[Score]:
 CHOICE = Kind("multiple_choice", readers, summarise, version=3)
 
 
-def load_choice(source: str | Path = "organism", *, n: int = 200, seed: int = 0) -> Task:
+def load_choice(source: str | Path = "organism", *, n: Count = 200, seed: int = 0) -> Task:
     """Questions with options.
 
     Args:

@@ -43,6 +43,14 @@ ALIASES = ((), (), ("cannot be determined", "unknown"))
         ("(C) Not enough info: no wall was seen", 2),
         ("The text doesn't say, it cannot be determined.", 2),
         ("I don't know. Not enough info.", 2),
+        ("The answer is B, no doubt.", 1),
+        ("There is no doubt: the answer is B.", 1),
+        ("Beyond a shadow of a doubt, the answer is B.", 1),
+        ("The correct answer is (C), not (A).", 2),
+        ("The answer is B, not A.", 1),
+        ("The answer is C rather than A.", 2),
+        ("Option A is incorrect. Option C is correct.", 2),
+        ("Option (A) is incorrect. Option (C) is correct.", 2),
     ],
 )
 def test_an_option_that_is_named_is_read(text, chosen):
@@ -84,11 +92,19 @@ def test_an_option_that_is_named_is_read(text, chosen):
         "The answer is A. No, wait. It is blue.",
         "The answer is A, or rather the other one.",
         "B) the blue door... actually, the first",
-        "The answer is B, not A.",
         "It is not the red door; nobody would paint it so.",
         "It wasn't the red door.",
         "It was the red door. Scratch that.",
         "Either the red door or some other.",
+        "I doubt the answer is B.",
+        "There is no doubt that the answer is not B.",
+        "The answer is not B, rather than A.",
+        "Option B is NOT A good choice.",
+        "Option (B) is not A good choice.",
+        "Option B is correct. Option (B) is not correct.",
+        "Option (A) is wrong. Option (B) is wrong.",
+        "(A) the red door (C) not enough",
+        "If option A is correct the door is red.",
     ],
 )
 def test_what_names_no_option_or_two_is_unparsable(text):
@@ -110,3 +126,18 @@ def test_a_word_alone_counts_only_as_the_whole_answer():
     assert parse_choice("30", ("6", "30")) == 1
     assert parse_choice("The answer is 30.", ("6", "30")) == 1
     assert parse_choice("30 monkeys saw 12 of them", ("6", "30")) is None
+
+
+@pytest.mark.parametrize(
+    ("again", "chosen"),
+    [
+        ("A) the red door ", 0),
+        ("(A) ", 0),
+        ("the blue door\n", 1),
+        ("A) ... ", 0),
+        ("answer\n\n", None),
+    ],
+)
+def test_an_answer_that_goes_round_in_circles_is_read_in_time(again, chosen):
+    """20,000 characters, where work by the cube of their number would take an hour."""
+    assert parse_choice(again * (20_000 // len(again)), OPTIONS) == chosen
