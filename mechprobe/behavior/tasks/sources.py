@@ -162,6 +162,12 @@ def _yaml(text: str, name: str) -> tuple[dict[str, Any], Iterator[Record]]:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
         raise PromptFileError(f"{name}{line}: not YAML: {problem}") from error
+    except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
+        raise PromptFileError(
+            f"{name}: not YAML: a date, a number or a character in it is none; put texts in quotes"
+        ) from error
+    except RecursionError as error:
+        raise PromptFileError(f"{name}: not YAML: nested too deep") from error
     if not isinstance(content, dict) or not isinstance(content.get("samples"), list):
         raise PromptFileError(f"{name}: needs a list named 'samples'")
     return content, objects(content.pop("samples"), name)
