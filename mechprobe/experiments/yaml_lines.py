@@ -15,6 +15,8 @@ from mechprobe.errors import SpecError
 Location = tuple[int | str, ...]
 _QUOTED = 40
 """Characters of a text that a message quotes at most."""
+_BITS = 10_000
+"""Of a whole number at most: Python writes no more than 4,300 digits."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -22,12 +24,15 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
+            found = super().construct_object(node, deep)
+            if isinstance(found, bytes) or (isinstance(found, int) and found.bit_length() > _BITS):
+                raise ValueError("no text and no decimal number holds it")
         except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
             kind = node.tag.rpartition(":")[2]
             why = f": {error}" if kind == "timestamp" and isinstance(error, ValueError) else ""
             said = f"{_quoted(node.value)}: reads as {kind} and is none{why}"
             raise _NoValueError(None, None, said, node.start_mark) from error
+        return found
 
 
 class _NoValueError(ConstructorError):

@@ -290,6 +290,8 @@ def test_the_published_layout_has_51_rows_of_six_models(name):
         ("x: !!float [1]", "line 12: not YAML (expected a scalar node"),
         (f"x: {'9' * 5000}", f"line 12: {'9' * 39}…: reads as int and is none; put"),
         (f"x: *{'a' * 500}", f"line 12: not YAML (found undefined alias '{'a' * 56}…)"),
+        (f"x: 0x{'f' * 4000}", f"line 12: 0x{'f' * 37}…: reads as int and is none; put"),
+        ("x: !!binary aaaa", "line 12: aaaa: reads as binary and is none; put"),
         (f"x: !!bool {'ab ' * 50}", f"line 12: {'ab ' * 13}…: reads as bool"),
         ('a: "b"\nx: "\\UFFFFFFFF"', "line 13: not YAML (an escaped character or a number that"),
         ('a: "b"\nx: "\\U00110000"', "line 13: not YAML (an escaped character or a number that"),
