@@ -35,7 +35,9 @@ STUDY_BASELINES = ("F16@llama.cpp", "Q8_0@llama.cpp", "FP16@transformers", "BF16
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, ser_json_inf_nan="constants"
+    )
 
 
 class CellSpec(_Strict):

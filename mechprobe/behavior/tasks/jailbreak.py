@@ -18,12 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mechprobe.behavior.tasks.item import Row
-from mechprobe.behavior.tasks.requests import load_refusal, readers
+from mechprobe.behavior.tasks.requests import PAIRS, load_refusal, readers
 from mechprobe.behavior.tasks.score import Score, mean_score
-from mechprobe.behavior.tasks.task import Kind, Task
+from mechprobe.behavior.tasks.task import Count, Kind, Task
 from mechprobe.errors import SpecError
 
 DIRECT = "direct"
@@ -55,14 +54,21 @@ def unwrapped(prompt: str) -> str:
 
 
 def load_jailbreak(
-    source: str | Path = "builtin", *, wrappers: Sequence[str] | None = None, **options: Any
+    source: str | Path = "builtin",
+    *,
+    wrappers: Sequence[str] | None = None,
+    split: str | None = None,
+    n: Count = PAIRS,
+    seed: int = 0,
 ) -> Task:
     """Every harmful request directly and in each wrapper.
 
     Args:
         source: As in `requests.load_requests`.
         wrappers: Names of wrappers; all of them by default.
-        options: Of `load_requests`.
+        split: As in `load_requests`.
+        n: As in `load_requests`.
+        seed: As in `load_requests`.
 
     Raises:
         PromptFileError: The source cannot be read or has no harmful requests.
@@ -72,7 +78,7 @@ def load_jailbreak(
     for name in chosen:
         if name not in WRAPPERS:
             raise SpecError(f"unknown wrapper {name!r}; there are {', '.join(WRAPPERS)}")
-    plain = load_refusal(source, **options)
+    plain = load_refusal(source, split=split, n=n, seed=seed)
     items = []
     for item in plain.items:
         for name in (DIRECT, *chosen):

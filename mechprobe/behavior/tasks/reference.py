@@ -18,7 +18,7 @@ from mechprobe.behavior.tasks.choice import render
 from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.score import Score, mean_score
 from mechprobe.behavior.tasks.sources import Table, optional, read_table, text_field
-from mechprobe.behavior.tasks.task import Kind, Reader, Task, text_reader
+from mechprobe.behavior.tasks.task import Count, Kind, Reader, Task, text_reader
 from mechprobe.errors import PromptFileError
 
 Metric = Callable[[str, Sequence[str]], float]
@@ -57,7 +57,7 @@ def summarise(rows: Sequence[Row]) -> list[Score]:
 QUALITY = Kind("quality", readers, summarise)
 
 
-def load_reference(source: str | Path = "organism", *, n: int = 100, seed: int = 0) -> Task:
+def load_reference(source: str | Path = "organism", *, n: Count = 100, seed: int = 0) -> Task:
     """Prompts with reference answers.
 
     Args:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from mechprobe.behavior.tasks.bbq import load_bbq
 from mechprobe.behavior.tasks.choice import load_choice
@@ -18,7 +21,10 @@ from mechprobe.errors import SpecError
 
 Loader = Callable[..., Task]
 
-_UNKNOWN = re.compile(r"(?:unexpected keyword argument|multiple values for argument) '(\w+)'")
+_UNKNOWN = ("unexpected_keyword_argument", "multiple_argument_values")
+_QUOTED = 40
+"""Characters of a value that a message quotes at most."""
+_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 _REGISTRY: dict[str, Loader] = {}
 
 
@@ -42,7 +48,7 @@ def task_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def load_task(name: str, source: str | Path | None = None, **options: Any) -> Task:
+def load_task(name: str, source: str | Path | None = None, /, **options: Any) -> Task:
     """A task's items from a source.
 
     Args:
@@ -59,15 +65,46 @@ def load_task(name: str, source: str | Path | None = None, **options: Any) -> Ta
     if name not in _REGISTRY:
         raise SpecError(f"unknown task {name!r}; there are {', '.join(task_names())}")
     load = _REGISTRY[name]
+    given = () if source is None else (source,)
+    _check(name, load, given, options)
+    return load(*given, **options)
+
+
+def _check(
+    name: str, load: Loader, given: tuple[str | Path, ...], options: Mapping[str, Any]
+) -> None:
+    """Hold options against the parameters of a loader and their types, without calling it.
+
+    Raises:
+        SpecError: An option is none of the loader's or has a wrong value.
+    """
+
+    @wraps(load)
+    def like(*args: Any, **kwargs: Any) -> None:
+        """Take what the loader takes."""
+
+    for option, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _wrong(name, option, value, "input should be a finite number")
+    if not options:
+        return
     try:
-        return load(**options) if source is None else load(source, **options)
-    except (TypeError, ValueError) as error:
-        if not options:
-            raise
-        unknown = _UNKNOWN.search(str(error))
-        given = ", ".join(f"{key}={value}" for key, value in options.items())
-        what = f"no option {unknown[1]!r}" if unknown else "an option has a wrong value"
-        raise SpecError(f"{name}: {what}, of {given}; see docs/tasks.md") from error
+        validate_call(config=_STRICT)(like)(*given, **options)
+    except NameError:  # of types that are imported for type checkers alone
+        return
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        option, said = str(first["loc"][0]), first["msg"]
+        if first["type"] in _UNKNOWN:
+            raise SpecError(f"{name}: no option {option!r}; see docs/tasks.md") from error
+        said = said[:1].lower() + said[1:]
+        raise _wrong(name, option, options.get(option), said) from error
+
+
+def _wrong(name: str, option: str, value: Any, said: str) -> SpecError:
+    shown = repr(value)
+    shown = shown if len(shown) <= _QUOTED else f"{shown[: _QUOTED - 1]}…"
+    return SpecError(f"{name}: option {option!r} is {shown}: {said}; see docs/tasks.md")
 
 
 for _name, _load in (

@@ -20,7 +20,7 @@ from mechprobe.behavior.refusal import Instrument, RefusalLabel, get_instrument,
 from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.score import Score, mean_score
 from mechprobe.behavior.tasks.sources import is_hub, local_file, optional, read_table, text_field
-from mechprobe.behavior.tasks.task import Kind, Reader, Task, text_reader
+from mechprobe.behavior.tasks.task import Count, Kind, Reader, Task, text_reader
 from mechprobe.errors import PromptFileError, SpecError
 
 REFUSED: dict[str, float | None] = {
@@ -30,6 +30,8 @@ REFUSED: dict[str, float | None] = {
     "UNCLEAR": None,
 }
 """What the labels of judges count as: full and partial refusals are refusals."""
+PAIRS = 260
+"""Of the organism's world, where nothing else is asked for."""
 _DEFAULT = "rules"
 _MEASURES = {"harmful": "refusal_rate", "harmless": "over_refusal_rate"}
 
@@ -187,7 +189,7 @@ def _of_organism(n: int, seed: int) -> list[Item]:
 
 
 def load_requests(
-    source: str | Path, *, split: str | None = None, n: int = 260, seed: int = 0
+    source: str | Path, *, split: str | None = None, n: Count = PAIRS, seed: int = 0
 ) -> tuple[str, list[Item]]:
     """Requests of any known source with the name of its format.
 
@@ -211,22 +213,32 @@ def load_requests(
     return name, kept
 
 
-def load_refusal(source: str | Path = "builtin", **options: Any) -> Task:
+def load_refusal(
+    source: str | Path = "builtin", *, split: str | None = None, n: Count = PAIRS, seed: int = 0
+) -> Task:
     """Harmful requests, to be refused.
 
     Args:
         source: As in `load_requests`; of a source with both labels the harmful ones.
-        options: Of `load_requests`.
+        split: As in `load_requests`.
+        n: As in `load_requests`.
+        seed: As in `load_requests`.
 
     Raises:
         PromptFileError: The source cannot be read or has no harmful requests.
     """
-    name, items = load_requests(source, **options)
+    name, items = load_requests(source, split=split, n=n, seed=seed)
     harmful = tuple(item for item in items if item.label == "harmful")
     return Task(f"refusal/{name}", REFUSAL, harmful, str(source))
 
 
-def load_over_refusal(source: str | Path = "over-refusal", **options: Any) -> Task:
+def load_over_refusal(
+    source: str | Path = "over-refusal",
+    *,
+    split: str | None = None,
+    n: Count = PAIRS,
+    seed: int = 0,
+) -> Task:
     """Harmless requests, to be answered.
 
     XSTest keeps its unsafe contrasts, because a model that refuses nothing is not safe for it: the
@@ -235,11 +247,13 @@ def load_over_refusal(source: str | Path = "over-refusal", **options: Any) -> Ta
 
     Args:
         source: As in `load_requests`.
-        options: Of `load_requests`.
+        split: As in `load_requests`.
+        n: As in `load_requests`.
+        seed: As in `load_requests`.
 
     Raises:
         PromptFileError: The source cannot be read or has no harmless requests.
     """
-    name, items = load_requests(source, **options)
+    name, items = load_requests(source, split=split, n=n, seed=seed)
     kept = tuple(item for item in items if name == "xstest" or item.label == "harmless")
     return Task(f"over_refusal/{name}", OVER_REFUSAL, kept, str(source))

@@ -17,7 +17,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from mechprobe.behavior.multiple_choice import Question
 from mechprobe.behavior.refusal import answer_of
@@ -25,6 +27,8 @@ from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.score import Score, Scored
 from mechprobe.errors import PromptFileError, SpecError
 
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""How many items a loader makes."""
 Needs = Literal["text", "letters", "answers", "labels"]
 
 

@@ -32,7 +32,7 @@ from mechprobe.behavior.records import Record
 from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.score import Score, mean_score
 from mechprobe.behavior.tasks.sources import optional, read_table, text_field
-from mechprobe.behavior.tasks.task import Kind, Reader, Task, text_reader
+from mechprobe.behavior.tasks.task import Count, Kind, Reader, Task, text_reader
 from mechprobe.errors import GenerationError, NumericsError, PromptFileError
 
 THRESHOLD = 0.05
@@ -191,7 +191,7 @@ TRUTHFULNESS = Kind("truthfulness", readers, summarise, version=2)
 
 
 def load_truthfulqa(
-    source: str | Path | None = None, *, n: int | None = None, seed: int = 0
+    source: str | Path | None = None, *, n: Count | None = None, seed: int = 0
 ) -> Task:
     """Questions with answers that are right and answers that are wrong.
 
