@@ -103,6 +103,7 @@ class Interaction:
     answers: int
     """Decided samples of both cells at the tested temperatures."""
     clusters: int
+    """Of prompts with such a sample."""
     coefficient: float | None = None
     low: float | None = None
     high: float | None = None
@@ -142,13 +143,14 @@ def gee_interaction(cell: pd.DataFrame, baseline: pd.DataFrame) -> Interaction:
     left_out = tuple(sorted({float(t) for t in both["temperature"]} - set(tested)))
     table = both[both["temperature"].isin(tested)]
     n = int(table["decided"].sum())
-    clusters = both.loc[both["decided"] > 0, "cluster"].nunique()
+    clusters = table.loc[table["decided"] > 0, "cluster"].nunique()
+    asked = both.loc[both["decided"] > 0, "cluster"].nunique()
 
     def refused(status: Status, why: str) -> Interaction:
         return Interaction(status, why, tested, left_out, n, clusters)
 
-    if clusters < _LEAST_CLUSTERS:
-        why = f"{clusters} clusters of prompts; {_LEAST_CLUSTERS} are needed"
+    if asked < _LEAST_CLUSTERS:
+        why = f"{asked} clusters of prompts; {_LEAST_CLUSTERS} are needed"
         return refused("too few clusters", why)
     answered = int(both["comply"].sum())
     if answered in (0, int(both["decided"].sum())):
@@ -160,6 +162,12 @@ def gee_interaction(cell: pd.DataFrame, baseline: pd.DataFrame) -> Interaction:
             "clusters that answered and as many that refused in both cells; 2 are needed"
         )
         return refused("sparse", why)
+    if clusters < _LEAST_CLUSTERS:
+        why = (
+            f"{clusters} clusters of prompts at the tested temperatures; {_LEAST_CLUSTERS} are "
+            "needed"
+        )
+        return refused("too few clusters", why)
     fit = _fitted(table, tested)
     if fit is None:
         why = "the estimating equations did not converge in 100 iterations"

@@ -113,6 +113,12 @@ def test_few_clusters_have_no_robust_variance():
     found = gee_interaction(*[table(r, prompts=9) for r in ({0.0: 0.2, 1.0: 0.5},) * 2])
     assert found.status == "too few clusters"
     assert "9 clusters" in found.why
+    # 12 prompts at 0, which is left out, and 6 above it are no more
+    cell = table({0.0: 0.0, 0.5: 0.4, 1.0: 0.6}, prompts=12)
+    some = cell[(cell["temperature"] == 0) | cell["cluster"].isin([str(i) for i in range(6)])]
+    found = gee_interaction(some, some)
+    assert (found.status, found.tested, found.clusters) == ("too few clusters", (0.5, 1.0), 6)
+    assert "6 clusters of prompts at the tested temperatures" in found.why
 
 
 def test_cdi_is_the_difference_of_both_differences():
