@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from mechprobe.report import palette, words
 from mechprobe.report.drawing import blank, name_points, plain_name, style
 from mechprobe.report.section import MOST_POINTS, Drawn, Material, Row, Section, absent, why_not
@@ -19,11 +17,18 @@ def agreement_section(material: Material) -> Section:
         return absent("agreement", TITLE, reason)
     first, second = found["first"], found["second"]
     changing, divergent = found["rows_changing"], found["divergent_n"]
+    names = [plain_name(name, 60) for name in changing]
     said = [
         f"“{first}” and “{second}” agree on {words.percent(found['share'])} of "
         f"{found['n']:,} answers (95 % interval {words.percent(found['share_low'])} to "
         f"{words.percent(found['share_high'])}).",
     ]
+    if found["unread"]:
+        said.append(
+            f"{words.count(found['unread'], 'further answer')} that one of them could not read, "
+            "such as gibberish, are left out here and in the rates of that one: rates may part "
+            "where no answer is read differently."
+        )
     if found["kappa"] is not None:
         said.append(
             f"Beyond chance: Cohen's κ {found['kappa']:.3f} "
@@ -31,10 +36,10 @@ def agreement_section(material: Material) -> Section:
         )
     said.append(
         f"{words.count(len(changing), 'row')} would change its regime under “{second}”: "
-        f"{_some(changing)}."
+        f"{words.some(names)}."
         if len(changing) == 1
         else f"{words.count(len(changing), 'row')} would change their regime under “{second}”: "
-        f"{_some(changing)}."
+        f"{words.some(names)}."
         if changing
         else f"No row changes its regime under “{second}”."
     )
@@ -49,12 +54,6 @@ def agreement_section(material: Material) -> Section:
     if rows:
         figures = (agreement_figure(material, rows, first, second),)
     return Section("agreement", TITLE, tuple(said), figures)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    shown = [plain_name(name, 60) for name in names[:most]]
-    rest = [f"{len(names) - most} more"] if len(names) > most else []
-    return words.listed([*shown, *rest])
 
 
 def _points(material: Material, row: Row) -> tuple[float, float] | None:

@@ -42,7 +42,7 @@ def interaction_section(document: Row) -> Section:
         said.append(
             f"In {len(found)} of {words.count(len(tested), 'tested quantized cell')} temperature "
             "is shown to move the log-odds of an answer otherwise than in the baseline (GEE, Holm "
-            "p ≤ 0.05)" + (f": {words.listed(names[:5])}." if found else ".")
+            "p ≤ 0.05)" + (f": {words.some(names)}." if found else ".")
         )
     apart, known = shown_by_cdi(document)
     if known:
@@ -50,13 +50,15 @@ def interaction_section(document: Row) -> Section:
         said.append(
             f"CDI at T = {highest(document):g} excludes 0 in {len(apart)} of "
             f"{words.count(len(known), 'quantized cell')}"
-            + (f": {words.listed(names[:5])}." if apart else ".")
+            + (f": {words.some(names)}." if apart else ".")
         )
     untested = [row for row in rows if row["gee"]["status"] != "ok"]
     said += [
         f"Not tested: {cell_name(row, several)}, {row['gee']['status']}: {row['gee']['why']}."
         for row in untested[:5]
     ]
+    if more := len(untested[5:]):
+        said.append(f"Not tested either: {words.count(more, 'more cell')}, see the table.")
     values = [(p["value"], row, p) for row in rows for p in row["cdi"] if p["value"] is not None]
     if values:
         low, high = (f(values, key=lambda v: v[0])[0] for f in (min, max))

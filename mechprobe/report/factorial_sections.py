@@ -126,7 +126,7 @@ def flips_section(document: Row) -> Section:
     elif wavering:
         names = [cell_name(row, several) for row in wavering]
         said.append(
-            f"At temperature 0 labels changed in {words.listed(names[:5])}: a defect of the "
+            f"At temperature 0 labels changed in {words.some(names)}: a defect of the "
             "engine, which makes every other number of that cell doubtful."
         )
     top = most_wavering(document)

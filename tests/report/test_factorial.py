@@ -9,6 +9,7 @@ import pytest
 from mechprobe.analysis.factorial import CellOf, Design, analyse_factorial
 from mechprobe.errors import TableError
 from mechprobe.report.factorial import factorial_report, tiles, verdict
+from mechprobe.report.factorial_interaction import interaction_section
 from mechprobe.report.factorial_sections import factorial_sections
 
 EVIL = '<img src=x onerror="alert(1)">$x_1$'
@@ -103,6 +104,10 @@ def test_where_nothing_moves_and_nothing_wavers_the_page_says_no_more():
     assert "would not have" not in said
     assert "from 0.0 % to 0.0 %" not in said
     assert not any(name == "most prompts waver" for name, _, _ in tiles(still))
+    for i, row in enumerate([r for r in still["rates"] if r["temperature"] == 0] * 4):
+        still["rates"].append({**row, "cell": f"W{i}@transformers", "dfr": 0.1})
+    told = " ".join(line for part in factorial_sections(still) for line in part.said)
+    assert "and 4 more: a defect" in told
 
 
 def test_a_document_of_another_version_is_one_line(document):
@@ -115,6 +120,9 @@ def test_parts_that_cannot_be_had_say_why():
     said = {part.key: " ".join(part.said) for part in factorial_sections(alone)}
     assert "one judge read the answers" in said["judges"]
     assert "too few clusters: 5 clusters of prompts; 10 are needed" in said["interaction"]
+    (row,) = (one for one in alone["interactions"] if one["cell"] == "Q@transformers")
+    many = {**alone, "interactions": [{**row, "cell": f"Q{i}@transformers"} for i in range(7)]}
+    assert "Not tested either: 2 more cells" in " ".join(interaction_section(many).said)
     nothing = {**alone, "rates": [], "interactions": []}
     assert verdict(nothing) == "No cell could be measured."
     (only,) = factorial_sections(nothing)
