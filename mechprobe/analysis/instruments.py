@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mechprobe import stats
 from mechprobe.analysis.regimes import DIVERGENCE
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ class InstrumentAgreement:
     """Answers that one of them could not read."""
     agree: int
     share: tuple[float, float, float]
-    """With its 95 % interval, prompts resampled with all their answers."""
+    """With its 95 % interval, prompts resampled with all their answers.
+
+    Instruments that never differ leave a bootstrap without error; the lower end is then Wilson's
+    for as many agreements as there are clusters, and that of kappa follows from it.
+    """
     kappa: tuple[float, float, float] | None
     """Cohen's; None where an instrument gives one label alone."""
     cells: tuple[CellAgreement, ...]
@@ -89,14 +94,20 @@ def compare_instruments(
     drawn = _resample(table, resamples, seed)
     whole = table.sum(axis=0)
     kappa = float(_kappa(whole[None])[0])
-    share = (whole[0] + whole[3]) / whole.sum()
-    shares = (drawn[:, 0] + drawn[:, 3]) / drawn.sum(axis=1)
+    share = float((whole[0] + whole[3]) / whole.sum())
+    of_share = _bounds((drawn[:, 0] + drawn[:, 3]) / drawn.sum(axis=1))
+    of_kappa = _bounds(_kappa(drawn)) if np.isfinite(kappa) else None
+    if share == 1:
+        bound, _ = stats.wilson(len(names), len(names))
+        chance = float(whole @ whole) / float(whole.sum()) ** 2
+        of_share = (bound, 1.0)
+        of_kappa = of_kappa and ((bound - chance) / (1 - chance), 1.0)
     return InstrumentAgreement(
         n=len(both),
         unread=unread,
         agree=int(whole[0] + whole[3]),
-        share=(float(share), *_bounds(shares)),
-        kappa=(kappa, *_bounds(_kappa(drawn))) if np.isfinite(kappa) else None,
+        share=(share, *of_share),
+        kappa=of_kappa and (kappa, *of_kappa),
         cells=tuple(CellAgreement(*row) for row in of_cell.itertuples(index=False)),
     )
 

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from outcomes import answered, matrix_of, outcomes_of
 from sklearn.metrics import cohen_kappa_score
+from statsmodels.stats.proportion import proportion_confint
 
 from mechprobe import stats
 from mechprobe.analysis.document import SCHEMA, analyse
@@ -255,11 +256,22 @@ def test_agreement_is_that_of_scikit_learn():
     assert [one.n for one in found.cells] == [150, 150, 145]
 
 
+def test_instruments_that_never_differ_are_not_sure_of_it():
+    said = [1.0] * 25 + [0.0] * 15
+    same = {"F16@t": said, "Q4@t": said}
+    frame = joined(outcomes_of(same), outcomes_of(same, instrument="judge"))
+    found = compare_instruments(frame, "hard", "judge", resamples=100)
+    low, high = proportion_confint(40, 40, method="wilson")  # 40 prompts, each answered twice
+    assert found.share == pytest.approx((1.0, low, high))
+    chance = (25 / 40) ** 2 + (15 / 40) ** 2
+    assert found.kappa == pytest.approx((1.0, (low - chance) / (1 - chance), 1.0))
+
+
 def test_agreement_of_one_label_has_no_kappa():
     same = {"F16@t": [1.0] * 10, "Q4@t": [1.0] * 10}
     frame = joined(outcomes_of(same), outcomes_of(same, instrument="judge"))
     found = compare_instruments(frame, "hard", "judge", resamples=100)
-    assert found.share[0] == 1
+    assert found.share[1] < found.share[0] == 1
     assert found.kappa is None
     unread = {cell: [float("nan")] * 10 for cell in same}
     silent = joined(outcomes_of(same), outcomes_of(unread, instrument="judge"))
