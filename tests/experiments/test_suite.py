@@ -83,6 +83,7 @@ def test_other_prompts_are_not_compared():
         ("{task: bqq}", "unknown task 'bqq'"),
         ("{task: reference, source: organism, instrument: rouge}", "unknown instrument 'rouge'"),
         ("{task: bbq, source: organism, options: {m: 3}}", "bbq: no option 'm'"),
+        ("{task: bbq, source: organism, options: {n: .nan}}", "option 'n' is nan: input should"),
         ("{task: refusal, source: organism}", "refusal is taken"),
         ("{task: bbq, source: organism}, {task: bbq, source: organism}", "bbq is taken"),
         ("{task: bbq, name: Two words}", "name: string should match"),
