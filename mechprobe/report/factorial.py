@@ -35,7 +35,7 @@ def factorial_report(document: Mapping[str, Any]) -> Report:
     missing = document["not_measured"]
     html = template("factorial.html.jinja").render(
         name=document["name"],
-        verdict=verdict(document),
+        findings=findings(document),
         tiles=tiles(document),
         missing=missing[:MOST_MISSING],
         more_missing=max(0, len(missing) - MOST_MISSING),
@@ -48,13 +48,18 @@ def factorial_report(document: Mapping[str, Any]) -> Report:
 
 
 def verdict(document: Row) -> str:
-    """What was found, in a few sentences.
+    """What was found, in a few sentences; see `findings`."""
+    return " ".join(findings(document))
+
+
+def findings(document: Row) -> list[str]:
+    """What was found, the most important first, one sentence or two each.
 
     Raises:
         TableError: Another version wrote the document.
     """
     if not checked(document)["rates"]:
-        return "No cell could be measured."
+        return ["No cell could be measured."]
     top = highest(document)
     said = [_alone(document)]
     shown = []
@@ -75,7 +80,7 @@ def verdict(document: Row) -> str:
         )
     if document["ensemble"]["judges"] == document["ensemble"]["blind"]:
         said.append(NOBODY_TELLS)
-    return " ".join(said)
+    return said
 
 
 def _alone(document: Row) -> str:
@@ -86,8 +91,8 @@ def _alone(document: Row) -> str:
     if not moves:
         return f"No baseline has a rate at temperature 0 and at {top}."
     return (
-        f"Temperature {top} alone, in the baselines, changes the share of harmful prompts that are "
-        f"answered by {words.signed(100 * max(moves, key=abs))} points."
+        f"Temperature {top} alone changes the baselines' share of answered harmful prompts by "
+        f"{words.signed(100 * max(moves, key=abs))} points."
     )
 
 
