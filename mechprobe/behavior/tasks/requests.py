@@ -182,10 +182,11 @@ def _of_prompt_set(source: str | Path) -> tuple[str, list[Item]]:
 def _of_organism(n: int, seed: int) -> list[Item]:
     from mechprobe.organisms import world
 
-    return [
-        Item(request.id, request.text, request.cluster, request.category, request.label)
-        for request in world.heldout_requests(n, seed)
-    ]
+    try:
+        found = world.heldout_requests(n, seed)
+    except ValueError as error:
+        raise SpecError(f"organism: {error}; give a smaller n") from error
+    return [Item(one.id, one.text, one.cluster, one.category, one.label) for one in found]
 
 
 def load_requests(
@@ -202,6 +203,7 @@ def load_requests(
 
     Raises:
         PromptFileError: Nothing is there, it is malformed, or its columns are none of these.
+        SpecError: The organism's world has fewer pairs.
     """
     if str(source) == "organism":
         return "organism", _of_organism(n, seed)

@@ -148,6 +148,9 @@ def test_wrong_counts_and_names_are_errors():
         ask(2).score(["x"] * 4, samples=3)
     with pytest.raises(SpecError, match=r"unknown instrument 'gut'; there are rules, arditi12"):
         ask(2).score(["x"] * 2, "gut")
+    for name in ("refusal", "over_refusal", "jailbreak"):
+        with pytest.raises(SpecError, match="organism: the test side has 309 pairs, 310 were ask"):
+            load_task(name, "organism", n=310)
     with pytest.raises(SpecError, match="unknown task 'love'; there are bbq, jailbreak"):
         load_task("love")
     with pytest.raises(SpecError, match="no options to choose from"):
