@@ -37,9 +37,9 @@ def _panels(
     name: str,
     caption: str,
     label: str,
-    draw: Callable[[Axes, Row, str, str, float], bool],
+    draw: Callable[[Axes, Row, str, str, float], None],
 ) -> Drawn:
-    """One panel per model and engine, one line per cell: `draw` says whether it drew anything.
+    """One panel per model and engine, one line per cell.
 
     Args:
         document: factorial.json.
@@ -84,11 +84,11 @@ def _step(document: Row) -> float:
 
 def _line(
     axes: Axes, points: Sequence[Row], name: str, look: tuple[str, str, float], label: str
-) -> bool:
+) -> None:
     """Values in points of percent against temperature, with their intervals where they have one."""
     known = [p for p in points if p[name] is not None]
     if not known:
-        return False
+        return
     colour, mark, shift = look
     x = [p["temperature"] + shift for p in known]
     y = [100 * p[name] for p in known]
@@ -99,7 +99,6 @@ def _line(
             axes.plot([at, at], [100 * low, 100 * high], color=colour, linewidth=1.0, alpha=0.75)
         else:
             axes.plot([at], [value], "o", markersize=9, fillstyle="none", color=colour)
-    return True
 
 
 def rate_figure(document: Row, measure: str, request: str, label: str, about: str) -> Drawn:
@@ -114,11 +113,11 @@ def rate_figure(document: Row, measure: str, request: str, label: str, about: st
     """
     rows = [row for row in document["rates"] if row["request"] == request]
 
-    def draw(axes: Axes, cell: Row, colour: str, mark: str, shift: float) -> bool:
+    def draw(axes: Axes, cell: Row, colour: str, mark: str, shift: float) -> None:
         mine = [r for r in rows if (r["model"], r["cell"]) == (cell["model"], cell["cell"])]
         look = (colour, mark, shift)
         axes.set_ylim(-4, 104)
-        return _line(axes, mine, measure, look, plain_name(cell["precision"], 16))
+        _line(axes, mine, measure, look, plain_name(cell["precision"], 16))
 
     caption = f"{about} against temperature; 95 % intervals resample clusters of prompts."
     return _panels(document, f"{measure.replace('_', '-')}-{request}", caption, f"{label}, %", draw)
@@ -128,14 +127,12 @@ def interaction_figure(document: Row) -> Drawn:
     """CDI against temperature, a line for each quantized cell."""
     by_cell = {(row["model"], row["cell"]): row["cdi"] for row in document["interactions"]}
 
-    def draw(axes: Axes, cell: Row, colour: str, mark: str, shift: float) -> bool:
+    def draw(axes: Axes, cell: Row, colour: str, mark: str, shift: float) -> None:
         zero_line(axes, upright=False)
-        found = by_cell.get((cell["model"], cell["cell"]))
-        if not found:
-            return False
+        found = by_cell.get((cell["model"], cell["cell"]), ())
         points = [{**p, "value_low": p["low"], "value_high": p["high"]} for p in found]
         look = (colour, mark, shift)
-        return _line(axes, points, "value", look, plain_name(cell["precision"], 16))
+        _line(axes, points, "value", look, plain_name(cell["precision"], 16))
 
     caption = (
         "Interaction (CDI): how much further a cell's ASR moves from temperature 0 than its "
@@ -149,7 +146,7 @@ def flips_figure(document: Row) -> Drawn:
     rows: Sequence[Mapping[str, Any]] = document["flips"]
     hottest = max(document["design"]["temperatures"])
 
-    def draw(axes: Axes, cell: Row, colour: str, mark: str, shift: float) -> bool:
+    def draw(axes: Axes, cell: Row, colour: str, mark: str, shift: float) -> None:
         mine = [
             r
             for r in rows
@@ -166,22 +163,18 @@ def flips_figure(document: Row) -> Drawn:
             if part:
                 axes.plot(x, y, linestyle=line, color=colour, linewidth=1.4, label=label)
         axes.set_ylim(-4, 104)
-        return bool(mine)
 
     caption = (
         f"DFR by the number of samples at temperature {hottest:g}: solid, unbiased from the "
         "samples that were drawn; dotted, extrapolated."
     )
     drawn = _panels(document, "dfr-samples", caption, "DFR, % of prompts", draw)
+    most = max(r["k"] for r in rows if not r["extrapolated"])
+    ticks = [1, *sorted({r["k"] for r in rows if r["k"] % most == 0})]
     for axes in drawn.figure.axes:
         axes.set_xlabel("samples k")
-        axes.set_xticks([1, *sorted({r["k"] for r in rows if r["k"] % drawn_k(document) == 0})])
+        axes.set_xticks(ticks)
     return drawn
-
-
-def drawn_k(document: Row) -> int:
-    """Samples that were drawn above temperature 0."""
-    return max(int(r["k"]) for r in document["flips"] if not r["extrapolated"])
 
 
 def wavering_figure(document: Row) -> Drawn:
