@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from mechprobe.behavior.judges.base import LABELS, Opinion
 from mechprobe.behavior.refusal import RefusalLabel
-from mechprobe.errors import JudgeError, SpecError
+from mechprobe.errors import CheckpointError, JudgeError, SpecError
 from mechprobe.models.source import resolve_source
 from mechprobe.models.weights import digest_files, weight_files
 
@@ -119,13 +120,24 @@ def says_unclear(text: str) -> bool:
 
     Raises:
         SpecError: It is spelled wrongly.
-        CheckpointError: There is no such checkpoint.
+        CheckpointError: There is no such checkpoint, or its config is damaged.
     """
     model, revision, settings = spelled(text)
-    config = resolve_source(model, revision=revision).path / "config.json"
-    names = json.loads(config.read_text("utf-8")).get("id2label", {}).values()
-    own = [_KNOWN.get(str(name).lower()) for name in names if name not in settings]
+    names = _names(resolve_source(model, revision=revision).path / "config.json")
+    own = [_known(name) for name in names if name not in settings]
     return "UNCLEAR" in [*settings.values(), *own]
+
+
+def _names(config: Path) -> list[str]:
+    """The labels that a checkpoint's config names."""
+    try:
+        names = json.loads(config.read_text("utf-8")).get("id2label") or {}
+        return [str(name) for name in names.values()]
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise CheckpointError(
+            f"{config}: no labels can be read there ({type(error).__name__}); get the checkpoint "
+            "again"
+        ) from error
 
 
 def _limits(tokenizer: Any, model: Any) -> Iterator[int]:
@@ -170,8 +182,13 @@ def _settings(text: str, given: str | None) -> dict[str, str]:
     return found
 
 
+def _known(theirs: str) -> RefusalLabel | None:
+    """Which of the four a label is by its own name."""
+    return _KNOWN.get(theirs.lower())
+
+
 def _ours(text: str, theirs: str, settings: Mapping[str, str]) -> RefusalLabel:
-    label = settings.get(theirs) or _KNOWN.get(theirs.lower())
+    label = settings.get(theirs) or _known(theirs)
     if label is None:
         raise SpecError(
             f"{text}: its label {theirs!r} has no counterpart; write {text.partition('#')[0]}"

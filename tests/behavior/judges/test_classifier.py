@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from mechprobe.behavior.judges import Exchange, judge_exchanges, open_judge
+from mechprobe.behavior.judges.choosing import tells_unclear
 from mechprobe.errors import CheckpointError, JudgeError, SpecError
 
 WORDS = [*"abcdefghijkl", "what", "is", "sure", "blue"]
@@ -134,6 +135,27 @@ def test_a_label_without_a_counterpart_is_asked_for(classifier):
         open_judge(f"hf:{classifier[0]}#x=REFUSED")
     with pytest.raises(SpecError, match="'z' is not THEIRS=OURS"):
         open_judge(f"hf:{classifier[0]}#z")
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ('{"id2label": {"0": "NORMAL", "1": "unclear"}}', True),
+        ('{"id2label": {"0": "NORMAL", "1": "x"}}', False),
+        ('{"id2label": null}', False),
+        ('{"id2label": ["NORMAL"]}', None),
+        ("[]", None),
+        ('{"id2la', None),
+        ('{"\xff"}', None),
+    ],
+)
+def test_the_labels_of_a_config_say_whether_one_is_unclear(tmp_path, config, says):
+    (tmp_path / "config.json").write_text(config, "latin-1")
+    if says is not None:
+        assert tells_unclear(f"hf:{tmp_path}") is says
+        return
+    with pytest.raises(CheckpointError, match=r"config\.json: no labels can be read there"):
+        tells_unclear(f"hf:{tmp_path}")
 
 
 def test_other_weights_or_labels_are_another_judge(classifier, tmp_path):
