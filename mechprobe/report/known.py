@@ -31,6 +31,8 @@ _PROBES = (
     ("log-odds returned by patching, nats", "patching_returned", 2),
     ("kernel gap, mean KL", "kernel_gap_kl", 6),
 )
+_CHANGES = ("refusal_margin_lost", "entropy_shift", "patching_returned")
+"""Probes that say how far something moved, not where it stands."""
 _FACTS = (
     ("checkpoint", "source"), ("weights digest", "weights"), ("method", "method"),
     ("bits per weight", "bits_per_weight"),
@@ -64,8 +66,11 @@ def probes_of(known: Known) -> tuple[tuple[str, str], ...]:
         if not _there(value):
             continue
         low, high = known.get(f"{key}_low"), known.get(f"{key}_high")
-        ends = words.interval(low, high, digits) if _there(low) and _there(high) else ""
-        found.append((label, f"{words.plain(value, digits)} {ends}".strip()))
+        known_ends = _there(low) and _there(high)
+        level = key not in _CHANGES
+        ends = words.interval(low, high, digits, level=level) if known_ends else ""
+        shown = (words.plain if level else words.signed)(value, digits)
+        found.append((label, f"{shown} {ends}".strip()))
     return tuple(found)
 
 

@@ -30,11 +30,12 @@ def percent(share: float | None, digits: int = 1) -> str:
     return NOTHING if share is None else f"{100 * share:.{digits}f} %"
 
 
-def interval(low: float | None, high: float | None, digits: int = 1) -> str:
-    """Both ends with their signs, or nothing."""
+def interval(low: float | None, high: float | None, digits: int = 1, *, level: bool = False) -> str:
+    """Both ends, of a change with their signs, or nothing."""
     if low is None or high is None:
         return ""
-    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+    ends = [(plain if level else signed)(end, digits) for end in (low, high)]
+    return f"[{', '.join(ends)}]"
 
 
 def p_value(p: float | None) -> str:

@@ -12,6 +12,7 @@ from mechprobe.report import make_report
 from mechprobe.report.evidence import MOST_ROWS, row_views
 from mechprobe.report.headline import headline
 from mechprobe.report.heat import MOST_MODELS, heat
+from mechprobe.report.known import probes_of
 from mechprobe.report.sections import sections
 
 
@@ -105,6 +106,14 @@ def test_every_row_shows_its_evidence(material, page):
         for end in ("low", "high"):
             assert f"{abs(delta[end]):.1f}" in text
         assert f"±{delta['smallest_margin']:.1f}" in text
+
+
+def test_a_sign_stands_before_changes_alone():
+    ends = {f"{name}_{end}": v for name in ("direction_cosine", "entropy_shift")
+            for end, v in (("low", 0.88), ("high", 0.94))}  # fmt: skip
+    shown = dict(probes_of({"direction_cosine": 0.91, "entropy_shift": 0.91} | ends))
+    assert shown["refusal direction: cosine to baseline's"] == "0.910 [0.880, 0.940]"
+    assert shown["entropy shift, nats"] == "+0.910 [+0.880, +0.940]"
 
 
 def test_prompts_that_changed_are_named_by_id(material, page):
