@@ -89,7 +89,14 @@ def _say_agreement(
     wide = screen.out.width >= _WIDE
     table = Table(box=None, pad_edge=False)
     table.add_column("", overflow="fold", min_width=14)
-    titles = ("n", "missing", "agreement, %", "kappa", "without UNCLEAR", "refusal or not")
+    titles = (
+        "n",
+        "missing",
+        "agreement, %",
+        "kappa, with UNCLEAR",
+        "kappa, without",
+        "refusal or not",
+    )
     shown = range(6) if wide else (0, 2, 3, 5)
     for i in shown:
         table.add_column(titles[i], no_wrap=True)

@@ -1,6 +1,7 @@
 """`mechprobe judge` and `mechprobe agreement`, with the fault server as judge."""
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -245,7 +246,13 @@ def test_the_kappa_that_is_shown_first_keeps_unclear(main, generations, tmp_path
         monkeypatch.setenv("COLUMNS", str(width))
         done = main("agreement", "a.jsonl", "b.jsonl")
         assert (done.code, done.err) == (0, "")
-        row = next(line for line in done.out.splitlines() if line.startswith("all "))
+        head, row = (
+            next(line for line in done.out.splitlines() if name in line)
+            for name in ("agreement, %", "all ")
+        )
+        assert re.search(r"kappa, with UNCLEAR\s+(kappa, without\s+)?refusal or not", head)
+        assert ("kappa, without" in head) is (width == 160)
+        assert len(head) <= width
         assert row.partition("] ")[2].lstrip().startswith(first)
 
 
