@@ -42,7 +42,7 @@ def read_refusals(
     instrument: str = "hard",
     max_new_tokens: int = 32,
 ) -> Refusals:
-    """Let a model with a graph answer, and read the answers with a refusal instrument.
+    """Let a model answer, and read the answers with a refusal instrument.
 
     Raises:
         SpecError: No instrument has this name.
@@ -51,7 +51,9 @@ def read_refusals(
     from mechprobe.generation import open_engine
 
     reader = get_instrument(instrument)
-    with open_engine(checkpoint, batch_size=_BATCH) as engine:
+    # llama.cpp, which runs a native GGUF, has a batch of its own
+    options = {} if checkpoint.module is None else {"batch_size": _BATCH}
+    with open_engine(checkpoint, **options) as engine:
         answers = engine.generate(prompts.ids, max_new_tokens=max_new_tokens)
     return Refusals(
         refused=tuple(None if is_unread(a.text) else reader(a.text) for a in answers),

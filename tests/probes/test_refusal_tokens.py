@@ -14,8 +14,10 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from mechprobe.errors import NumericsError, SpecError, VocabularyError
+from mechprobe.models.gguf_write import write_f16_gguf
 from mechprobe.models.load import load_checkpoint
 from mechprobe.models.rendering import encode
+from mechprobe.organisms import organism_path
 from mechprobe.organisms.world import requests
 from mechprobe.probes.observation import observe
 from mechprobe.probes.refusal_presets import PRESETS, given_tokens, preset_tokens
@@ -126,6 +128,15 @@ def test_tokens_can_be_named():
 @pytest.fixture(scope="module")
 def organism():
     return load_checkpoint("organism:llama-s", kernel="dense")
+
+
+def test_a_native_gguf_answers_as_the_graph_it_came_from(organism, tmp_path):
+    rows = requests("validation", 4, seed=0)
+    prompts = encode(organism.tokenizer, [row.text for row in rows])
+    path = write_f16_gguf(organism_path("llama-s"), tmp_path / "F16.gguf")
+    native = load_checkpoint(str(path), kernel="native")
+    assert native.module is None
+    assert read_refusals(native, prompts).refused == read_refusals(organism, prompts).refused
 
 
 def test_the_organism_shows_its_own(organism, tmp_path):
