@@ -180,8 +180,3 @@ def _log_same(parameters: FloatArray, k: int) -> float:
     steps = np.arange(k)
     factors = (parameters[:, None] + steps) / (parameters.sum() + steps)
     return float(np.logaddexp.reduce(np.log(factors).sum(axis=1)))
-
-
-def model_flipping(parameters: ArrayLike, k: int) -> float:
-    """Chance that k samples of a prompt are not unanimous under a Dirichlet-multinomial."""
-    return -math.expm1(_log_same(np.asarray(parameters, np.float64), k))

@@ -122,6 +122,8 @@ def _leads_back(cell: str, held: Mapping[str, str]) -> bool:
     for _ in held:
         if at == cell:
             return True
+        if not at:
+            return False
         at = held.get(at, "")
     return False
 
