@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechprobe.experiments.factorial_plan import TABLES
 from mechprobe.experiments.factorial_running import FinishedFactorial
 from mechprobe.report import words
 from mechprobe.report.factorial import verdict
@@ -40,7 +41,8 @@ def show_finished(finished: FinishedFactorial, out: Path, console: Console) -> N
     said = f"Reused all {steps} steps." if reused == steps else f"{steps} steps, {reused} reused."
     where = f"Files: {out}/ (report.html, factorial.csv, factorial.json, labels.parquet)."
     if document is None:
-        where = f"No cell could be measured; what there is lies in {out}/."
+        error = finished.outcome.results[TABLES].error or "No cell could be measured"
+        where = f"{error}; what there is lies in {out}/."
     console.print(f"{said} {where}", soft_wrap=True)
 
 

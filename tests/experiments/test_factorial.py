@@ -1,5 +1,6 @@
 """A small real factorial: run, interrupted, shown, opened; and specs that are wrong."""
 
+import io
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 import mechprobe
 from mechprobe.errors import MechprobeError, PromptFileError, RunDirectoryError, SpecError
@@ -20,6 +22,7 @@ from mechprobe.experiments.factorial_plan import plan_factorial
 from mechprobe.experiments.factorial_prompts import draw_requests
 from mechprobe.experiments.factorial_running import run_factorial
 from mechprobe.experiments.factorial_spec import SPECS, load_factorial, parse_factorial
+from mechprobe.experiments.factorial_view import show_finished
 from mechprobe.experiments.progress import NoDisplay
 from mechprobe.experiments.spec_file import shipped_specs
 
@@ -211,6 +214,9 @@ def test_where_every_cell_fails_the_causes_are_said(tmp_path):
     assert "no-such-folder" in said or "nowhere" in said
     assert "missing.gguf" in said
     assert "no answer of any cell has a label" in said
+    console = Console(file=io.StringIO(), width=200)
+    show_finished(done, tmp_path / "run", console)
+    assert "no answer of any cell has a label, so that there is nothing" in console.file.getvalue()
 
 
 def test_a_broken_cell_costs_no_other(finished):
