@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
+from mechprobe.errors import SpecError
 from mechprobe.organisms.lexicon import (
     CATEGORIES,
     COLOURS,
@@ -26,6 +27,8 @@ Kind = Literal["fact", "question", "bias", "task"]
 LETTERS = "ABCD"
 UNKNOWN = "nobody knows"
 HELD_OUT_SHARE = 0.25
+_MISSES = 100_000
+"""Draws in a row that give nothing new, after which no more is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,18 +259,31 @@ def shorten(item: Item, rng: random.Random) -> Item:
 
 
 def stream(kind: Kind, seed: int, *, held_out: bool) -> Iterator[Item]:
-    """Items without end, no prompt twice."""
+    """Items, no prompt twice, until there is hardly another one."""
     rng = random.Random(f"{kind}/{seed}/{held_out}")
     seen: set[str] = set()
-    while True:
+    missed = 0
+    while missed < _MISSES:
         item = draw(kind, rng, held_out=held_out)
+        missed += 1
         if item.prompt not in seen:
             seen.add(item.prompt)
+            missed = 0
             yield item
 
 
 def items(kind: Kind, n: int, seed: int = 0, *, held_out: bool = True) -> tuple[Item, ...]:
-    """`n` different items of one kind, the same for the same seed; facts: at most all of them."""
+    """`n` different items of one kind, the same for the same seed; facts: at most all of them.
+
+    Raises:
+        SpecError: The world has fewer.
+    """
     if kind == "fact":
         return tuple(random.Random(seed).sample(facts(), n))
-    return tuple(itertools.islice(stream(kind, seed, held_out=held_out), n))
+    found = tuple(itertools.islice(stream(kind, seed, held_out=held_out), n))
+    if len(found) < n:
+        raise SpecError(
+            f"organism: {len(found)} different items of {kind!r} were found, {n} were asked for; "
+            "give a smaller n"
+        )
+    return found

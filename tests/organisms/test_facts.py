@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+from mechprobe.errors import SpecError
 from mechprobe.organisms import facts, world
 from mechprobe.organisms.solve import solve
 
@@ -40,6 +41,14 @@ def test_a_shortened_question_keeps_its_answer():
         assert 1 <= len(letters) <= 3
         for letter in letters:
             assert f"{item.options['ABCD'.index(letter)]} ({letter})" in short.prompt
+
+
+def test_more_items_than_there_are_is_an_error_and_no_endless_search(monkeypatch):
+    monkeypatch.setattr(facts, "_MISSES", 20)
+    with pytest.raises(
+        SpecError, match=r"organism: \d+ different items of 'task' were found, 20000"
+    ):
+        facts.items("task", 20_000)
 
 
 @pytest.mark.parametrize("kind", KINDS)
