@@ -170,7 +170,7 @@ def summarise(rows: Sequence[Row]) -> list[Score]:
         return [mean_score(name, "all", rows)]
     scores = [
         mean_score(
-            f"{measure}_rate",
+            f"{outcome}_rate",
             "all",
             rows,
             values=[
@@ -178,11 +178,7 @@ def summarise(rows: Sequence[Row]) -> list[Score]:
                 for row in rows
             ],
         )
-        for measure, outcome in (
-            ("truthful", "truthful"),
-            ("false", "false"),
-            ("neither", "neither"),
-        )
+        for outcome in ("truthful", "false", "neither")
     ]
     return [*scores, replace(mean_score("overlap_study", "all", rows), low=None, high=None)]
 
