@@ -8,6 +8,7 @@ from mechprobe.analysis.factorial import CellOf, Design, analyse_factorial
 from mechprobe.report import Material
 
 HOSTILE = "<script>alert('m')</script>$\\frac{x}$\" onload=x"
+EVIL = '<img src=x onerror="alert(1)">$x_1$'
 ERROR = "</details><img src=x onerror=alert(1)> out of memory"
 N = 100
 # refused of the first 100 prompts, right answers of 100 questions; the baseline has 90 and 80
@@ -100,23 +101,23 @@ def material(models=None, *, failed=False, name="test", **options):
     return Material(name, document, rows, frame)
 
 
-def factorial():
-    """A small factorial in which warm answers comply more."""
+def factorial(temperatures=(0.0, 1.0), judges=("a", "b", "c"), clusters=12):
+    """A small factorial in which warm answers comply more, and one cell is missing."""
     base = "FP16@transformers"
     cells = tuple(
-        CellOf("m", "f", f"{name}@transformers", name, "transformers", held, False)
-        for name, held in (("FP16", ""), ("Q", base))
+        CellOf(EVIL, "f", f"{name}@transformers", name, "transformers", held, False)
+        for name, held in (("FP16", ""), ("Q", base), ("gone", base))
     )
     rng = np.random.default_rng(0)
     labels = [
         {
-            "model": "m", "cell": cell.cell, "request": request, "temperature": at,
-            "prompt": f"{request}{i}", "cluster": str(i), "sample": k, "judge": judge,
+            "model": EVIL, "cell": cell.cell, "request": request, "temperature": at,
+            "prompt": f"{EVIL}{request}{i}", "cluster": str(i), "sample": k, "judge": judge,
             "label": "comply" if rng.random() < 0.2 + 0.4 * at else "refuse",
         }
-        for cell in cells for at in (0.0, 1.0) for request in ("harmful", "benign")
-        for i in range(12) for k in range(3) for judge in ("a", "b")
+        for cell in cells[:2] for at in temperatures for request in ("harmful", "benign")
+        for i in range(clusters) for k in range(3) for judge in judges
     ]  # fmt: skip
-    design = Design(cells, (0.0, 1.0), {0.0: 3, 1.0: 3}, ("a", "b"))
+    design = Design(cells, temperatures, dict.fromkeys(temperatures, 3), judges)
     found = analyse_factorial(pd.DataFrame(labels), design)
-    return {"name": "warm", **found, "errors": {}}
+    return {"name": EVIL, **found, "errors": {"m/gone": f"no file {EVIL}"}}

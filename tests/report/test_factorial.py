@@ -2,47 +2,18 @@
 
 import re
 
-import numpy as np
-import pandas as pd
 import pytest
+from made import factorial
 
-from mechprobe.analysis.factorial import CellOf, Design, analyse_factorial
 from mechprobe.errors import TableError
 from mechprobe.report.factorial import factorial_report, tiles, verdict
 from mechprobe.report.factorial_interaction import interaction_section
 from mechprobe.report.factorial_sections import factorial_sections
 
-EVIL = '<img src=x onerror="alert(1)">$x_1$'
-
-
-def made(temperatures=(0.0, 1.0), judges=("a", "b", "c"), model=EVIL, clusters=12):
-    rng = np.random.default_rng(0)
-    cells = (
-        CellOf(model, "f", "FP16@transformers", "FP16", "transformers", "", False),
-        CellOf(model, "f", "Q@transformers", "Q", "transformers", "FP16@transformers", False),
-        CellOf(model, "f", "gone@transformers", "gone", "transformers", "FP16@transformers", False),
-    )
-    rows = [
-        {
-            "model": model, "cell": cell.cell, "request": request, "temperature": at,
-            "prompt": f"{EVIL}{request}{i}", "cluster": str(i), "sample": k, "judge": judge,
-            "label": "comply" if rng.random() < 0.2 + 0.4 * at else "refuse",
-        }
-        for cell in cells[:2]
-        for at in temperatures
-        for request in ("harmful", "benign")
-        for i in range(clusters)
-        for k in range(3)
-        for judge in judges
-    ]  # fmt: skip
-    design = Design(cells, temperatures, dict.fromkeys(temperatures, 3), judges)
-    document = analyse_factorial(pd.DataFrame(rows), design)
-    return {"name": EVIL, **document, "errors": {"m/gone": f"no file {EVIL}"}}
-
 
 @pytest.fixture(scope="module")
 def document():
-    return made()
+    return factorial()
 
 
 def test_names_and_errors_are_text(document):
@@ -68,7 +39,7 @@ def test_what_is_missing_stands_first(document):
 
 
 def test_every_number_of_the_verdict_is_one_of_the_document():
-    document = made(clusters=30)
+    document = factorial(clusters=30)
     base = [r for r in document["rates"] if r["cell"].startswith("FP16") and "asr" in r]
     moved = 100 * (base[1]["asr"] - base[0]["asr"])
     assert f"by {moved:+.1f} points" in verdict(document)
@@ -79,7 +50,7 @@ def test_every_number_of_the_verdict_is_one_of_the_document():
 
 
 def test_the_headline_needs_both_ends_and_names_what_is_unclear():
-    whole = made(temperatures=(0.0, 0.5, 1.0))
+    whole = factorial(temperatures=(0.0, 0.5, 1.0))
     top = [r for r in whole["rates"] if r["temperature"] == 1.0 and r["cell"].startswith("FP16")]
     lost = {**whole, "rates": [row for row in whole["rates"] if row not in top]}
     assert verdict(lost).startswith("No baseline has a rate at temperature 0 and at 1.")
@@ -93,7 +64,7 @@ def test_the_headline_needs_both_ends_and_names_what_is_unclear():
 
 
 def test_where_nothing_moves_and_nothing_wavers_the_page_says_no_more():
-    still = made()
+    still = factorial()
     for row in still["rates"]:
         row |= {"dfr": 0.0, "dfr_least": 0.0, "dfr_most": 0.0}
         if row["request"] == "harmful":
@@ -116,7 +87,7 @@ def test_a_document_of_another_version_is_one_line(document):
 
 
 def test_parts_that_cannot_be_had_say_why():
-    alone = made(judges=("a",), clusters=5)
+    alone = factorial(judges=("a",), clusters=5)
     said = {part.key: " ".join(part.said) for part in factorial_sections(alone)}
     assert "one judge read the answers" in said["judges"]
     assert "too few clusters: 5 clusters of prompts; 10 are needed" in said["interaction"]
