@@ -35,7 +35,9 @@ class Contrast:
     value: float | None
     """Rate of the cell, at T minus at 0, minus the same of its baseline; in [-2, 2]."""
     low: float | None
-    """95 % cluster bootstrap; None where no two clusters differ, so that it knows no error."""
+    """95 % cluster bootstrap; None where no two clusters differ, so that it knows no error, and
+    with fewer than 10 clusters.
+    """
     high: float | None
     prompts: int
     """Prompts with a decided sample in all four."""
@@ -82,7 +84,7 @@ def cdi(cell: pd.DataFrame, baseline: pd.DataFrame, temperature: float) -> Contr
     data = tuple(sums)
     value = float(contrast(*data))
     each = contrast(*(column[:, None] for column in data))
-    if len(each) < 2 or np.ptp(each) == 0:
+    if len(each) < _LEAST_CLUSTERS or np.ptp(each) == 0:
         return Contrast(temperature, value, None, None, len(both), dropped)
     method = "BCa" if len(each) <= 1000 else "percentile"
     low, high = stats.bootstrap_interval(data, contrast, 2000, 0, paired=True, method=method)
@@ -123,7 +125,9 @@ def gee_interaction(cell: pd.DataFrame, baseline: pd.DataFrame) -> Interaction:
     Every decided sample is one answer: logit P(answered) = a_T + b q + d q T, q being 1 in the cell
     and a_T free at each temperature, so that no bend in what temperature does to both is taken for
     d. Answers of a cluster of prompts are correlated in any way (independence as working
-    correlation, variance by Mancl and DeRouen 2001, which few clusters do not make too small).
+    correlation, variance by Mancl and DeRouen 2001, which few clusters do not make too small), and
+    the term over its error is held against Student's t with a degree for each cluster but those
+    that the coefficients took.
 
     A temperature enters where in both cells 5 clusters or more have an answered sample and 5 or
     more a refused one. So log-odds have bounds: no combination of precision and temperature
@@ -136,7 +140,7 @@ def gee_interaction(cell: pd.DataFrame, baseline: pd.DataFrame) -> Interaction:
     Source: Liang and Zeger 1986, through `statsmodels.genmod.GEE`.
     """
     import pandas as pd
-    from scipy.stats import norm
+    from scipy.stats import t as student
 
     both = pd.concat([cell.assign(q=1.0), baseline.assign(q=0.0)], ignore_index=True)
     tested = _tested(both)
@@ -172,8 +176,10 @@ def gee_interaction(cell: pd.DataFrame, baseline: pd.DataFrame) -> Interaction:
     if fit is None:
         why = "the estimating equations did not converge in 100 iterations"
         return refused("not converged", why)
-    d, error, p, b, c = fit
-    reach, more = (error * float(norm.ppf(share)) for share in (0.975, 0.8))
+    d, error, b, c = fit
+    law = student(clusters - len(tested) - 2)
+    reach, more = (error * float(law.ppf(share)) for share in (0.975, 0.8))
+    p = 2 * float(law.sf(abs(d) / error))
     return Interaction(
         "ok", "", tested, left_out, n, clusters, d, d - reach, d + reach, p, reach + more, b, c
     )
@@ -209,8 +215,8 @@ def _answers(
 
 def _fitted(
     table: pd.DataFrame, tested: tuple[float, ...]
-) -> tuple[float, float, float, float, float] | None:
-    """The interaction, its error and p; precision; temperature. None where nothing converged."""
+) -> tuple[float, float, float, float] | None:
+    """The interaction and its error; precision; temperature. None where nothing converged."""
     from statsmodels.genmod.cov_struct import Independence
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_estimating_equations import GEE
@@ -224,4 +230,4 @@ def _fitted(
     if not fit.converged or not np.isfinite(errors).all() or not (errors > 0).all():
         return None
     *levels, b, d = (float(value) for value in fit.params)
-    return d, float(errors[-1]), float(fit.pvalues[-1]), b, levels[-1] - levels[0]
+    return d, float(errors[-1]), b, levels[-1] - levels[0]

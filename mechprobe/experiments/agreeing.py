@@ -196,6 +196,8 @@ def _chosen(names: Sequence[str], first: str | None, second: str | None) -> tupl
     for name in (first, second):
         if name is not None and name not in names:
             raise JudgeError(f"judge {name!r} is not in the files; there are {', '.join(names)}")
+    if first is not None and first == second:
+        raise JudgeError(f"judge {first} is named twice; the second is another one")
     one = first or next((name for name in names if name != second), "")
     two = second or next((name for name in names if name != one), "")
     if not one or not two or one == two:
@@ -206,11 +208,12 @@ def _chosen(names: Sequence[str], first: str | None, second: str | None) -> tupl
 def _corrected(
     name: str, by_name: Mapping[str, Sequence[Judgement]], truth: str, seed: int
 ) -> Corrected:
-    labels = (
-        {one.key: one.label for one in by_name[truth] if one.label is not None}
-        if truth in by_name
-        else read_truth(Path(truth))
-    )
+    if truth in by_name:
+        labels = {one.key: one.label for one in by_name[truth] if one.label is not None}
+    elif Path(truth).exists():
+        labels = read_truth(Path(truth))
+    else:
+        raise PromptFileError(f"{truth}: no such file, and no judge of these: {', '.join(by_name)}")
     whole = judge_error(by_name[name], labels)
     judged = [one for one in harmful_of(by_name[name]) if refuses(one.label) is not None]
     pooled = _filled(_error_on(judged, labels), whole, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import RunDirectoryError
+from mechprobe.errors import RunDirectoryError, TableError
 from mechprobe.experiments.derived import code_digest
 from mechprobe.experiments.rundir import explained, write_json
 from mechprobe.experiments.spec import Analysis, Spec
@@ -79,7 +79,7 @@ def analyse_run(path: Path, **chosen: Any) -> dict[str, Any]:
 
     Raises:
         RunDirectoryError: It is no run directory, or its tables are not written yet.
-        TableError: An instrument has not read the answers.
+        TableError: An instrument has not read the answers, or nothing measured this quality.
     """
     import yaml
 
@@ -90,10 +90,15 @@ def analyse_run(path: Path, **chosen: Any) -> dict[str, Any]:
         raise RunDirectoryError(f"{path}: not a run directory (it has no spec.yaml)")
     with explained(path / "spec.yaml"):
         spec = yaml.safe_load((path / "spec.yaml").read_text(encoding="utf-8"))
-    given = {**Analysis.model_validate(spec.get("analysis") or {}).model_dump(), **chosen}
+    planned = Analysis.model_validate(spec.get("analysis") or {})
+    given = {**planned.model_dump(), **chosen}
     own = ((spec.get("tasks") or {}).get("refusal") or {}).get("instrument")
     given["instrument"] = given["instrument"] or own
     frames = read_frames(path, given["instrument"])
+    there = [str(name) for name in frames.outcomes["measure"].unique()]
+    # what the spec names may be missing for reasons that the document gives
+    if given["quality"] not in (None, planned.quality, *there):
+        raise TableError(f"{given['quality']} was not measured here; there are: {', '.join(there)}")
     return analyse(
         frames.outcomes,
         frames.matrix,

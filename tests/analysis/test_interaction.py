@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.stats import t as student
 
 from mechprobe.analysis.interaction import cdi, gee_interaction
 
@@ -43,7 +43,10 @@ def test_the_coefficient_is_the_difference_of_log_odds():
     assert (found.answers, found.clusters) == (2 * 2 * 30 * 20, 30)
     assert found.low < found.coefficient < found.high
     reach = (found.high - found.low) / 2
-    assert found.detectable == pytest.approx(reach * (1 + norm.ppf(0.8) / norm.ppf(0.975)))
+    law = student(30 - 4)  # clusters less coefficients
+    assert found.detectable == pytest.approx(reach * (1 + law.ppf(0.8) / law.ppf(0.975)))
+    error = reach / law.ppf(0.975)
+    assert found.p == pytest.approx(2 * law.sf(found.coefficient / error), rel=1e-6)
 
 
 def test_answers_of_one_cluster_are_not_taken_for_independent():
@@ -156,6 +159,14 @@ def test_cdi_pairs_the_prompts_of_both_cells():
 def test_cdi_without_any_difference_has_no_interval():
     found = cdi(table({0.0: 0.0, 1.0: 1.0}), table({0.0: 0.0, 1.0: 0.0}), 1.0)
     assert (found.value, found.low, found.high, found.prompts) == (1.0, None, None, 30)
+
+
+def test_cdi_of_nine_clusters_has_no_interval():
+    cold, hot = {0.0: 0.0, 1.0: 0.5}, {0.0: 0.0, 1.0: 0.25}
+    few = [one[one["prompt"].astype(int) < 9] for one in (table(cold), table(hot))]
+    found = cdi(*few, 1.0)
+    assert (found.prompts, found.low, found.high) == (9, None, None)
+    assert found.value == pytest.approx(0.25)
 
 
 def test_cdi_of_prompts_that_were_never_decided():

@@ -269,6 +269,12 @@ def test_labels_of_a_file_correct_a_rate(main, generations, tmp_path):
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(one) + "\n" for one in truth))
     done = main("agreement", "a.jsonl", "b.jsonl", "--truth", "t.jsonl", "--json")
     assert (done.code, done.err) == (0, "")
+    odd = {**truth[0], "label": "UNCLEAR"}
+    (tmp_path / "odd.jsonl").write_text(f"{json.dumps(truth[0])}\n{json.dumps(odd)}\n")
+    for given, said in (("odd.jsonl", "odd.jsonl, line 2: "), ("oracle", "no judge of these: ")):
+        failed = main("agreement", "a.jsonl", "b.jsonl", "--truth", given)
+        assert failed.code == 2
+        assert said in failed.err
     error = json.loads(done.out)["corrected"][0]["error"]
     harmful = [one["label"] for one in lines[:20] if one["request"] == "harmful"]
     refusals = harmful.count("FULL_REFUSAL")

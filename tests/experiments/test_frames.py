@@ -8,7 +8,7 @@ import pytest
 
 from mechprobe.analysis.templates import template_features
 from mechprobe.behavior.judges import Judgement
-from mechprobe.errors import RunDirectoryError
+from mechprobe.errors import RunDirectoryError, TableError
 from mechprobe.experiments.analysing import analyse_run
 from mechprobe.experiments.frames import read_frames
 from mechprobe.experiments.plan_judges import judged_file
@@ -205,6 +205,8 @@ def test_a_run_is_analysed_as_its_spec_says_or_otherwise(run):
     other = analyse_run(run, preset="study", quality=None)
     assert other["preset"]["name"] == "study"
     assert other["rows"][0]["regime"] == "neutral"
+    with pytest.raises(TableError, match="nope was not measured here; there are: refusal, "):
+        analyse_run(run, quality="nope")
 
 
 def test_a_folder_without_tables_is_no_finished_run(tmp_path):

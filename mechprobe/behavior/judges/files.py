@@ -90,8 +90,9 @@ def read_truth(path: Path) -> dict[tuple[str, str, str, int], RefusalLabel]:
     Raises:
         PromptFileError: The file cannot be read, holds nothing, or a line is malformed.
     """
+    found: dict[tuple[str, str, str, int], RefusalLabel] = {}
 
-    def labelled(record: Record) -> tuple[tuple[str, str, str, int], RefusalLabel]:
+    def labelled(record: Record) -> None:
         line = record.fields
         if line["label"] not in LABELS:
             raise ValueError(f"the label {line['label']!r} is none of {', '.join(LABELS)}")
@@ -101,9 +102,11 @@ def read_truth(path: Path) -> dict[tuple[str, str, str, int], RefusalLabel]:
             str(line["id"]),
             sample_of(record),
         )
-        return key, line["label"]
+        if found.setdefault(key, line["label"]) != line["label"]:
+            raise ValueError(f"{line['id']!r} has another label above: {found[key]}")
 
-    return dict(_read(path, labelled))
+    _read(path, labelled)
+    return found
 
 
 def _encodable(text: str) -> str:

@@ -33,7 +33,7 @@
     if (!row) return;
     if (row.hidden) { find.value = ""; regime.value = ""; filter(); }
     row.open = true;
-    row.scrollIntoView({ block: "center" });
+    row.scrollIntoView({ block: "start" });
     row.querySelector("summary").focus({ preventScroll: true });
   }
 
@@ -47,6 +47,11 @@
     all.textContent = open ? "Close all" : "Open all";
   });
   addEventListener("hashchange", () => show(location.hash));
+  // a second click on the same field changes no hash
+  addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#r"]');
+    if (link && link.hash === location.hash) show(link.hash);
+  });
   document.querySelector(".tools").hidden = false;
   show(location.hash);
 })();
