@@ -80,11 +80,14 @@ def run(
         raise SpecError("name a spec: a YAML file, or one that `mechprobe run --list` shows")
     loaded = load_spec(spec)
     where = out or Path("runs") / loaded.name
+    part = parse_shard(shard)
+    chosen = choose_engine(engine, address, part)
+    if plan and part:
+        raise SpecError("--plan shows the whole run; leave --shard out")
     if plan:
         _plan(loaded, where, json)
         return
-    part = parse_shard(shard)
-    _run(loaded, where, json, choose_engine(engine, address, part), part)
+    _run(loaded, where, json, chosen, part)
 
 
 def _list(json: bool) -> None:

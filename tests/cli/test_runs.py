@@ -24,6 +24,8 @@ def test_the_shipped_specs_are_listed(mechprobe):
             "dmeo: no such file, and no shipped spec is called so; there are demo, ",
         ),
         (("demo", "--shard", "3/2"), "--shard 3/2: give I/N, such as 1/4"),
+        (("demo", "--plan", "--shard", "3/2"), "--shard 3/2: give I/N, such as 1/4"),
+        (("demo", "--plan", "--shard", "1/2"), "--plan shows the whole run; leave --shard out"),
         (("demo", "--engine", "dask"), "--engine dask: there are local, ray"),
         (("demo", "--address", "a:1"), "--address is of a Ray cluster; add --engine ray"),
         (("demo", "--engine", "ray", "--shard", "1/2"), "--shard is for job arrays"),
