@@ -16,6 +16,7 @@ from mechprobe.experiments.plan_judges import judge_identity, judged_file
 from mechprobe.experiments.plan_prompts import prompts_step
 from mechprobe.experiments.rendered import rows_digest
 from mechprobe.experiments.steps import Step
+from mechprobe.generation.base import ANSWERS_VERSION
 
 _HERE = "mechprobe.experiments"
 TABLES = "factorial"
@@ -133,6 +134,7 @@ def _cell_steps(
             outputs=(f"{folder}/generations/{level(at)}.jsonl",),
             needs=(prompts, checkpoint.name),
             label=f"T = {at:g}",
+            version=ANSWERS_VERSION,
             **native,
         )
         yield answers

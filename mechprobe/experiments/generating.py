@@ -20,7 +20,7 @@ from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.locks import locked
 from mechprobe.experiments.rundir import explained, write_jsonl
 from mechprobe.generation.api import ApiError
-from mechprobe.generation.base import Completion, Engine, Sampling
+from mechprobe.generation.base import ANSWERS_VERSION, Completion, Engine, Sampling
 from mechprobe.generation.server import ServerEngine
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Questions:
         names = [record["id"] for record in self.records]
         request = [self.weights, self.digest, names, self.max_new_tokens, said, engine.name]
         request += ["fast"] if self.fast else []
+        request += [ANSWERS_VERSION]
         return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
 
 

@@ -28,6 +28,7 @@ from mechprobe.experiments.suite import (
     set_name,
     wants,
 )
+from mechprobe.generation.base import ANSWERS_VERSION
 
 _HERE = "mechprobe.experiments"
 
@@ -172,6 +173,7 @@ def _cell_steps(
             params=options,
             needs=needs,
             label="answers",
+            version=ANSWERS_VERSION,
             **native_needs,
         )
         said = judged("refusal", written.name)
@@ -210,6 +212,7 @@ def _cell_steps(
                 params=options,
                 needs=needs,
                 label=f"{more.label}: answers",
+                version=ANSWERS_VERSION,
                 **native_needs,
             )
             answered = (*needs, written.name)

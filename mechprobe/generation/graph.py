@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mechprobe.errors import NumericsError
+from mechprobe.models.end_tokens import end_tokens, gguf_end_tokens
+from mechprobe.models.gguf_file import read_gguf
 
 if TYPE_CHECKING:
     from mechprobe.models.checkpoint import Checkpoint
@@ -14,12 +16,20 @@ if TYPE_CHECKING:
 
 
 def stop_ids(checkpoint: Checkpoint) -> frozenset[int]:
-    """Ids that end an answer: the generation config's, and the tokenizer's end of sequence."""
-    config = getattr(checkpoint.module, "generation_config", None)
-    named = getattr(config, "eos_token_id", None)
-    ids = named if isinstance(named, list | tuple) else [named]
-    every = [*ids, checkpoint.tokenizer.eos_token_id]
-    return frozenset(int(token) for token in every if token is not None)
+    """Ids that end an answer, on every engine: those at which llama.cpp stops.
+
+    Of a GGUF exactly those. A folder adds what its configuration, its generation config and its
+    tokenizer declare.
+    """
+    if checkpoint.path.suffix == ".gguf":
+        return frozenset(gguf_end_tokens(read_gguf(checkpoint.path).metadata))
+    module, tokenizer = checkpoint.module, checkpoint.tokenizer
+    found = end_tokens(tokenizer.get_vocab())
+    for config in (getattr(module, "generation_config", None), getattr(module, "config", None)):
+        named = getattr(config, "eos_token_id", None)
+        ids = named if isinstance(named, list | tuple) else [named]
+        found.update(int(token) for token in ids if token is not None)
+    return frozenset(found | ({tokenizer.eos_token_id} - {None}))
 
 
 def config_of(checkpoint: Checkpoint) -> Any:
