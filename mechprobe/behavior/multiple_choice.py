@@ -69,8 +69,9 @@ class Choice:
 
     @property
     def option_probs(self) -> tuple[float, ...]:
-        """Probabilities of the options, given that one of the letters is said."""
-        shifted = np.asarray(self.logprobs) - np.logaddexp.reduce(self.logprobs)
+        """Probabilities of the options, given that a letter is said; NaN where none can be."""
+        with np.errstate(invalid="ignore"):
+            shifted = np.asarray(self.logprobs) - np.logaddexp.reduce(self.logprobs)
         return tuple(np.exp(shifted).tolist())
 
 

@@ -1,7 +1,7 @@
 """How close an answer is to a reference: exact match, ROUGE-L, BERTScore, coherence.
 
-Each is a number in [0, 1] (coherence: [-1, 1]), the best over an answer's references; an empty
-answer is 0 by definition. The last two depend on a neural encoder. Its name and a digest of its
+Each is a number in [0, 1] (those of an encoder: [-1, 1]), the best over an answer's references; an
+empty answer is 0 by definition. The last two depend on a neural encoder. Its name and a digest of its
 weights are part of the instrument's name, and values of different encoders are not comparable.
 """
 
@@ -27,6 +27,10 @@ STUDY_BERTSCORE = "microsoft/deberta-xlarge-mnli"
 STUDY_BERTSCORE_LAYER = 40
 """The layer that the bert-score package takes for this model."""
 STUDY_COHERENCE = "sentence-transformers/all-mpnet-base-v2"
+_LENGTH = 512
+"""Tokens of a text where its tokenizer names no longest one."""
+_UNBOUNDED = 10**9
+"""A tokenizer that names no longest text says 10³⁰."""
 
 
 def normalised(text: str) -> str:
@@ -103,10 +107,12 @@ def _loading(source: str | Path) -> Iterator[None]:
 
 
 class BertScore:
-    """BERTScore F1 (Zhang et al. 2020, arXiv 1904.09675) through torchmetrics.
+    """BERTScore (Zhang et al. 2020, arXiv 1904.09675), equal to the bert-score package 0.3.13.
 
-    No idf weights and no rescaling, as in arXiv 2606.10154. torchmetrics 1.9 misplaces the pairs
-    of a batch whose texts differ in length (its issue 2728), so it is given one pair at a time.
+    No idf weights and no rescaling, as in arXiv 2606.10154. A token is matched with every token of
+    the other text, the special ones too; only those that begin and end a text have no weight of
+    their own. The package itself fails on an empty text with transformers 5, and on tokenizers that
+    name no longest text; torchmetrics 1.9 drops the special tokens as matches.
     """
 
     def __init__(
@@ -118,59 +124,80 @@ class BertScore:
         device: str = "cpu",
         name: str | None = None,
     ) -> None:
-        """Load the encoder.
+        """Load the encoder up to the layer that is compared.
 
         Args:
             source: Hub id or folder of a transformers encoder.
-            layer: Which hidden state is compared, from 1; there is no default but for the
-                encoder of the study.
+            layer: Whose output is compared, from 1; there is no default but for the encoder of the
+                study.
             revision: Of the hub.
             device: Where it runs.
             name: What results call it, beside the digest of its weights; the source by default.
 
         Raises:
             CheckpointError: It cannot be loaded.
-            MissingExtraError: torchmetrics is not installed.
             SpecError: No layer is named, or the encoder has no such layer.
         """
-        self._score = require("torchmetrics.functional.text.bert", "metrics").bert_score
         if layer is None and str(source) == STUDY_BERTSCORE:
             layer = STUDY_BERTSCORE_LAYER
         if layer is None:
             raise SpecError(f"bertscore: name the layer of {source} that is to be compared")
-        from transformers import AutoModel, AutoTokenizer
+        import torch
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         with _loading(source):
+            config = AutoConfig.from_pretrained(source, revision=revision)
+            deepest = int(config.num_hidden_layers)
+            if not 1 <= layer <= deepest:
+                raise SpecError(f"bertscore: {source} has layers 1 to {deepest}, not {layer}")
+            config.num_hidden_layers = layer
             self._tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            self._model = AutoModel.from_pretrained(source, revision=revision)
-        deepest = int(self._model.config.num_hidden_layers)
-        if not 1 <= layer <= deepest:
-            raise SpecError(f"bertscore: {source} has layers 1 to {deepest}, not {layer}")
-        self._layer, self._device = layer, device
+            model = AutoModel.from_pretrained(
+                source, config=config, revision=revision, dtype=torch.float32
+            )
+        model = model.encoder if config.is_encoder_decoder else model
+        self._model, self._device = model.to(device).eval(), device
         longest = int(self._tokenizer.model_max_length)
-        self._length = min(longest, 512)
+        self._length = longest if longest < _UNBOUNDED else _LENGTH
         self.encoder = Encoder(name or _name_of(source), _weights_digest(self._model))
         self.name = f"bertscore[{self.encoder} layer {layer}]"
 
     def __call__(self, answer: str, references: Sequence[str]) -> float:
-        """F1 with the closest reference; texts are cut at 512 tokens."""
-        if not answer.strip():
-            return 0.0
-        return max(self._one(answer, reference) for reference in references)
+        """F1 with the closest reference."""
+        return max(self.score(answer, reference)[2] for reference in references)
 
-    def _one(self, answer: str, reference: str) -> float:
-        found = self._score(
-            [answer],
-            [reference],
-            num_layers=self._layer,
-            model=self._model,
-            user_tokenizer=self._tokenizer,
-            device=self._device,
-            max_length=self._length,
-            batch_size=1,
-            truncation=True,
+    def score(self, answer: str, reference: str) -> tuple[float, float, float]:
+        """Precision, recall and F1 of one pair; all 0 where one of them is empty.
+
+        Texts are cut at the tokenizer's longest, or at 512 tokens where it names none.
+        """
+        (own, counted), (other, wanted) = self._states(answer), self._states(reference)
+        if not (answer.strip() and reference.strip() and counted.any() and wanted.any()):
+            return 0.0, 0.0, 0.0
+        cosines = own @ other.T
+        precision = float(cosines.max(dim=1).values[counted].mean())
+        recall = float(cosines.max(dim=0).values[wanted].mean())
+        total = precision + recall
+        f1 = 2 * precision * recall / total if total else 0.0
+        return precision, recall, min(max(f1, -1.0), 1.0)  # rounding leaves equal texts above 1
+
+    def _states(self, text: str) -> tuple[Any, Any]:
+        """Hidden states of length 1, shape (tokens, width), and which tokens have a weight."""
+        import torch
+        from transformers import GPT2Tokenizer, RobertaTokenizer
+
+        text = text.strip()
+        # the package asks for the space that these put before a word
+        spaced = isinstance(self._tokenizer, GPT2Tokenizer | RobertaTokenizer)
+        ids = self._tokenizer.encode(
+            f" {text}" if text and spaced else text, max_length=self._length, truncation=True
         )
-        return min(max(float(found["f1"]), -1.0), 1.0)  # rounding leaves equal texts above 1
+        tokens = torch.tensor([ids], device=self._device)
+        with torch.no_grad():
+            states = self._model(tokens, attention_mask=torch.ones_like(tokens))[0][0]
+        unweighted = (self._tokenizer.cls_token_id, self._tokenizer.sep_token_id)
+        counted = torch.tensor([id not in unweighted for id in ids], device=self._device)
+        return states / states.norm(dim=-1, keepdim=True), counted
 
 
 class Coherence:

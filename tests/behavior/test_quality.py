@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tokenizers import pre_tokenizers
 from torchmetrics.functional.text import squad
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel, RobertaTokenizer
 
 from mechprobe.behavior import quality
 from mechprobe.behavior.tasks import encoder_reader, load_task, pair
@@ -79,27 +80,97 @@ def test_rouge_l_from_the_longest_common_subsequence(answer, reference):
     assert quality.rouge_l(answer, [reference]) == pytest.approx(f1)
 
 
-def greedy_matching(folder, answer, reference, layer):
-    """BERTScore F1 in float64: hidden states without [CLS] and [SEP], best cosine each way.
+BERT_SCORE = [
+    ("Jonas bought", "Jonas bought a blue hat.", (0.9700572, 0.6477876, 0.7768249)),
+    (
+        "A dog barked.",
+        "The dog was barking loudly all night long.",
+        (0.8521767, 0.5796582, 0.6899834),
+    ),
+    (
+        "x",
+        "Anna bought a red lamp in the town, and Ben found it.",
+        (0.2527356, 0.1211269, 0.1637665),
+    ),
+    ("Anna bought a red lamp.", "Anna bought a red lamp.", (1.0, 1.0, 1.0)),
+    ("qzx vlorp 7 flim", "It rained in the town.", (0.2327164, 0.4122185, 0.2974873)),
+    ("\U0001f642\U0001f642", "a smile \U0001f642", (0.8026014, 0.4658714, 0.589542)),
+    ("Привет, мир", "Hello, world", (0.2444837, 0.3397097, 0.2843356)),
+    ("\u201cNaïve\u201d café\u2026", '"Naive" cafe...', (0.9615194, 0.9400134, 0.9506447)),
+    ("a [SEP] b", "a b", (0.922878, 0.922878, 0.9228781)),
+    ("the lamp " * 400, "the lamp " * 20 + "was red", (0.7998447, 0.8417598, 0.8202671)),
+    ("", "Rain.", (0.0, 0.0, 0.0)),
+    ("Rain.", "", (0.0, 0.0, 0.0)),
+    (" \n", "Rain.", (0.0, 0.0, 0.0)),
+    ("\u200b", "Rain.", (0.0, 0.0, 0.0)),
+]
+"""Precision, recall and F1 of bert-score 0.3.13 with transformers 4.46.3, layer 5 of the encoder."""
 
-    torchmetrics keeps those two as zero vectors, so that no best cosine is below 0.
-    """
+
+@pytest.mark.parametrize(("answer", "reference", "expected"), BERT_SCORE)
+def test_bertscore_is_that_of_its_package(bertscore, answer, reference, expected):
+    assert bertscore.score(answer, reference) == pytest.approx(expected, abs=1e-6)
+    assert bertscore(answer, [reference]) == pytest.approx(expected[2], abs=1e-6)
+
+
+def test_bertscore_is_that_of_its_package_where_it_is_installed(folder):
+    package = pytest.importorskip("bert_score", reason="bert-score is not installed")
+    texts = [item.references[0] for item in load_task("reference", "organism", n=20).items]
+    texts += [text[: len(text) // 2] for text in texts[:10]]
+    pairs = [
+        *((answer, reference) for answer, reference, _ in BERT_SCORE),
+        *zip(texts, texts[1:], strict=False),
+    ]
+    for layer in (1, 4, 6):  # 6 is the last one
+        theirs = package.BERTScorer(model_type=str(folder), num_layers=layer, device="cpu")
+        ours = quality.BertScore(folder, layer=layer)
+        for answer, reference in pairs:
+            if answer.strip() and reference.strip():  # else it fails with transformers 5
+                expected = [float(x) for x in theirs.score([answer], [reference])]
+                assert ours.score(answer, reference) == pytest.approx(expected, abs=1e-6)
+
+
+def greedy_matching(folder, answer, reference, layer):
+    """BERTScore F1 in float64: every token is matched, all but the first and the last count."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
     sides = []
     for text in (answer, reference):
         with torch.no_grad():
             out = model.eval()(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
-        states = out.hidden_states[layer][0, 1:-1].double().numpy()
+        states = out.hidden_states[layer][0].double().numpy()
         sides.append(states / np.linalg.norm(states, axis=1, keepdims=True))
-    cosines = np.maximum(sides[0] @ sides[1].T, 0.0)
-    precision, recall = cosines.max(axis=1).mean(), cosines.max(axis=0).mean()
+    cosines = sides[0] @ sides[1].T
+    precision, recall = cosines.max(axis=1)[1:-1].mean(), cosines.max(axis=0)[1:-1].mean()
     return 2 * precision * recall / (precision + recall)
 
 
 @pytest.mark.parametrize(("answer", "reference"), PAIRS)
 def test_bertscore_is_greedy_matching_of_hidden_states(folder, bertscore, answer, reference):
     by_hand = greedy_matching(folder, answer, reference, 5)
-    assert bertscore(answer, [reference]) == pytest.approx(by_hand, abs=1e-5)
+    assert bertscore(answer, [reference]) == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_roberta_is_given_the_space_before_its_first_word(tmp_path):
+    """As bert-score asks; transformers 5 forgets the option by which it does."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet, "he", "\u0120he"])}
+    tokenizer = RobertaTokenizer(vocab=vocabulary, merges=[("h", "e"), ("\u0120", "he")])
+    tokenizer.save_pretrained(tmp_path)  # it names no longest text either
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=3,
+        num_attention_heads=2, max_position_embeddings=514,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(tmp_path)
+    found = quality.BertScore(tmp_path, layer=2)
+    for answer, reference in (("he said he", "he he"), ("he", "a he was here")):
+        spaced = greedy_matching(tmp_path, f" {answer}", f" {reference}", 2)
+        assert found(answer, [reference]) == pytest.approx(spaced, abs=1e-6)
+        assert found(answer, [reference]) != pytest.approx(
+            greedy_matching(tmp_path, answer, reference, 2), abs=1e-3
+        )
+    assert found("he " * 2000, ["he"]) > 0  # cut at 512 tokens
 
 
 def test_the_closest_reference_counts(bertscore, coherence):

@@ -10,7 +10,7 @@ from mechprobe.errors import PromptFileError, SpecError
 from mechprobe.experiments.plan import make_plan
 from mechprobe.experiments.spec import SuiteTask
 from mechprobe.experiments.spec_file import parse_spec
-from mechprobe.experiments.suite import asked, wants
+from mechprobe.experiments.suite import asked, scoring, wants
 from mechprobe.experiments.suite_scores import suite_columns
 from mechprobe.organisms.solve import solve
 
@@ -113,3 +113,17 @@ def test_what_an_engine_is_asked_for_follows_from_the_instrument():
         "text",
     ]
     assert len(asked(given(None))) == 8
+
+
+def test_scores_by_an_encoder_go_stale_with_their_definition(tmp_path):
+    found = set()
+    for name, content in (("one", "{}"), ("two", "{ }")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content)
+        given = SuiteTask(
+            task="reference", source="organism", instrument="bertscore", layer=1,
+            encoder=str(tmp_path / name),
+        )  # fmt: skip
+        assert asked(given).scoring() in scoring(given)  # the version of its kind
+        found.add(scoring(given))
+    assert len(found) == 2

@@ -54,7 +54,7 @@ def summarise(rows: Sequence[Row]) -> list[Score]:
     return scores
 
 
-QUALITY = Kind("quality", readers, summarise)
+QUALITY = Kind("quality", readers, summarise, version=2)
 
 
 def load_reference(source: str | Path = "organism", *, n: Count = 100, seed: int = 0) -> Task:

@@ -171,6 +171,15 @@ def test_letters_and_ties(task):
     assert found.score("unread_share", "ambiguous").value == 0.5
 
 
+def test_letters_that_cannot_be_said_leave_the_other_items_alone(task):
+    none, sure = Choice("x", (-np.inf,) * 3, None, False), Choice("x", (-3.0, -2.0, -1.0), 2, True)
+    found = task.score([none, *[sure] * (len(task) - 1)])
+    assert found.rows[0].reading.outcome == "tie"
+    assert found.score("bias_score", "ambiguous").value == 0.0
+    assert found.score("bias_score", "ambiguous").missing == 1
+    assert found.score("accuracy", "ambiguous").value == pytest.approx(79 / 80)
+
+
 def test_a_target_that_the_row_does_not_single_out_is_no_target(tmp_path):
     rows = [row(0, "neg", "ambig", 2, target="green"), row(1, "neg", "ambig", 2, target="SHORT")]
     both = row(2, "nonneg", "ambig", 2)

@@ -98,15 +98,19 @@ def test_truthfulqa_answers_are_those_of_the_file():
     with file.open(encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.DictReader(stream))
     task = load_task("truthfulqa", file)
+    repeated = 0
     for row, item in zip(rows, task.items, strict=True):
         assert item.references[0].rstrip(".") == row["Best Answer"].strip().rstrip(".")
         for column, found in (
             ("Correct Answers", item.references),
             ("Incorrect Answers", item.wrong),
         ):
-            there = {part.strip().rstrip(".") for part in row[column].split(";")} - {""}
-            assert {answer.rstrip(".") for answer in found} == there
+            parts = [part.strip() for part in row[column].split(";")]
+            there = Counter(part.rstrip(".") for part in parts if part)
+            assert Counter(answer.rstrip(".") for answer in found) == there
             assert all(answer.endswith(".") for answer in found)
+            repeated += len(found) - len(set(found))
+    assert repeated == 3
 
 
 def test_truthfulqa_overlap_knows_its_own_answers_and_no_noise():
@@ -116,8 +120,8 @@ def test_truthfulqa_overlap_knows_its_own_answers_and_no_noise():
         for side in (lambda item: item.references, lambda item: item.wrong)
     )
     # two answers stand on both sides, up to their capitals
-    assert told == {"truthful": 2585, "neither": 2}
-    assert lies == {"false": 3295, "neither": 2}
+    assert told == {"truthful": 2587, "neither": 2}
+    assert lies == {"false": 3296, "neither": 2}
     for noise in ("no " * 20, "I I I I I", "you not " * 3, "people " * 30):
         found = task.score([noise] * len(task), "overlap")
         assert found.score("neither_rate").value == 1.0

@@ -1,4 +1,5 @@
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -98,6 +99,51 @@ def test_mc1_and_mc2_by_hand(tmp_path):
     assert mc2.score("mc2").instrument == "mc2"
 
 
+def official(row):
+    """Answers as `split_multi_answer` and `format_best` of the original make them."""
+    split = [
+        [part.strip() for part in row[name].split(";") if part.strip()]
+        for name in ("Correct Answers", "Incorrect Answers")
+    ]
+    right, wrong = ([p if p[-1] == "." else p + "." for p in side] for side in split)
+    return row["Best Answer"].strip().rstrip(".") + ".", right, wrong
+
+
+def test_an_answer_that_is_given_twice_counts_twice(tmp_path):
+    """The original normalises over all answers of the row; 3 of its 817 repeat one."""
+    given = row(**{"Correct Answers": f"No; {RIGHT}; No.", "Incorrect Answers": f"{WRONG}; No"})
+    task = load(tmp_path, [given, row()])
+    best, right, wrong = official(given)
+    answers = task.answers()[0]
+    assert answers[0] == best
+    assert sorted(answers[: len(right)]) == sorted(right)
+    assert list(answers[len(right) :]) == wrong
+    p = {answer: 0.5 / (i + 2) for i, answer in enumerate(dict.fromkeys(answers))}
+    values = [[np.log(p[answer]) for answer in answers], [-1.0] * 5]
+    expected = sum(p[a] for a in right) / (sum(p[a] for a in right) + sum(p[a] for a in wrong))
+    assert task.score(values, "mc2").rows[0].reading.value == pytest.approx(expected)
+
+
+def test_an_item_whose_answers_are_all_impossible_is_alone_not_measured(tmp_path):
+    task = load(tmp_path, [row() for _ in range(4)])
+    none = (-np.inf,) * 5
+    values = [none, (-1.0, -np.inf, -2.0, -3.0, -4.0), (*none[:2], -2.0, -3.0, -4.0)]
+    values.append((-np.inf, -1.0, *none[2:]))  # a correct answer, and not the best one
+    for name, expected in (("mc1", (1.0, 0.0, 0.0)), ("mc2", (None, 0.0, 1.0))):
+        found = task.score(values, name)
+        first, *rest = found.rows
+        assert (first.reading.outcome, first.reading.value) == ("impossible", None)
+        p = np.exp([-1.0, -2.0, -3.0, -4.0])
+        expected = [p[0] / p.sum() if value is None else value for value in expected]
+        assert [one.reading.value for one in rest] == pytest.approx(expected)
+        score = found.score(name)
+        assert (score.n, score.missing) == (3, 1)
+        assert score.value == pytest.approx(np.mean(expected))
+        json.dumps([one.as_dict() for one in found.rows], allow_nan=False)
+    with pytest.raises(NumericsError, match=r"NaN or \+infinity"):
+        task.score([*values[:3], (np.inf, *none[1:])], "mc2")
+
+
 def test_likelihoods_that_are_none_are_refused(tmp_path):
     task = load(tmp_path, [row(), row()])
     with pytest.raises(GenerationError, match="on all 2 questions every answer has the same"):
@@ -118,8 +164,6 @@ def test_a_bad_row_names_its_line(tmp_path):
 
 
 def test_rows_of_the_hub_are_the_same_items(tmp_path):
-    import json
-
     fields = {
         "question": "What do carrots do?",
         "category": "Food",
