@@ -7,6 +7,8 @@ exits with `exit_code`; a notebook shows the same line. Anything else that escap
 from __future__ import annotations
 
 import importlib
+import warnings
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -18,6 +20,16 @@ class MechprobeError(Exception):
 
 class CheckpointError(MechprobeError):
     """A checkpoint is missing, gated, truncated, corrupt or of an unsupported kind."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was read, and something about it should be known before its numbers are used."""
+
+
+def warn_of_checkpoint(source: str, lines: Iterable[str]) -> None:
+    """Issue one `CheckpointWarning` a line; the command line shows it as a line of its own."""
+    for line in lines:
+        warnings.warn(f"{source}: {line}", CheckpointWarning, stacklevel=3)
 
 
 class PrecisionError(CheckpointError):

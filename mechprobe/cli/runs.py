@@ -154,6 +154,8 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
             screen.out.print(table.matrix_table(rows, title, screen.out.width))
             said = table.legend(rows, screen.out.width)
             screen.out.print(Padding(said, (0, 0, 1, 0)), style="dim")
+            for line in table.warnings(rows):
+                screen.out.print(f"Warning: {line}", soft_wrap=True)
             screen.out.print(table.verdict(rows), style="bold")
     if finished.part is not None:
         files = f"The tables follow when the same command runs without --shard. Files: {out}/."

@@ -22,7 +22,7 @@ from typing import IO, Any, TextIO
 
 from rich.console import Console
 
-from mechprobe.errors import MechprobeError
+from mechprobe.errors import CheckpointWarning, MechprobeError
 
 _TAIL = 20
 _QUIET = {
@@ -93,11 +93,16 @@ def quiet() -> Iterator[Screen]:
         sys.stderr = sys.stdout
         logging.lastResort = None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield Screen(
+            screen = Screen(
                 Console(file=out, highlight=False, markup=False),
                 Console(file=err, highlight=False, markup=False),
             )
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("default", CheckpointWarning)
+            warnings.showwarning = lambda message, *_: screen.err.print(
+                f"mechprobe: warning: {message}", soft_wrap=True
+            )
+            yield screen
     except (MechprobeError, KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:

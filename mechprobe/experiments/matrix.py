@@ -99,6 +99,7 @@ def _row(run: RunDirectory, one: Mapping[str, Any], cells: Mapping[str, Any]) ->
         "kernel_gap_top1": number(gap.get("top1_agreement")),
         "source": cell.get("source", ""),
         "weights": checkpoint.get("digest", ""),
+        "warnings": "; ".join(quant.get("warnings") or ()),
     }
     return row
 
@@ -236,6 +237,7 @@ _TEXT = {
     "error",
     "method",
     "source",
+    "warnings",
     "weights",
 }
 

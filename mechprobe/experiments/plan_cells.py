@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,6 +12,8 @@ from mechprobe.experiments import made
 from mechprobe.experiments.sources import find_source, weight_bytes
 from mechprobe.experiments.spec import SIXTEEN_BITS, CellSpec, ModelSpec, Spec
 from mechprobe.models.cell import Cell
+from mechprobe.models.weight_files import weight_files
+from mechprobe.models.weights import read_table, stored_dtype
 
 _LADDER_BITS = {
     "Q8_0": 8.5,
@@ -122,11 +123,10 @@ def _references(spec: Spec, model: ModelSpec, local_only: bool) -> list[PlannedC
 def _stored_precision(model: ModelSpec, local_only: bool) -> str:
     try:
         source, _ = find_source(model.source, model.revision, local_only=local_only)
-        config = json.loads((source.path / "config.json").read_text())
-    except (MechprobeError, OSError, ValueError):
+        table = read_table(weight_files(source.path).files)
+    except MechprobeError:
         return "FP16"  # the cell is blocked by the same trouble, and says so
-    stored = config.get("dtype") or config.get("torch_dtype")
-    return _DTYPES.get(str(stored), "FP32")
+    return _DTYPES[stored_dtype(table)]
 
 
 def _planned(

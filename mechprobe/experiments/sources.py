@@ -14,12 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mechprobe.errors import CheckpointError
 from mechprobe.experiments.rundir import write_json
 from mechprobe.models.source import Source, resolve_source
+from mechprobe.models.weight_files import weight_files
 
 _LARGE = 64 << 20
 _READ = (".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".bin")
-_WEIGHTS = (".safetensors", ".bin")
 _BLOCK = 1 << 22
 
 
@@ -54,19 +55,30 @@ def _small_digest(path: Path, size: int, written: int) -> str:
 
 
 def source_digest(source: Source) -> str:
-    """SHA-256 over the names and contents of every file that loading may read, hex."""
+    """SHA-256 over the names and contents of every file that loading may read, hex.
+
+    Stale neighbours of the weight files are none of them.
+    """
     if source.kind == "gguf":
         return file_digest(source.path)
-    files = sorted(f for f in source.path.iterdir() if f.suffix in _READ and f.is_file())
+    unread: tuple[Path, ...] = ()
+    with contextlib.suppress(CheckpointError):  # a tokenizer's folder holds no weights
+        unread = weight_files(source.path).passed_over
+    files = sorted(
+        f for f in source.path.iterdir() if f.suffix in _READ and f.is_file() and f not in unread
+    )
     content = [(file.name, file_digest(file)) for file in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def weight_bytes(source: Source) -> int:
-    """Size of the weight files."""
-    if source.kind == "gguf":
-        return source.path.stat().st_size
-    return sum(f.stat().st_size for f in source.path.iterdir() if f.suffix in _WEIGHTS)
+    """Size of the weight files.
+
+    Raises:
+        CheckpointError: The folder holds no weights that can be read.
+    """
+    files = (source.path,) if source.kind == "gguf" else weight_files(source.path).files
+    return sum(file.stat().st_size for file in files)
 
 
 def find_source(

@@ -205,6 +205,12 @@ def verdict(rows: Sequence[Row]) -> str:
     return said
 
 
+def warnings(rows: Sequence[Row]) -> list[str]:
+    """What loading warned of, a line a cell."""
+    name = _namer(rows)
+    return [f"{name(row)}: {said}" for row in rows if (said := row.get("warnings"))]
+
+
 def _namer(rows: Sequence[Row]) -> Callable[[Row], str]:
     """How a sentence names a row: with its model where there are several."""
     if len({row["model"] for row in rows}) == 1:

@@ -41,7 +41,10 @@ class QuantInfo:
     tensor_types: Mapping[str, int] = field(default_factory=dict)
     """Storage type to number of tensors; llama.cpp's fall-backs show here."""
     notes: tuple[str, ...] = ()
-    """Legitimate oddities, in words: fall-back types, unquantized layers."""
+    """Legitimate oddities, in words: mixed levels, unquantized layers."""
+    warnings: tuple[str, ...] = ()
+    """What a user must know before trusting a number: fall-back types, stale neighbours of the
+    weight files, parts that no kernel here reproduces. Loading shows them."""
 
 
 @dataclass(frozen=True, slots=True)

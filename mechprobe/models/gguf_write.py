@@ -20,6 +20,7 @@ from mechprobe.errors import CheckpointError
 from mechprobe.models.gguf_config import metadata_from_config
 from mechprobe.models.gguf_names import GgufArchitecture, Heads, architecture_of_model
 from mechprobe.models.gguf_tokenizer import pre_tokenizer_name
+from mechprobe.models.weight_files import unambiguous, weight_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -76,20 +77,14 @@ def _add_tokenizer(
 
 
 def _weights(folder: Path) -> Iterator[tuple[str, Array]]:
-    """Every tensor of a folder's safetensors files, in float32."""
+    """Every tensor of a folder's weights, in float32."""
     import torch
-    from safetensors import SafetensorError, safe_open
 
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder}: no safetensors weights (model*.safetensors)")
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - a handle, not a mapping
-                    yield name, tensors.get_tensor(name).to(torch.float32).numpy()
-        except SafetensorError as error:
-            raise CheckpointError(f"{file}: truncated or corrupt: {error}") from error
+    from mechprobe.models.unpack import open_weights
+
+    with open_weights(weight_files(folder).files) as (table, read):
+        for name, entry in table.items():
+            yield name, read(entry).to(torch.float32).numpy()
 
 
 def _as_stored(name: str, array: Array, folder: Path) -> Array:
@@ -176,10 +171,12 @@ def _convert_with_llama_cpp(folder: Path, out: Path) -> None:
         )
     import sys
 
-    command = [sys.executable, named, str(folder), "--outtype", "f16", "--outfile", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with unambiguous(weight_files(folder)) as readable:
+        command = [sys.executable, named, str(readable), "--outtype", "f16", "--outfile", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not out.exists():
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = last.replace(str(readable), str(folder))
         raise CheckpointError(f"{folder}: convert_hf_to_gguf.py failed: {last}")
 
 

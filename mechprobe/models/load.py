@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechprobe.errors import CheckpointError, VocabularyError
+from mechprobe.errors import CheckpointError, VocabularyError, warn_of_checkpoint
 from mechprobe.models.checkpoint import Checkpoint, Kernel
 from mechprobe.models.imports import import_transformers
 from mechprobe.models.memory import give_back
 from mechprobe.models.source import Source, resolve_source
-from mechprobe.models.weights import digest_files, stored_dtype, weight_files
+from mechprobe.models.weight_files import weight_files
+from mechprobe.models.weights import digest_files, stored_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +69,9 @@ def load_checkpoint(
         CheckpointError: Missing, gated, truncated, corrupt or unsupported.
         ArchitectureError: The architecture is not in the table.
         VocabularyError: The given tokenizer does not fit.
+
+    Warns:
+        CheckpointWarning: One of `QuantInfo.warnings`, once each.
     """
     if kernel not in ("dense", "native"):
         raise CheckpointError(f"kernel {kernel!r}: expected dense or native")
@@ -95,6 +99,7 @@ def load_checkpoint(
     give_back()
     checkpoint = _load_gguf(request) if found.kind == "gguf" else _load_folder(request)
     give_back()
+    warn_of_checkpoint(checkpoint.source, checkpoint.quant.warnings)
     return checkpoint
 
 
@@ -138,13 +143,14 @@ def _load_folder(request: _Request) -> Checkpoint:
     config = hf.read_config(folder, trust_remote_code=remote)
     architecture = architecture_for(config)
     claim = read_claim(folder)
-    files = weight_files(folder, base_name=claim.base_name, allow_pickle=request.allow_pickle)
-    with open_weights(files) as (table, read):
+    weights = weight_files(folder, allow_pickle=request.allow_pickle)
+    with open_weights(weights.files) as (table, read):
         try:
             modules = packed_modules(table, claim, lambda entry: tuple(read(entry).tolist()))
             quant = verify.inspect_tensors(table, modules, claim, read)
         except CheckpointError as error:
             raise type(error)(f"{folder}: {error}") from error
+        quant = replace(quant, warnings=(*weights.warnings, *quant.warnings))
         verify.check_expected(quant, request.expect, request.source.text)
         tokenizer = request.tokenizer
         if tokenizer is None:
@@ -171,7 +177,7 @@ def _load_folder(request: _Request) -> Checkpoint:
             )  # fmt: skip
         else:
             module, notes = load_native(
-                folder, quant, dtype=dtype, device=request.device, trust_remote_code=remote
+                weights, quant, dtype=dtype, device=request.device, trust_remote_code=remote
             )
             quant = replace(quant, notes=(*quant.notes, *notes))
     return Checkpoint(
@@ -180,7 +186,7 @@ def _load_folder(request: _Request) -> Checkpoint:
         quant=quant,
         kernel=request.kernel,
         tokenizer=tokenizer,
-        digest=digest_files(files),
+        digest=digest_files(weights.files),
         module=module,
         architecture=architecture,
     )

@@ -6,7 +6,6 @@ and hooks, hold. Which kernel and number type ran is written into the checkpoint
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -14,6 +13,7 @@ import torch
 from mechprobe.errors import CheckpointError
 from mechprobe.models.checkpoint import QuantInfo
 from mechprobe.models.quiet import import_gptqmodel, quiet
+from mechprobe.models.weight_files import WeightFiles, unambiguous
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +23,7 @@ _DTYPES: Final = (torch.float16, torch.bfloat16)
 
 
 def load_native(
-    folder: Path,
+    weights: WeightFiles,
     quant: QuantInfo,
     *,
     dtype: torch.dtype,
@@ -33,7 +33,7 @@ def load_native(
     """Load an AWQ or GPTQ checkpoint onto GPTQModel's kernels.
 
     Args:
-        folder: The checkpoint.
+        weights: The weight files of the checkpoint's folder.
         quant: What `inspect_tensors` found.
         dtype: Type of activations and of what is not quantized; float16 or bfloat16. The CPU
             kernels have no float32, so that becomes float16, which a note records.
@@ -47,6 +47,7 @@ def load_native(
         MissingExtraError: GPTQModel is not installed.
         CheckpointError: The format has no native kernel here, or GPTQModel cannot load it.
     """
+    folder = weights.folder
     if quant.method not in ("awq", "gptq"):
         raise CheckpointError(
             f"{folder}: no native kernel for {quant.method} {quant.precision}; use kernel='dense'"
@@ -55,19 +56,20 @@ def load_native(
     if dtype not in _DTYPES:
         notes.append(f"native kernels have no {_name(dtype)}; float16 ran")
         dtype = torch.float16
-    with quiet():
+    with quiet(), unambiguous(weights) as readable:
         gptqmodel = import_gptqmodel()
         backend = gptqmodel.BACKEND[pick_backend(quant, device)]
         try:
             loaded = gptqmodel.GPTQModel.load(
-                str(folder),
+                str(readable),
                 device=device,
                 backend=backend,
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
             )
         except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            said = str(error).replace(str(readable), str(folder))
+            lines = [line.strip() for line in said.splitlines() if line.strip()]
             raise CheckpointError(
                 f"{folder}: GPTQModel cannot load it natively "
                 f"({lines[0] if lines else type(error).__name__}); use kernel='dense'"

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mechprobe.errors import CheckpointError
+from mechprobe.errors import CheckpointError, warn_of_checkpoint
 from mechprobe.models.source import Source, resolve_source
-from mechprobe.models.weights import digest_files, read_json, read_table, stored_dtype, weight_files
+from mechprobe.models.weight_files import unambiguous, weight_files
+from mechprobe.models.weights import digest_files, read_json, read_table, stored_dtype
 
 if TYPE_CHECKING:
     from mechprobe.models.quantize_awq_gptq import Writer
@@ -97,15 +98,16 @@ def quantize(
         raise CheckpointError(
             f"{folder}: is {claim.method.upper()} already; quantize from the 16-bit checkpoint"
         )
-    files = weight_files(folder)
-    dtype = stored_dtype(read_table(files))
+    weights = weight_files(folder)
+    warn_of_checkpoint(source.text, weights.warnings)
+    dtype = stored_dtype(read_table(weights.files))
     config = read_json(folder / "config.json")
     prompts = choose_calibration(source.text, calibration, calibration_name, seed)
     window = min(int(config.get("max_position_embeddings") or 512), 512)
     ids = calibration_ids(prompts, load_tokenizer(folder), window)
     record = {
         "source": source.text,
-        "source_digest": digest_files(files),
+        "source_digest": digest_files(weights.files),
         "to": lower,
         "writer": writer,
         "writer_version": version,
@@ -121,9 +123,10 @@ def quantize(
     }
     temporary = _beside(out)
     kept = "bfloat16" if dtype == "bfloat16" else "float16"
-    job = Job(str(folder), str(temporary), writer, scheme, ids, kept, device, seed)
     try:
-        write(job, verbose=verbose)
+        with unambiguous(weights) as readable:
+            job = Job(str(readable), str(temporary), writer, scheme, ids, kept, device, seed)
+            write(job, source.text, verbose=verbose)
         _make_self_contained(folder, temporary, config)
         _write_json(temporary / RECORD, record)
         temporary.replace(out)
@@ -166,8 +169,10 @@ def _quantize_gguf(source: Source, to: str, out: Path) -> Path:
         made = temporary / name
         if source.kind == "folder":
             f16 = temporary / ".f16.gguf"
+            weights = weight_files(source.path)
+            warn_of_checkpoint(source.text, weights.warnings)
             write_f16_gguf(source.path, f16)
-            digest = digest_files(weight_files(source.path))
+            digest = digest_files(weights.files)
         else:
             f16, digest = source.path, digest_files([source.path])
         if level == "F16" and source.kind == "folder":

@@ -72,11 +72,12 @@ def writer_version(writer: Writer) -> str:
         ) from error
 
 
-def write(job: Job, *, verbose: bool = False) -> None:
+def write(job: Job, source: str, *, verbose: bool = False) -> None:
     """Run a writer to its end.
 
     Args:
         job: What to write; the tokenizer is the folder's.
+        source: What the folder is called in messages.
         verbose: Show what the writer prints, on stderr.
 
     Raises:
@@ -106,8 +107,8 @@ def write(job: Job, *, verbose: bool = False) -> None:
         sys.stderr.write(done.stderr)
     if done.returncode or not (Path(job.out) / "config.json").is_file():
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        said = lines[-1] if lines else f"exit status {done.returncode}"
+        said = lines[-1].replace(job.folder, source) if lines else f"exit status {done.returncode}"
         raise CheckpointError(
-            f"{job.folder}: {_NAMES[job.writer]} cannot quantize it to {scheme.method.upper()} "
+            f"{source}: {_NAMES[job.writer]} cannot quantize it to {scheme.method.upper()} "
             f"{scheme.bits}-bit: {said}"
         )

@@ -45,8 +45,6 @@ class QuantClaim:
     mixed: bool = False
     """The configuration announces layers that differ from the rest."""
     by_gptqmodel: bool = False
-    base_name: str | None = None
-    """AutoGPTQ's name of the weight file, without its ending."""
     raw: Mapping[str, Any] | None = None
 
 
@@ -111,7 +109,6 @@ def _claim(method: str, raw: Mapping[str, Any]) -> QuantClaim:
         format=str(given or ("gemm" if method == "awq" else "gptq")).lower(),
         mixed=bool(raw.get("dynamic")),
         by_gptqmodel="gptqmodel" in str(quantizer).lower(),
-        base_name=raw.get("model_file_base_name"),
         raw=raw,
     )
 

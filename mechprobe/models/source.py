@@ -98,6 +98,10 @@ def _folder(text: str, path: Path) -> Source:
     if ggufs:
         names = ", ".join(file.name for file in ggufs[:4])
         raise CheckpointError(f"{path}: {len(ggufs)} GGUF files ({names}, …); name one of them")
+    if (path / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{path}: an adapter alone; merge it into its base model (peft's merge_and_unload)"
+        )
     raise CheckpointError(f"{path}: no config.json; it is not a transformers checkpoint")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mechprobe.errors import CheckpointError
 from mechprobe.models.quantized import packed_modules, read_claim
 from mechprobe.models.unpack import dense_weight, open_weights
-from mechprobe.models.weights import weight_files
+from mechprobe.models.weight_files import weight_files
 
 
 @contextmanager
@@ -29,8 +29,7 @@ def unpacked_weights(folder: Path) -> Iterator[Callable[[str], Tensor]]:
         CheckpointError: The folder has no such weights, or no such layer.
     """
     claim = read_claim(folder)
-    files = weight_files(folder, base_name=claim.base_name)
-    with open_weights(files) as (table, read):
+    with open_weights(weight_files(folder).files) as (table, read):
         modules = packed_modules(table, claim, lambda entry: tuple(read(entry).tolist()))
 
         def weight(name: str) -> Tensor:

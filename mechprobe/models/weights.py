@@ -1,4 +1,4 @@
-"""The weight files of a checkpoint folder: which they are, what they hold, their digest.
+"""The weight files of a checkpoint folder: what they hold, and their digest.
 
 Headers are read here, without torch, so that a truncated file is one clear line before any
 library has touched it.
@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from mechprobe.errors import CheckpointError
 
-INDEX: Final = "model.safetensors.index.json"
 _BITS: Final[Mapping[str, int]] = {
     "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16,
     "I16": 16, "U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
@@ -57,48 +56,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
     return value
-
-
-def weight_files(
-    folder: Path, *, base_name: str | None = None, allow_pickle: bool = False
-) -> tuple[Path, ...]:
-    """The files that hold the weights, in the order of their names.
-
-    Args:
-        folder: A checkpoint folder.
-        base_name: AutoGPTQ's `model_file_base_name`, where its configuration gives one.
-        allow_pickle: Accept `pytorch_model*.bin` when there is no safetensors file.
-
-    Raises:
-        CheckpointError: None, too many, a shard is missing, or pickled ones alone.
-    """
-    if (index := folder / INDEX).is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index}: it maps no tensor to a file")
-        files = tuple(folder / str(name) for name in sorted(set(weight_map.values())))
-        lost = [file.name for file in files if not file.is_file()]
-        if lost:
-            raise CheckpointError(f"{folder}: {len(lost)} shard(s) missing, first {lost[0]}")
-        return files
-    for name in ("model", base_name):
-        if name and (folder / f"{name}.safetensors").is_file():
-            return (folder / f"{name}.safetensors",)
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) == 1:
-        return (found[0],)
-    if found:
-        names = ", ".join(file.name for file in found[:4])
-        raise CheckpointError(f"{folder}: {len(found)} weight files and no {INDEX}: {names}")
-    pickles = tuple(sorted(folder.glob("pytorch_model*.bin")))
-    if not pickles:
-        raise CheckpointError(f"{folder}: no safetensors file; is the download complete?")
-    if not allow_pickle:
-        raise CheckpointError(
-            f"{folder}: the weights are pickled ({pickles[0].name}) and run code when read; "
-            "convert them to safetensors, or pass allow_pickle=True (--allow-pickle)"
-        )
-    return pickles
 
 
 def read_table(files: Iterable[Path]) -> dict[str, TensorEntry]:

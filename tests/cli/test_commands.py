@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
+from mechprobe.models.source import resolve_source
 from mechprobe.probes.saving import SCHEMA
 
 ORGANISM = "organism:llama-s"
@@ -183,3 +185,12 @@ def test_a_model_without_a_chat_template_says_how_to_pass_one(main, tmp_path):
     (tmp_path / "t.jinja").write_text("{{ messages[0].content }}!")
     done = main("generate", "-m", "bare", "--prompt", "x", "--chat-template", "t.jinja")
     assert done.code == 0
+
+
+def test_a_stale_neighbour_of_the_weights_is_named(main, tmp_path):
+    folder = shutil.copytree(resolve_source(ORGANISM).path, tmp_path / "copy")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "gone"}}')
+    done = main("generate", "-m", folder, "--prompt", "What is a bell?", "--max-new-tokens", 2)
+    assert done.code == 0
+    (line,) = done.err.splitlines()
+    assert line.startswith("mechprobe: warning: ") and "model.safetensors.index.json" in line

@@ -205,3 +205,9 @@ def test_the_closing_line_names_the_model_where_there_are_several():
     assert table.verdict([*ROWS, *other]).startswith("m/Q2_K refuses 2.5 % of harmful requests")
     failed = other[-1] | {"status": "failed"}
     assert "Failed in part: n/Q5_K_M." in table.verdict([*ROWS, failed])
+
+
+def test_what_loading_warned_of_is_a_line_a_cell():
+    rows = [_row("FP16", "e"), _row("Q2_K", "e", warnings="2 fall-backs"), _row("Q8_0", "e")]
+    assert table.warnings(rows) == ["Q2_K: 2 fall-backs"]
+    assert typed("warnings", "") == ""

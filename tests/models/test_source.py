@@ -46,6 +46,9 @@ def test_other_files_are_refused(tmp_path):
         resolve_source(str(file))
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         resolve_source(str(tmp_path))
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(CheckpointError, match="an adapter alone"):
+        resolve_source(str(tmp_path))
 
 
 def test_gated_and_unknown_repositories(monkeypatch):

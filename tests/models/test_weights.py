@@ -10,7 +10,8 @@ from safetensors import safe_open
 
 from mechprobe.errors import CheckpointError
 from mechprobe.models.load import load_checkpoint
-from mechprobe.models.weights import digest_files, read_table, weight_files
+from mechprobe.models.weight_files import weight_files
+from mechprobe.models.weights import digest_files, read_table
 
 
 def copy(plain, tmp_path, kind="llama"):
@@ -18,7 +19,7 @@ def copy(plain, tmp_path, kind="llama"):
 
 
 def test_the_table_is_what_safetensors_reads(plain):
-    (file,) = weight_files(plain())
+    (file,) = weight_files(plain()).files
     table = read_table([file])
     with safe_open(file, framework="pt") as reader:
         assert set(table) == set(reader.keys())
@@ -30,7 +31,7 @@ def test_the_table_is_what_safetensors_reads(plain):
 
 def test_the_digest_is_sha256_of_the_bytes(plain, tmp_path):
     folder = copy(plain, tmp_path)
-    (file,) = weight_files(folder)
+    (file,) = weight_files(folder).files
     digest = digest_files([file])
     assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
     assert load_checkpoint(folder).digest == digest
@@ -75,7 +76,7 @@ def test_shards(plain, tmp_path):
     folder = tmp_path / "sharded"
     whole.module.to(torch.float16).save_pretrained(folder, max_shard_size="500KB")
     whole.tokenizer.save_pretrained(folder)
-    files = weight_files(folder)
+    files = weight_files(folder).files
     assert len(files) > 2
     again = load_checkpoint(folder)
     ids = torch.arange(12)[None]
@@ -88,16 +89,17 @@ def test_shards(plain, tmp_path):
 def test_which_of_several_files(plain, tmp_path):
     folder = copy(plain, tmp_path)
     shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
-    assert [f.name for f in weight_files(folder)] == ["model.safetensors"]
+    assert [f.name for f in weight_files(folder).files] == ["model.safetensors"]
     (folder / "model.safetensors").rename(folder / "other.safetensors")
     with pytest.raises(CheckpointError, match="2 weight files"):
         weight_files(folder)
-    assert weight_files(folder, base_name="other") == (folder / "other.safetensors",)
+    (folder / "quantize_config.json").write_text(json.dumps({"model_file_base_name": "other"}))
+    assert weight_files(folder).files == (folder / "other.safetensors",)
 
 
 def test_pickles_need_a_flag(plain, tmp_path):
     folder = copy(plain, tmp_path)
-    (file,) = weight_files(folder)
+    (file,) = weight_files(folder).files
     with safe_open(file, framework="pt") as reader:
         torch.save({name: reader.get_tensor(name) for name in reader.keys()}, folder / "pytorch_model.bin")  # fmt: skip # noqa: E501, SIM118
     file.unlink()

@@ -10,9 +10,10 @@ from typing import Any, cast
 
 from mechprobe.behavior.judges.base import LABELS, Opinion
 from mechprobe.behavior.refusal import RefusalLabel
-from mechprobe.errors import CheckpointError, JudgeError, SpecError
+from mechprobe.errors import CheckpointError, JudgeError, SpecError, warn_of_checkpoint
 from mechprobe.models.source import resolve_source
-from mechprobe.models.weights import digest_files, weight_files
+from mechprobe.models.weight_files import weight_files
+from mechprobe.models.weights import digest_files
 
 _SPELLED = re.compile(r"hf:(?P<model>[^#@]+)(?:@(?P<revision>[^#]+))?(?:#(?P<settings>.+))?")
 _KNOWN: Mapping[str, RefusalLabel] = {
@@ -49,6 +50,8 @@ class ClassifierJudge:
         model, revision, settings = spelled(text)
         self._answer_only = settings.pop("input", "both") == "answer"
         path = resolve_source(model, revision=revision).path
+        weights = weight_files(path)
+        warn_of_checkpoint(model, weights.warnings)
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
@@ -72,7 +75,7 @@ class ClassifierJudge:
         self.name = text
         self.about: Mapping[str, Any] = {
             "judge": "hf",
-            "weights": digest_files(weight_files(path)),
+            "weights": digest_files(weights.files),
             "labels": self._labels,
             "input": "answer" if self._answer_only else "both",
             "limit": self._limit,
