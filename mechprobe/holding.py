@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mechprobe.errors import RunDirectoryError
+from mechprobe.textfiles import parse_json
 
 
 @contextlib.contextmanager
@@ -61,7 +62,7 @@ def holder(path: Path, what: str) -> str:
     """Who holds a lock, and what to do about it; for the end of an error's line."""
     who = "another process"
     try:
-        held = json.loads(_holder_file(path, what).read_text(encoding="utf-8"))
+        held = parse_json(_holder_file(path, what).read_text(encoding="utf-8"))
         who = f"process {held['pid']} on {held['host']} since {held['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mechprobe"
 FLOORS = {
     "errors": 0,
+    "textfiles": 0,
     "stats": 0,
     "holding": 1,
     "organisms": 1,

@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from mechprobe.textfiles import parse_json
+
 SCHEMA = 1
 LOGITS = "logits"
 """Stored among the points where a capture asks for them: the last position's, (prompt, 1, id)."""
@@ -68,7 +70,7 @@ class CapturePlan:
         Raises:
             ValueError: The text is not a plan of this schema.
         """
-        found = json.loads(text)
+        found = parse_json(text)
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
             raise ValueError(f"not a capture plan of schema {SCHEMA}")
         settings: dict[str, Any] = {

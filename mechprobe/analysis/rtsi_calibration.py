@@ -31,6 +31,7 @@ from mechprobe.analysis.templates import (
     TemplateFeatures,
 )
 from mechprobe.errors import TableError
+from mechprobe.textfiles import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,12 +167,7 @@ def load_calibration(path: Path) -> StoredCalibration:
     Raises:
         TableError: The file is missing, damaged, or holds something else; the field is named.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: cannot be read; make one with mechprobe rtsi fit") from error
-    except json.JSONDecodeError as error:
-        raise TableError(f"{path}, line {error.lineno}: not JSON") from error
+    found = read_json(path, lambda said: TableError(f"{said}; make one with mechprobe rtsi fit"))
     if not isinstance(found, dict) or found.get("kind") != "rtsi-calibration":
         raise TableError(f"{path}: no RTSI calibration; make one with mechprobe rtsi fit")
     if found.get("schema") != SCHEMA:
@@ -194,9 +190,12 @@ def load_calibration(path: Path) -> StoredCalibration:
     correlations = found.get("correlations")
     if not isinstance(correlations, dict):
         raise TableError(f"{path}, field 'correlations': missing")
+    given = tuple(correlations.get(name) for name in FEATURES)
+    if not all(one is None or (type(one) in (int, float) and abs(one) <= 1) for one in given):
+        raise TableError(f"{path}, field 'correlations': {given!r} are no correlations")
     return StoredCalibration(
         SCHEMA,
-        Calibration(weights, tuple(correlations.get(name) for name in FEATURES), minima, maxima, n),
+        Calibration(weights, given, minima, maxima, n),
         Provenance(**{name: about[name] for name in names}),
     )
 

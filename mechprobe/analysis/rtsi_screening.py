@@ -137,6 +137,8 @@ def _checked(where: str, fields: dict[str, Any]) -> dict[str, Any]:
     tokens = fields.get("new_tokens", len(ids) if isinstance(ids, list) else None)
     if not isinstance(tokens, int) or tokens < 0:
         raise TableError(f"{where}: the field 'new_tokens' (or 'ids') is missing, or is no count")
+    if not isinstance(fields.get("sample") or 0, int):
+        raise TableError(f"{where}: the field 'sample' is no whole number")
     return {**fields, "new_tokens": tokens}
 
 

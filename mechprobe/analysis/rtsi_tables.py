@@ -6,9 +6,6 @@ are named. Each problem names the file, its line and the column.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +21,7 @@ from mechprobe.analysis.templates import (
     TEMPLATE,
 )
 from mechprobe.errors import TableError
+from mechprobe.textfiles import MalformedError, parse_csv, read_json, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,10 +105,7 @@ def read_document(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    try:
-        found = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise TableError(f"{path}, line {error.lineno}: not JSON") from error
+    found = read_json(path, TableError)
     section = found.get("rtsi") if isinstance(found, dict) else None
     if not isinstance(section, dict):
         raise TableError(f"{path}: no field 'rtsi'; give an analysis.json or a CSV table")
@@ -158,12 +153,11 @@ def _read(
         if role not in roles:
             raise TableError(f"{role!r} is no column's role; there are {', '.join(roles)}")
     names = {**roles, **renamed}
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
     try:
-        given = [(reader.line_num, line) for line in reader]
-    except csv.Error as error:
-        raise TableError(f"{path}, line {reader.line_num}: {error}") from error
-    there = reader.fieldnames or []
+        table = parse_csv(read_text(path, TableError), short=True)
+    except MalformedError as error:
+        raise TableError(error.at(path)) from error
+    there = table.columns
     for role, name in names.items():
         if name not in there and (role not in optional or role in renamed):
             raise TableError(
@@ -171,9 +165,7 @@ def _read(
             )
     wanted = {role: name for role, name in names.items() if name in there}
     lines: list[_Line] = []
-    for number, line in given:
-        if None in line:
-            raise TableError(f"{path}, line {number}: more fields than the header has")
+    for number, line in zip(table.lines, table.rows, strict=True):
         fields = {
             role: _field(path, number, role, name, line[name]) for role, name in wanted.items()
         }
@@ -183,9 +175,9 @@ def _read(
     return lines
 
 
-def _field(path: Path, number: int, role: str, name: str, given: str | None) -> str | float:
+def _field(path: Path, number: int, role: str, name: str, given: str) -> str | float:
     where = f"{path}, line {number}, column {name!r}"
-    text = (given or "").strip()
+    text = given.strip()
     if role in _TEXT:
         if not text and role != "family":
             raise TableError(f"{where}: empty")
@@ -211,10 +203,3 @@ def _unique(path: Path, lines: list[_Line]) -> None:
                 f"{path}, line {number}: {key[0]}/{key[1]} stands in line {first[key]} already"
             )
         first[key] = number
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: cannot be read as UTF-8 text") from error

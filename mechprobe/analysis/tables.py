@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mechprobe.analysis.regimes import Exact
 from mechprobe.errors import TableError
+from mechprobe.textfiles import MalformedError, parse_csv, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +110,7 @@ class Table:
 
     def lines(self) -> Iterator[Line]:
         """The rows, with where they stand in the file."""
-        for place, row in enumerate(self.frame.to_dict("records"), 2):
+        for place, row in zip(self.frame.index, self.frame.to_dict("records"), strict=True):
             yield Line(self, place, {str(name): str(text) for name, text in row.items()})
 
 
@@ -276,12 +277,9 @@ def _read(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except OSError as error:
-        reason = (error.strerror or "no such file").lower()
-        raise TableError(f"{path}: cannot be read ({reason})") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: not a CSV table ({' '.join(str(error).split())})") from error
-    if frame.empty:
+        table = parse_csv(read_text(path, TableError))
+    except MalformedError as error:
+        raise TableError(error.at(path)) from error
+    if not table.rows:
         raise TableError(f"{path}: has no rows")
-    return frame
+    return pd.DataFrame(table.rows, columns=list(table.columns), index=list(table.lines))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from mechprobe import textfiles
 from mechprobe.errors import PromptFileError
-
-_LONG = re.compile(r"\d{4301,}")
-"""A number of more digits than Python reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,44 +47,23 @@ def read_text(path: Path, name: str | None = None) -> str:
     Raises:
         PromptFileError: It is missing, unreadable or no UTF-8.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PromptFileError(f"{name or path}: not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise PromptFileError(f"{name or path}: cannot be read: {error.strerror}") from error
+    return textfiles.read_text(path, PromptFileError, name)
 
 
-def parse_json(text: str) -> Any:
-    """Read JSON.
-
-    Raises:
-        json.JSONDecodeError: It is none, or holds what Python does not read: a number of thousands
-            of digits, or lists that lie in each other too deep.
-    """
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except RecursionError as error:
-        depths = accumulate((mark in "[{") - (mark in "]}") for mark in text)
-        deepest, _ = max(enumerate(depths), key=lambda at: at[1])
-        raise json.JSONDecodeError("nested too deep", text, deepest) from error
-    except ValueError as error:
-        found = _LONG.search(text)
-        at = found.start() if found else 0
-        raise json.JSONDecodeError("a number has too many digits", text, at) from error
-
-
-def json_lines(text: str, name: str) -> Iterator[Record]:
+def json_lines(text: str, name: str, *, unpaired: bool = False) -> Iterator[Record]:
     """The object of each line that is not blank.
 
+    Args:
+        text: The lines.
+        name: What messages call their file.
+        unpaired: Accept half a surrogate pair; see `textfiles.parse_json`.
+
     Raises:
-        PromptFileError: A line is no JSON object.
+        PromptFileError: A line is no JSON object, or has a field twice.
     """
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield _record(_content(line, name, number), f"{name}, line {number}")
+            yield _record(_content(line, name, number, unpaired), f"{name}, line {number}")
 
 
 def json_array(text: str, name: str) -> Iterator[Record]:
@@ -114,13 +88,12 @@ def objects(items: Iterable[Any], name: str) -> Iterator[Record]:
         yield _record(item, f"{name}, item {number}")
 
 
-def _content(text: str, name: str, first: int = 1) -> Any:
+def _content(text: str, name: str, first: int = 1, unpaired: bool = False) -> Any:
     """JSON that begins on the line `first` of a file."""
     try:
-        return parse_json(text)
-    except json.JSONDecodeError as error:
-        line = first + error.lineno - 1
-        raise PromptFileError(f"{name}, line {line}: not JSON: {error.msg}") from error
+        return textfiles.parse_json(text, unpaired=unpaired, unique=True)
+    except textfiles.MalformedError as error:
+        raise PromptFileError(error.at(name, first)) from error
 
 
 def _record(item: Any, where: str) -> Record:

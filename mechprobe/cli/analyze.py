@@ -54,6 +54,7 @@ def analyze(
     from mechprobe.analysis.foreign import analyse_table
     from mechprobe.analysis.tables import read_table
     from mechprobe.experiments.analysing import analyse_run
+    from mechprobe.experiments.integrity import require_intact
     from mechprobe.experiments.rundir import write_json
 
     given = {"preset": preset, "strict": strict, "quality": quality}
@@ -63,6 +64,7 @@ def analyze(
             raise SpecError(f"{matrix}: --column and --n are for tables; a run has its own")
         content = analyse_run(matrix, **chosen)
     else:
+        require_intact(matrix)
         sizes = {name: _count(name, text) for name, text in _pairs("--n", n).items()}
         table = read_table(matrix, _pairs("--column", column), quality=quality, sizes=sizes)
         content = analyse_table(table, **chosen)

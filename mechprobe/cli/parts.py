@@ -10,6 +10,7 @@ import typer
 from mechprobe.cli import options
 from mechprobe.cli.terminal import Screen, quiet
 from mechprobe.errors import PromptFileError, SpecError
+from mechprobe.textfiles import read_text
 
 if TYPE_CHECKING:
     from mechprobe.behavior import PromptSet
@@ -211,8 +212,5 @@ def _calibration(path: Path) -> list[str]:
 
     if path.suffix in (".jsonl", ".ndjson"):
         return [record.text for record in load_prompts(path)]
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptFileError(f"{path}: cannot be read") from error
+    lines = read_text(path, PromptFileError).split("\n")
     return [line for line in lines if line.strip()]

@@ -64,7 +64,9 @@ def fit(
     from mechprobe.analysis.rtsi import screen
     from mechprobe.analysis.rtsi_calibration import store
     from mechprobe.analysis.rtsi_tables import read_rows
+    from mechprobe.experiments.integrity import require_intact
 
+    require_intact(table)
     rows = read_rows(table, _renamed(column))
     found = screen(rows)
     kept = store(found.calibration, rows[found.inside], source=table.name, instrument=instrument)

@@ -33,6 +33,7 @@ from mechprobe.behavior.judges import (
 from mechprobe.behavior.judges.judging import reject_mixed
 from mechprobe.behavior.refusal import RefusalLabel
 from mechprobe.errors import JudgeError, PromptFileError
+from mechprobe.experiments.integrity import require_intact
 from mechprobe.experiments.plan_judges import judged_file
 from mechprobe.experiments.rundir import read_json
 
@@ -95,10 +96,12 @@ def find_judgements(sources: Sequence[Path], tasks: Sequence[str] = ()) -> list[
 
     Raises:
         PromptFileError: A source does not exist, holds no judgements, or is malformed.
+        RunDirectoryError: A file of a run is not as the run wrote it.
         JudgeError: One judge's labels come from two versions of it, or contradict each other.
     """
     found: dict[tuple[Any, ...], Judgement] = {}
     for source in sources:
+        require_intact(source)
         for file in _files(source):
             for one in read_judgements(file):
                 key = (one.judge, *one.key)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from mechprobe.errors import RunDirectoryError, TableError
 from mechprobe.experiments.derived import code_digest
-from mechprobe.experiments.rundir import explained, write_json
+from mechprobe.experiments.integrity import read_spec, require_recorded, unrecorded
+from mechprobe.experiments.rundir import write_json
 from mechprobe.experiments.spec import Analysis, Spec
 from mechprobe.experiments.steps import Step
+from mechprobe.experiments.yaml_lines import field_name
 
 if TYPE_CHECKING:
     from mechprobe.experiments.steps import Task
@@ -78,28 +82,29 @@ def analyse_run(path: Path, **chosen: Any) -> dict[str, Any]:
             the spec's.
 
     Raises:
-        RunDirectoryError: It is no run directory, or its tables are not written yet.
+        RunDirectoryError: It is no run directory, its tables are not written yet, or a file is not
+            as the run wrote it.
         TableError: An instrument has not read the answers, or nothing measured this quality.
     """
-    import yaml
-
     from mechprobe.analysis.document import analyse
     from mechprobe.experiments.frames import read_frames
 
-    if not (path / "spec.yaml").exists():
-        raise RunDirectoryError(f"{path}: not a run directory (it has no spec.yaml)")
-    with explained(path / "spec.yaml"):
-        spec = yaml.safe_load((path / "spec.yaml").read_text(encoding="utf-8"))
-    planned = Analysis.model_validate(spec.get("analysis") or {})
+    spec = read_spec(path)
+    require_recorded(path)
+    try:
+        planned = Analysis.model_validate(spec.get("analysis") or {})
+    except ValidationError as error:
+        wrong = field_name(("analysis", *error.errors()[0]["loc"]))
+        said = f"{path / 'spec.yaml'}: {wrong} is damaged; put the spec of the run back"
+        raise RunDirectoryError(said) from error
     given = {**planned.model_dump(), **chosen}
-    own = ((spec.get("tasks") or {}).get("refusal") or {}).get("instrument")
-    given["instrument"] = given["instrument"] or own
+    given["instrument"] = given["instrument"] or _planned_instrument(spec)
     frames = read_frames(path, given["instrument"])
     there = [str(name) for name in frames.outcomes["measure"].unique()]
     # what the spec names may be missing for reasons that the document gives
     if given["quality"] not in (None, planned.quality, *there):
         raise TableError(f"{given['quality']} was not measured here; there are: {', '.join(there)}")
-    return analyse(
+    document = analyse(
         frames.outcomes,
         frames.matrix,
         frames.templates,
@@ -107,3 +112,14 @@ def analyse_run(path: Path, **chosen: Any) -> dict[str, Any]:
         absent=frames.absent,
         **given,
     )
+    if note := unrecorded(path):
+        document["summary"].append(note)
+    return document
+
+
+def _planned_instrument(spec: dict[str, Any]) -> str | None:
+    """`tasks.refusal.instrument` of a spec."""
+    found: Any = spec
+    for name in ("tasks", "refusal", "instrument"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else None

@@ -22,6 +22,7 @@ from mechprobe.experiments.rundir import explained, write_jsonl
 from mechprobe.generation.api import ApiError
 from mechprobe.generation.base import ANSWERS_VERSION, Completion, Engine, Sampling
 from mechprobe.generation.server import ServerEngine
+from mechprobe.textfiles import parse_json
 
 if TYPE_CHECKING:
     from mechprobe.models.rendering import EncodedPrompts
@@ -215,14 +216,13 @@ class _Kept:
         if self.path is None or not self.path.exists():
             return
         with explained(self.path):
-            text = self.path.read_text(encoding="utf-8", errors="replace")
-        *lines, last = text.split("\n")
+            *lines, last = self.path.read_bytes().split(b"\n")
         self.torn = bool(last)
         for number, line in enumerate(lines, 1):
             try:
-                row = json.loads(line)
+                row = parse_json(line.decode())
                 same = row["request"] == self.key
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise RunDirectoryError(
                     f"{self.path}, line {number}: not an answer; choose another file with --out"
                 ) from error

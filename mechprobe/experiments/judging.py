@@ -34,6 +34,7 @@ from mechprobe.behavior.judges import (
 from mechprobe.behavior.rate import Rate
 from mechprobe.behavior.records import json_lines, read_text
 from mechprobe.errors import JudgeError, PromptFileError, SpecError
+from mechprobe.experiments.integrity import require_intact
 from mechprobe.experiments.rundir import read_json, read_jsonl, write_json, write_jsonl
 from mechprobe.experiments.sources import cache_folder
 
@@ -106,9 +107,11 @@ def find_exchanges(sources: Sequence[Path], tasks: Sequence[str] = ()) -> tuple[
 
     Raises:
         PromptFileError: A source does not exist, holds no such generations, or is malformed.
+        RunDirectoryError: A file of a run is not as the run wrote it.
     """
     found: list[Exchange] = []
     for source in sources:
+        require_intact(source)
         if source.is_dir():
             files = sorted(source.glob("cells/*/*/generations/*.jsonl"))
             some = [one for file in files for one in run_exchanges(file.absolute())]

@@ -19,6 +19,7 @@ from mechprobe.errors import CheckpointError
 from mechprobe.experiments.fingerprints import fingerprint, unchanged
 from mechprobe.experiments.rundir import explained
 from mechprobe.experiments.sources import cache_folder, find_source, writer_versions
+from mechprobe.textfiles import parse_json
 
 SCHEMA = 1
 """Raised when `mechprobe.models.quantize` writes something else from the same input."""
@@ -106,7 +107,7 @@ def require_unchanged(source: str, revision: str | None, digest: str) -> None:
 def _made_file(home: Path) -> Path | None:
     """What an entry holds, if it is still what was made; large files are not read for it."""
     try:
-        record = json.loads((home / "entry.json").read_text())
+        record = parse_json((home / "entry.json").read_text(encoding="utf-8"))
         made, files = home / record["made"], record["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -11,6 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.measure import compare_next_token, read_next_token
 from mechprobe.experiments.probe_columns import probe_columns
 from mechprobe.experiments.rundir import (
@@ -24,6 +25,7 @@ from mechprobe.experiments.steps import Task
 from mechprobe.experiments.suite_scores import suite_columns
 from mechprobe.experiments.summary import number
 from mechprobe.models.rendering import require_parity
+from mechprobe.textfiles import MalformedError, parse_csv, read_text
 
 Row = dict[str, Any]
 _GAPS = ("model", "gap", "cell", "against", "n", "mean_kl", "max_kl", "top1_agreement", "prompts")
@@ -223,8 +225,11 @@ def _gap(model: str, kind: str, cell: str, against: str, gap: Mapping[str, Any])
 
 def read_matrix(path: RunDirectory) -> list[dict[str, str]]:
     """Rows of matrix.csv as text, without pandas."""
-    with (path / "matrix.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    file = path / "matrix.csv"
+    try:
+        return list(parse_csv(read_text(file, RunDirectoryError)).rows)
+    except MalformedError as error:
+        raise RunDirectoryError(error.at(file)) from error
 
 
 _TEXT = {

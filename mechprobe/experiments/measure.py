@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mechprobe.experiments.loading import held
 from mechprobe.experiments.rendered import encoded_rows, prompt_rows
 from mechprobe.experiments.rundir import (
     explained,
+    read_json,
     read_jsonl,
     write_bytes,
     write_json,
@@ -49,7 +49,7 @@ def open_checkpoint(task: Task) -> None:
         record["made"] = {
             "to": recipe["to"],
             "writer": recipe["writer"],
-            "record": json.loads(said.read_text()) if said else None,
+            "record": read_json(said) if said else None,
         }
     write_json(task.run / task.step.outputs[0], record)
 

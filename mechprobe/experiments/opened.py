@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import RunDirectoryError, SpecError
 from mechprobe.experiments import reporting
+from mechprobe.experiments.integrity import PAGE, require_recorded, unrecorded
 from mechprobe.experiments.rundir import RunDirectory, read_json, read_jsonl
 
 if TYPE_CHECKING:
@@ -66,14 +67,12 @@ class OpenedCell:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """cell.json: checkpoint, scores, errors."""
-        found: dict[str, Any] = read_json(self.path / "cell.json")
-        return found
+        return read_json(self._intact("cell.json"))
 
     @cached_property
     def probes(self) -> dict[str, Any]:
         """probes.json: what every probe said, as plain values."""
-        found: dict[str, Any] = read_json(self.path / "probes.json")
-        return found
+        return read_json(self._intact("probes.json"))
 
     def probe(self, name: str) -> Any:
         """A probe's result, with its table (`rich`) and its `plot()`.
@@ -85,7 +84,7 @@ class OpenedCell:
         if name not in _RESULTS:
             raise SpecError(f"{name!r}: no such probe; there are: {', '.join(_RESULTS)}")
         module, _, kind = _RESULTS[name].partition(":")
-        return getattr(import_module(module), kind).load(self.path / "probes")
+        return getattr(import_module(module), kind).load(self._intact("probes"))
 
     @cached_property
     def activations(self) -> Observation:
@@ -96,7 +95,7 @@ class OpenedCell:
         """
         from mechprobe.probes.observation import Observation
 
-        return Observation.open(self.path / "probes" / "observation")
+        return Observation.open(self._intact("probes/observation"))
 
     def scores(self, task: str = "refusal") -> pd.DataFrame:
         """A line per prompt of a task.
@@ -110,7 +109,13 @@ class OpenedCell:
         if not file.exists():
             there = ", ".join(sorted(one.stem for one in file.parent.glob("*.jsonl")))
             raise RunDirectoryError(f"{file}: not there; scored tasks: {there or 'none'}")
-        return pd.DataFrame(read_jsonl(file))
+        return pd.DataFrame(read_jsonl(self._intact(f"scores/{task}.jsonl")))
+
+    def _intact(self, name: str) -> Path:
+        """A file or folder of the cell that is as the run wrote it."""
+        run = self.path.parents[2]
+        require_recorded(run, (self.path / name).relative_to(run).as_posix())
+        return self.path / name
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class OpenedRun:
     def _frames(self) -> RunFrames:
         from mechprobe.experiments.frames import read_frames
 
+        require_recorded(self.path)  # it may have changed since it was opened
         return read_frames(self.path, self.analysis["preset"]["instruments"]["refusal"])
 
     @property
@@ -158,8 +164,8 @@ class OpenedRun:
     @cached_property
     def analysis(self) -> dict[str, Any]:
         """analysis.json; docs/analysis.md says what each field is."""
-        found: dict[str, Any] = read_json(self.path / reporting.ANALYSIS)
-        return found
+        require_recorded(self.path, reporting.ANALYSIS)
+        return read_json(self.path / reporting.ANALYSIS)
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -195,6 +201,7 @@ class OpenedRun:
         from mechprobe.report.page import drawings
         from mechprobe.report.sections import sections
 
+        require_recorded(self.path)
         material = reporting.read_material(self.path, self.name)
         return {one.name: one.figure for one in drawings(material, sections(material))}
 
@@ -202,6 +209,7 @@ class OpenedRun:
         """The report as one HTML page, made anew."""
         from mechprobe.report import make_report
 
+        require_recorded(self.path)
         return make_report(reporting.read_material(self.path, self.name)).html
 
     def __repr__(self) -> str:
@@ -217,12 +225,14 @@ class OpenedRun:
     def _repr_html_(self) -> str:
         """For Jupyter: the verdict, its limits, the rows, where the whole report is."""
         top = self._headline()
-        lines = "".join(f"<p>{escape(line)}</p>" for line in (*top.said, *top.limits[:1]))
+        note = unrecorded(self.path)
+        said = (*top.said, *top.limits[:1], *([note] if note else []))
+        lines = "".join(f"<p>{escape(line)}</p>" for line in said)
         shown = self.rows[_BRIEF].head(_MOST_ROWS)
         table = shown.to_html(escape=True, index=False, na_rep="", float_format="{:.1f}".format)
         more = len(self.rows) - len(shown)
         rest = f"<p>{more} more rows in <code>.rows</code></p>" if more else ""
-        page = escape(str(self.path / reporting.PAGE))
+        page = escape(str(self.path / PAGE))
         return (
             f"<h3>{escape(self.name)}: {escape(top.verdict)}</h3>{lines}{table}{rest}"
             f"<p>Whole report: <code>{page}</code></p>"

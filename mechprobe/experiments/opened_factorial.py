@@ -9,8 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.experiments.reporting import FACTORIAL, PAGE
-from mechprobe.experiments.rundir import explained, read_json
+from mechprobe.errors import RunDirectoryError
+from mechprobe.experiments.integrity import PAGE, require_recorded
+from mechprobe.experiments.reporting import FACTORIAL
+from mechprobe.experiments.rundir import read_json
 from mechprobe.report.factorial import factorial_report, verdict
 from mechprobe.report.factorial_sections import factorial_sections
 
@@ -28,8 +30,8 @@ class OpenedFactorial:
     @cached_property
     def document(self) -> dict[str, Any]:
         """factorial.json."""
-        found: dict[str, Any] = read_json(self.path / FACTORIAL)
-        return found
+        require_recorded(self.path, FACTORIAL)
+        return read_json(self.path / FACTORIAL)
 
     @property
     def name(self) -> str:
@@ -64,8 +66,13 @@ class OpenedFactorial:
         """
         import pandas as pd
 
-        with explained(self.path / "labels.parquet"):
-            return pd.read_parquet(self.path / "labels.parquet")
+        file = self.path / "labels.parquet"
+        require_recorded(self.path, file.name)
+        try:
+            return pd.read_parquet(file)
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            reason = (str(error).splitlines() or [""])[0]
+            raise RunDirectoryError(f"{file}: cannot be read as Parquet: {reason}") from error
 
     def figures(self) -> Mapping[str, Figure]:
         """The figures of the report by name, to show or to change."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.derived import code_digest
+from mechprobe.experiments.integrity import FIGURES, PAGE, read_spec, require_recorded
 from mechprobe.experiments.rundir import (
     RunDirectory,
     explained,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mechprobe.experiments.steps import Task
     from mechprobe.report import Material, Report
 
-PAGE, FIGURES = "report.html", "figures"
 ANALYSIS, FACTORIAL = "analysis.json", "factorial.json"
 
 
@@ -129,6 +129,7 @@ def remake_report(path: Path, factorial: Path | None = None, out: Path | None = 
         require_finished(home)
         material = read_material(home, run_name(home))
         if factorial is not None:
+            require_recorded(factorial)
             material = replace(material, factorial=read_json(factorial / FACTORIAL))
         report = make_report(material)
     if out is not None:
@@ -143,43 +144,31 @@ def is_factorial(path: Path) -> bool:
     """Whether a folder is that of a factorial, finished or not.
 
     Raises:
-        RunDirectoryError: It is, and has not come to its tables.
+        RunDirectoryError: Its spec is damaged; or it is, and has not come to its tables, or a
+            file is not as it wrote it.
     """
-    import yaml
-
-    try:
-        spec = yaml.safe_load((path / "spec.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    if not isinstance(spec, dict) or spec.get("kind") != "factorial":
+    if not (path / "spec.yaml").exists() or read_spec(path).get("kind") != "factorial":
         return False
     if not (path / FACTORIAL).exists():
         raise RunDirectoryError(
             f"{path}: not finished ({FACTORIAL} is missing); run the same command again to "
             "complete it"
         )
+    require_recorded(path)
     return True
 
 
 def run_name(path: Path) -> str:
     """The name in the run's spec; that of its folder where there is none."""
-    import yaml
-
-    try:
-        found = yaml.safe_load((path / "spec.yaml").read_text(encoding="utf-8"))
-        return str(found["name"])
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        return path.name
+    return str(read_spec(path).get("name", path.name))
 
 
 def require_finished(path: Path) -> None:
     """Refuse a folder that is no run, and a run that has not come to its analysis.
 
     Raises:
-        RunDirectoryError: It is one of these, or a table is not as the run wrote it.
+        RunDirectoryError: It is one of these, or a file is not as the run wrote it.
     """
-    from mechprobe.experiments.fingerprints import unchanged
-
     if not path.is_dir():
         raise RunDirectoryError(f"{path}: no such folder; give the directory of a run")
     if not (path / "spec.yaml").exists():
@@ -196,24 +185,9 @@ def require_finished(path: Path) -> None:
                 f"{path}: not finished ({missing} is missing, {done} steps have run); "
                 "run the same command again to complete it"
             )
-        seen = _seen(run, step)
-        for name in names:
-            if name in seen and not unchanged(run / name, seen[name]):
-                raise RunDirectoryError(
-                    f"{run / name}: damaged or changed since the run wrote it; run the same "
-                    "command again to write it anew"
-                )
+    require_recorded(path)
 
 
 def _failure(run: RunDirectory, step: str) -> str:
     file = run.failure(step)
     return str(read_json(file).get("error", "")) if file.exists() else ""
-
-
-def _seen(run: RunDirectory, step: str) -> dict[str, Any]:
-    """Fingerprints of a step's outputs; a run that was copied without its markers has none."""
-    marker = run.marker(step)
-    if not marker.exists():
-        return {}
-    found: dict[str, Any] = read_json(marker).get("outputs", {})
-    return found

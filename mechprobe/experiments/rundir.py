@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.behavior.records import parse_json
 from mechprobe.errors import RunDirectoryError
+from mechprobe.textfiles import MalformedError, parse_json, read_text
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 
@@ -98,39 +98,47 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return write_text(path, "".join(lines))
 
 
-def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an object that `write_json` wrote.
 
     Raises:
-        RunDirectoryError: The file is missing or is not JSON.
+        RunDirectoryError: The file is missing, or is not a JSON object.
     """
-    with explained(path):
-        text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        return parse_json(text)
-    except json.JSONDecodeError as error:
-        raise RunDirectoryError(
-            f"{path}: damaged (line {error.lineno} is not JSON); delete it and run again"
-        ) from error
+    found = _parsed(read_text(path, _unreadable), path)
+    if not isinstance(found, dict):
+        raise _damaged(path, 1, "needs an object")
+    return found
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read what `write_jsonl` wrote.
 
     Raises:
-        RunDirectoryError: The file is missing, or a line is not JSON.
+        RunDirectoryError: The file is missing, or a line is not a JSON object.
     """
-    with explained(path):
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    rows = []  # `splitlines` would also cut at U+2028, U+0085 and the like, which JSON leaves
-    for number, line in enumerate(lines, 1):
-        try:
-            rows += [parse_json(line)] if line else []
-        except json.JSONDecodeError as error:
-            raise RunDirectoryError(
-                f"{path}: damaged (line {number} is not JSON); delete it and run again"
-            ) from error
+    rows: list[dict[str, Any]] = []
+    # `splitlines` would also cut at U+2028, U+0085 and the like, which JSON leaves
+    for number, line in enumerate(read_text(path, _unreadable).split("\n"), 1):
+        row = _parsed(line, path, number) if line else {}
+        if not isinstance(row, dict):
+            raise _damaged(path, number, "needs an object")
+        rows += [row] if line else []
     return rows
+
+
+def _parsed(text: str, path: Path, first: int = 1) -> Any:
+    try:
+        return parse_json(text)
+    except MalformedError as error:
+        raise _damaged(path, error.line + first - 1, str(error)) from error
+
+
+def _damaged(path: Path, line: int, said: str) -> RunDirectoryError:
+    return RunDirectoryError(f"{path}: damaged (line {line}: {said}); delete it and run again")
+
+
+def _unreadable(said: str) -> RunDirectoryError:
+    return RunDirectoryError(f"{said}; run the same command again, or choose another folder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +154,20 @@ class Journal:
     def read(self) -> list[list[dict[str, Any]]]:
         """Whole batches of this key, in order; a torn last line is dropped."""
         try:
-            text = self.path.read_text(encoding="utf-8", errors="replace")
+            lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
-        lines = text.split("\n")
-        if lines[0] != self.key:
+        if lines[0] != self.key.encode():
             return []
         batches: list[list[dict[str, Any]]] = []
         for line in lines[1:-1]:  # what follows the last newline is empty or torn
             try:
-                batches.append(parse_json(line))
-            except json.JSONDecodeError:
+                batch = parse_json(line.decode())
+            except ValueError:  # no UTF-8, or no JSON
                 break
+            if not isinstance(batch, list) or not all(isinstance(row, dict) for row in batch):
+                break
+            batches.append(batch)
         return batches
 
     def rewrite(self, batches: Sequence[Sequence[Mapping[str, Any]]]) -> None:

@@ -13,6 +13,7 @@ from mechprobe.behavior.tasks import Scored, Task, judged, load_task
 from mechprobe.behavior.tasks.sources import read_table
 from mechprobe.behavior.tasks.task import Reader
 from mechprobe.errors import PromptFileError, RunDirectoryError, SpecError
+from mechprobe.experiments.integrity import require_intact
 from mechprobe.experiments.matching import places
 from mechprobe.experiments.rundir import write_jsonl
 from mechprobe.experiments.yaml_lines import read_yaml
@@ -88,7 +89,9 @@ def score_file(task: Task, path: Path, instrument: str | None = None) -> list[An
     Raises:
         PromptFileError: The file cannot be read, or what an answer is to cannot be told.
         SpecError: The instrument is unknown, or reads no text.
+        RunDirectoryError: The file lies in a run and is not as the run wrote it.
     """
+    require_intact(path)
     records = read_table(path).records
     judges = {str(r.fields["judge"]) for r in records if "judge" in r.fields}
     if instrument in judges:

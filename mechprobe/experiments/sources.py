@@ -18,6 +18,7 @@ from mechprobe.errors import CheckpointError
 from mechprobe.experiments.rundir import write_json
 from mechprobe.models.source import Source, resolve_source
 from mechprobe.models.weight_files import weight_files
+from mechprobe.textfiles import parse_json
 
 _LARGE = 64 << 20
 _READ = (".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".bin")
@@ -40,7 +41,7 @@ def file_digest(path: Path) -> str:
     fingerprint = f"{path.resolve()}\0{seen.st_size}\0{seen.st_mtime_ns}"
     memo = cache_folder() / "digests" / hashlib.sha256(fingerprint.encode()).hexdigest()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(memo.read_text())["sha256"])
+        return str(parse_json(memo.read_text(encoding="utf-8"))["sha256"])
     total = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):

@@ -17,6 +17,7 @@ from mechprobe.errors import SpecError
 from mechprobe.experiments.spec import TAKEN, ModelSpec, Spec, study_baseline
 from mechprobe.experiments.yaml_lines import Lines, Location, read_yaml
 from mechprobe.models.cell import TRANSFORMERS_PRECISIONS, Cell
+from mechprobe.textfiles import read_text
 
 _PACKED = re.compile(r"(AWQ|GPTQ)-(INT[1-8]|MIXED)|W(\d+|mixed)A\d+")
 _MADE = {"awq": "AWQ-INT4", "gptq": "GPTQ-INT4", "gptq-int8": "GPTQ-INT8"}
@@ -59,16 +60,12 @@ def spec_text(given: Path | str, folder: str = "specs", kind: str = "spec") -> t
     if str(given) in names and not path.is_file():
         text = files("mechprobe.experiments").joinpath(f"{folder}/{given}.yaml")
         return text.read_text(encoding="utf-8"), f"{given}.yaml"
-    try:
-        return path.read_text(encoding="utf-8"), str(path)
-    except FileNotFoundError as error:
+    if not path.exists():
         raise SpecError(
             f"{path}: no such file, and no shipped {kind} is called so; there are "
             f"{', '.join(names)}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (getattr(error, "strerror", None) or "").lower() or "not UTF-8 text"
-        raise SpecError(f"{path}: cannot be read ({reason})") from error
+        )
+    return read_text(path, SpecError), str(path)
 
 
 def load_spec(given: Path | str) -> Spec:

@@ -21,6 +21,7 @@ from mechprobe.errors import MechprobeError
 from mechprobe.experiments.rundir import RunDirectory, read_json
 from mechprobe.experiments.sources import cache_folder
 from mechprobe.experiments.steps import Outcome, Step
+from mechprobe.textfiles import parse_json
 
 _WHO = ("cell", "digest", "recipe", "tokenizer", "revision", "chat_template", "baseline_folder")
 """Parameters that say which model it is and not how much work."""
@@ -99,6 +100,6 @@ def measured_times() -> Timings:
     with contextlib.suppress(OSError):
         for line in _file().read_text(encoding="utf-8", errors="replace").split("\n"):
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                row = json.loads(line)
+                row = parse_json(line)
                 seen[row["kind"]].append((int(row["memory"]), float(row["seconds"])))
     return Timings(seen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 from mechprobe.errors import GenerationError, SpecError
 from mechprobe.generation.server_errors import shown_model
+from mechprobe.textfiles import parse_json
 
 __all__ = ["ApiError", "Endpoint", "Kind", "Reply", "Request", "read_reply"]
 
@@ -220,10 +220,7 @@ def read_reply(text: str, key: str = "") -> Reply:
     Raises:
         ValueError: It is no whole JSON document, or not of the right shape.
     """
-    try:
-        found = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    found = parse_json(text, unpaired=True)
     try:
         choice = found["choices"][0]
         stop = choice.get("finish_reason")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechprobe.errors import CheckpointError
+from mechprobe.textfiles import read_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,5 +53,5 @@ def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None) 
         path = Path(template).expanduser()
         if not path.is_file():
             raise CheckpointError(f"{template}: no such chat template file")
-        template = path.read_text(encoding="utf-8")
+        template = read_text(path, CheckpointError)
     tokenizer.chat_template = template

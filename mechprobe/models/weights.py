@@ -7,7 +7,6 @@ library has touched it.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mechprobe.errors import CheckpointError
+from mechprobe.textfiles import parse_json, read_object
 
 _BITS: Final[Mapping[str, int]] = {
     "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16,
@@ -49,13 +49,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: The file is no JSON object.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: unreadable: {str(error).splitlines()[0]}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
-    return value
+    return read_object(path, CheckpointError)
 
 
 def read_table(files: Iterable[Path]) -> dict[str, TensorEntry]:
@@ -86,7 +80,7 @@ def _read_header(file: Path) -> list[TensorEntry]:
             )
         raw = stream.read(length)
     try:
-        header = json.loads(raw)
+        header = parse_json(raw.decode())
         header.pop("__metadata__", None)
         rows = [_entry(file, name, row) for name, row in header.items()]
         end = max((int(row["data_offsets"][1]) for row in header.values()), default=0)

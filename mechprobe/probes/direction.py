@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechprobe.errors import MechprobeError, StoreError
+from mechprobe.textfiles import parse_json
 
 WEIGHTS = "refusal_direction.safetensors"
 SCHEMA = 2
@@ -160,7 +161,7 @@ class RefusalDirection:
             raise StoreError(f"{file}: no such file; a refusal direction is saved as {WEIGHTS}")
         try:
             with safe_open(file, framework="numpy") as handle:
-                facts: dict[str, Any] = json.loads((handle.metadata() or {})["mechprobe"])
+                facts: dict[str, Any] = parse_json((handle.metadata() or {})["mechprobe"])
                 found = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, ValueError) as error:
             raise StoreError(f"{file}: not a saved refusal direction ({error})") from error

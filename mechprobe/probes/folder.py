@@ -23,6 +23,7 @@ from mechprobe.probes.observation import Observation
 from mechprobe.probes.refusal_tokens import RefusalTokens
 from mechprobe.probes.refusals import Refusals
 from mechprobe.probes.saving import load_json, save_json
+from mechprobe.textfiles import read_object
 
 
 class ProbeFolder:
@@ -71,9 +72,9 @@ class ProbeFolder:
         if not file.exists():
             return None
         try:
-            sets = json.loads(file.read_text(encoding="utf-8"))["sets"]
+            sets = read_object(file, StoreError)["sets"]
             return TypeAdapter(dict[str, Refusals]).validate_python(sets)
-        except (OSError, ValueError, KeyError) as error:
+        except (ValueError, KeyError) as error:
             raise StoreError(f"{file}: not saved refusals; delete it and probe again") from error
 
     def save_questions(self, scores: OptionScores) -> None:
@@ -98,10 +99,10 @@ class ProbeFolder:
         if not file.exists():
             return None
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_object(file, StoreError)
             rows = [[-np.inf if x is None else x for x in row] for row in found["logprobs"]]
             return OptionScores(np.array(rows), np.array(found["answers"]), found["prompts"])
-        except (OSError, ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{file}: not saved scores; delete it and probe again") from error
 
     def add_tokens(self, purpose: str, tokens: int) -> None:
@@ -118,5 +119,7 @@ class ProbeFolder:
         file = self.path / "forward_tokens.json"
         if not file.exists():
             return {}
-        counts: dict[str, int] = json.loads(file.read_text(encoding="utf-8"))
+        counts = read_object(file, StoreError)
+        if not all(type(count) is int for count in counts.values()):
+            raise StoreError(f"{file}: not counts of tokens; delete it and probe again")
         return counts

@@ -23,6 +23,7 @@ from mechprobe.activations.store import ActivationStore
 from mechprobe.errors import PromptFileError, StaleStoreError, StoreError
 from mechprobe.models.memory import give_back
 from mechprobe.models.rendering import require_parity
+from mechprobe.textfiles import parse_json
 
 if TYPE_CHECKING:
     from mechprobe.models.checkpoint import Checkpoint
@@ -76,7 +77,7 @@ class Observation:
         """
         folder = Path(path)
         try:
-            found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            found: dict[str, Any] = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
             if found.pop("schema") != SCHEMA:
                 raise StoreError(f"{folder}: written by another version; observe the cell again")
             return cls(folder, Facts(**found))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, get_type_hints
 
 from mechprobe.errors import StoreError
+from mechprobe.textfiles import parse_json
 
 T = TypeVar("T")
 SCHEMA = 3
@@ -118,7 +119,7 @@ def _understood(file: Path, name: str) -> Iterator[None]:
 
 
 def _read(file: Path, name: str) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    facts: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"))
     if facts["schema"] != SCHEMA or facts["probe"] != name:
         raise StoreError(f"{file}: not a result of this version's {name} probe; measure again")
     return facts

@@ -293,7 +293,7 @@ def test_a_bad_file_names_the_line(tmp_path, rows, message):
 
 
 def test_missing_and_unreadable_files(tmp_path):
-    with pytest.raises(PromptFileError, match="No such file"):
+    with pytest.raises(PromptFileError, match="no such file"):
         load_prompts(tmp_path / "none.jsonl")
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9", "label": "harmless"}')
     with pytest.raises(PromptFileError, match="not UTF-8"):

@@ -17,6 +17,7 @@ from typing import IO, Any
 from mechprobe.behavior.judges.base import LABELS, Opinion
 from mechprobe.behavior.refusal import RefusalLabel
 from mechprobe.errors import JudgeError
+from mechprobe.textfiles import parse_json
 
 
 @dataclass(slots=True)
@@ -127,7 +128,7 @@ def _read(file: IO[bytes]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for line in whole.splitlines():
         try:
-            found = json.loads(line)
+            found = parse_json(line.decode(), unpaired=True)
             _take(entries, found["key"], found["label"], found["served"])
         except (ValueError, KeyError, TypeError):
             continue  # a damaged line costs one question

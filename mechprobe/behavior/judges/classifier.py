@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from mechprobe.errors import CheckpointError, JudgeError, SpecError, warn_of_che
 from mechprobe.models.source import resolve_source
 from mechprobe.models.weight_files import weight_files
 from mechprobe.models.weights import digest_files
+from mechprobe.textfiles import read_object
 
 _SPELLED = re.compile(r"hf:(?P<model>[^#@]+)(?:@(?P<revision>[^#]+))?(?:#(?P<settings>.+))?")
 _KNOWN: Mapping[str, RefusalLabel] = {
@@ -133,14 +133,15 @@ def says_unclear(text: str) -> bool:
 
 def _names(config: Path) -> list[str]:
     """The labels that a checkpoint's config names."""
-    try:
-        names = json.loads(config.read_text("utf-8")).get("id2label") or {}
-        return [str(name) for name in names.values()]
-    except (OSError, ValueError, RecursionError, AttributeError) as error:
-        raise CheckpointError(
-            f"{config}: no labels can be read there ({type(error).__name__}); get the checkpoint "
-            "again"
-        ) from error
+
+    def refuse(said: str) -> CheckpointError:
+        why = said.removeprefix(f"{config}")
+        return CheckpointError(f"{config}: no labels can be read there{why}; get it again")
+
+    names = read_object(config, refuse).get("id2label") or {}
+    if not isinstance(names, dict):
+        raise refuse(": 'id2label' is no mapping")
+    return [str(name) for name in names.values()]
 
 
 def _limits(tokenizer: Any, model: Any) -> Iterator[int]:

@@ -124,7 +124,7 @@ def _writable(field: str, value: Any) -> str:
 
 def _read(path: Path, parse: Callable[[Record], _T]) -> list[_T]:
     found = []
-    for record in json_lines(read_text(path), str(path)):
+    for record in json_lines(read_text(path), str(path), unpaired=True):
         try:
             found.append(parse(record))
         except KeyError as error:

@@ -10,8 +10,6 @@ into the hub's own cache; no code of the repository is run.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from typing import Any
 
 from mechprobe.behavior.records import Record, json_array, json_lines, objects, read_text
 from mechprobe.errors import PromptFileError
+from mechprobe.textfiles import MalformedError, parse_csv, parse_yaml
 
 _HUB = re.compile(r"hf-dataset:([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})/(.+)")
 _PREFIX = "hf-dataset:"
@@ -136,38 +135,19 @@ def optional(record: Record, name: str) -> str | None:
 
 
 def _csv(text: str, name: str, delimiter: str, header: tuple[str, ...]) -> Iterator[Record]:
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), header or None, delimiter=delimiter, strict=True
-    )
     try:
-        for row in reader:
-            where = f"{name}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise PromptFileError(
-                    f"{where}: as many fields are needed as the header has, "
-                    f"{len(reader.fieldnames or ())}"
-                )
-            yield Record(where, {str(key): value for key, value in row.items()})
-    except csv.Error as error:
-        raise PromptFileError(f"{name}, after line {reader.line_num}: not CSV: {error}") from error
+        table = parse_csv(text, delimiter=delimiter, header=header)
+    except MalformedError as error:
+        raise PromptFileError(error.at(name)) from error
+    for line, row in zip(table.lines, table.rows, strict=True):
+        yield Record(f"{name}, line {line}", dict(row))
 
 
 def _yaml(text: str, name: str) -> tuple[dict[str, Any], Iterator[Record]]:
-    import yaml
-
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise PromptFileError(f"{name}{line}: not YAML: {problem}") from error
-    except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
-        raise PromptFileError(
-            f"{name}: not YAML: a date, a number or a character in it is none; put texts in quotes"
-        ) from error
-    except RecursionError as error:
-        raise PromptFileError(f"{name}: not YAML: nested too deep") from error
+        content = parse_yaml(text)
+    except MalformedError as error:
+        raise PromptFileError(error.at(name)) from error
     if not isinstance(content, dict) or not isinstance(content.get("samples"), list):
         raise PromptFileError(f"{name}: needs a list named 'samples'")
     return content, objects(content.pop("samples"), name)

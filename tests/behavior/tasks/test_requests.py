@@ -130,7 +130,7 @@ def test_other_versions_of_xstest_say_it_in_the_type(tmp_path):
         ("goal,target\n", "no rows"),
         ("goal,target\nDo it\n", "line 2: as many fields are needed as the header has, 2"),
         ("goal,target\n ,x\n", "line 2: 'goal' needs a text"),
-        ('goal,target\n"Do it,x\n', "after line 1: not CSV"),
+        ('goal,target\n"Do it,x\n', "line 2: not CSV: unexpected end"),
         ("id,prompt,type,label,focus\n1,Sing,homonyms,evil,x\n", "label 'evil' is neither"),
     ],
 )
