@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from mechprobe.errors import GenerationError
 from mechprobe.models.gguf_file import GgufFile
+from mechprobe.models.llamacpp import anchor, open_server
 
 _FEW_WEIGHTS: Final = 64 << 20
 """Bytes below which a second thread costs more in barriers than it brings."""
 _MANY_WEIGHTS: Final = 2 << 30
 """Bytes above which the caches of 16 sequences would take gigabytes."""
-_NORMAL: Final = 1
 _WITH_IDS: Final = {"return_tokens": True, "verbose": True}
 
 
@@ -34,56 +33,6 @@ def slots_for(path: Path, asked: int | None) -> int:
     if asked is not None:
         return asked
     return 8 if path.stat().st_size > _MANY_WEIGHTS else 16
-
-
-def open_server(path: Path, *, context: int, parallel: int, threads: int) -> Any:
-    """Load a file into a server that nobody else can ask.
-
-    Args:
-        path: A `.gguf` file.
-        context: Tokens for each sequence.
-        parallel: Sequences decoded together.
-        threads: Of the CPU.
-
-    Raises:
-        RuntimeError: llama.cpp cannot load the file; or ValueError.
-    """
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_parallel = parallel
-    params.n_ctx = context * parallel
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.verbosity = -1
-    params.warmup = False
-    params.fit_params = False
-    params.cache_prompt = False
-    params.slot_prompt_similarity = 0.0
-    params.cache_ram_mib = 0
-    params.n_ctx_checkpoints = 0
-    params.swa_full = True
-    # The binding opens an HTTP port on the loopback; a key nobody knows keeps it shut.
-    params.api_keys = [secrets.token_hex(32)]
-    params.endpoint_slots = False
-    params.ui = False
-    params.n_threads_http = 1
-    return xllamacpp.Server(params)
-
-
-def anchor(file: GgufFile) -> int:
-    """A token of plain ASCII. llama.cpp reports no probabilities for a step whose text is none.
-
-    Raises:
-        GenerationError: The vocabulary has none.
-    """
-    tokens = file.metadata["tokenizer.ggml.tokens"]
-    kinds = file.metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
-    ends = file.metadata.get("tokenizer.ggml.eos_token_id")
-    for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)):
-        if kind == _NORMAL and i != ends and token.isascii() and token.isalnum():
-            return i
-    raise GenerationError(f"{file.path}: no plain ASCII token in the vocabulary")
 
 
 def message(answer: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """A GGUF file's metadata as a transformers config, and back.
 
-One table of fields serves both directions. What llama.cpp derives instead of storing (Gemma's
-query scaling, SmolLM3's layers without rope) is derived here by the same rule.
+One table of fields serves both directions (`gguf_fields`). What llama.cpp derives instead of
+storing (Gemma's query scaling, SmolLM3's layers without rope) is derived here by the same rule.
 """
 
 from __future__ import annotations
@@ -12,91 +12,30 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mechprobe.errors import ArchitectureError
+from mechprobe.models.gguf_fields import (
+    BIAS_OPTIONS,
+    BIASES,
+    FIELDS,
+    OPTIONAL,
+    PARTIAL_ROTARY,
+    WINDOW_PATTERN,
+    query_scalar,
+    require_carried,
+    window_layers,
+)
 from mechprobe.models.gguf_file import GgufFile
 from mechprobe.models.gguf_names import GgufArchitecture
-from mechprobe.models.gguf_rope import rope_from_metadata, rope_to_metadata
+from mechprobe.models.gguf_rope import differs, rope_from_metadata, rope_to_metadata
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
-
-_SIZES: Final = {
-    "hidden_size": "embedding_length",
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "num_key_value_heads": "attention.head_count_kv",
-    "intermediate_size": "feed_forward_length",
-    "max_position_embeddings": "context_length",
-}
-_RMS: Final = {"rms_norm_eps": "attention.layer_norm_rms_epsilon"}
-_HEAD: Final = {"head_dim": "attention.key_length"}
-_WINDOW: Final = {"sliding_window": "attention.sliding_window"}
-_FIELDS: Final[dict[str, dict[str, str]]] = {
-    "llama": _SIZES | _RMS | _HEAD,
-    "qwen2": _SIZES | _RMS,
-    "qwen3": _SIZES | _RMS | _HEAD,
-    "phi2": _SIZES | {"layer_norm_eps": "attention.layer_norm_epsilon"},
-    "phi3": _SIZES | _RMS | _WINDOW,
-    "gemma2": _SIZES
-    | _RMS
-    | _HEAD
-    | _WINDOW
-    | {
-        "attn_logit_softcapping": "attn_logit_softcapping",
-        "final_logit_softcapping": "final_logit_softcapping",
-    },
-    "gemma3": _SIZES
-    | _RMS
-    | _HEAD
-    | _WINDOW
-    | {"final_logit_softcapping": "final_logit_softcapping"},
-    "olmo2": _SIZES | _RMS,
-    "granite": _SIZES
-    | _RMS
-    | {
-        "attention_multiplier": "attention.scale",
-        "embedding_multiplier": "embedding_scale",
-        "residual_multiplier": "residual_scale",
-        "logits_scaling": "logit_scale",
-    },
-    "smollm3": _SIZES | _RMS,
-    "gptneox": {k: v for k, v in _SIZES.items() if k != "num_key_value_heads"}
-    | {
-        "layer_norm_eps": "attention.layer_norm_epsilon",
-        "use_parallel_residual": "use_parallel_residual",
-    },
-    "gpt2": {
-        "n_embd": "embedding_length",
-        "n_layer": "block_count",
-        "n_head": "attention.head_count",
-        "n_inner": "feed_forward_length",
-        "n_positions": "context_length",
-        "layer_norm_epsilon": "attention.layer_norm_epsilon",
-    },
-}
-_OPTIONAL: Final = frozenset(
-    ("head_dim", "num_key_value_heads", "sliding_window", "final_logit_softcapping")
-)
-_WHOLE_HIDDEN: Final = {"gemma2": 46, "gemma3": 62}
-"""The 27B Gemmas, known by their depth, scale queries by hidden / heads and not by head width."""
-_BIASES: Final = {
-    "attention_bias": ("attn_q.bias", "attn_qkv.bias"),
-    "mlp_bias": ("ffn_up.bias",),
-}
-_BIAS_OPTIONS: Final = {
-    "llama": ("attention_bias", "mlp_bias"),
-    "granite": ("attention_bias", "mlp_bias"),
-    "smollm3": ("attention_bias", "mlp_bias"),
-    "olmo2": ("attention_bias",),
-    "qwen3": ("attention_bias",),
-    "gptneox": ("attention_bias",),
-}
 _SPECIAL: Final = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 
 
 def _field(file: GgufFile, name: str, key: str) -> Any:
-    value = file.get(key) if name in _OPTIONAL else file.require(key)
+    value = file.get(key) if name in OPTIONAL else file.require(key)
     if isinstance(value, list):
         if len(set(value)) != 1:
             raise ArchitectureError(
@@ -108,15 +47,59 @@ def _field(file: GgufFile, name: str, key: str) -> Any:
 
 
 def _reject_unsupported(file: GgufFile, architecture: GgufArchitecture) -> None:
+    """Refuse what llama.cpp computes of this file and the transformers graph cannot."""
+    name = architecture.name
+    heads, width = file.get("attention.key_length"), file.get("attention.value_length")
     if int(file.get("expert_count", 0) or 0) > 0:
+        what = "experts"
+    elif file.get("attention.causal", True) is False:
+        what = "attention to later tokens (attention.causal)"
+    elif width is not None and width != heads:
+        what = f"values of width {width} beside keys of {heads} (attention.value_length)"
+    elif name == "olmo2" and file.get("attention.sliding_window"):
+        what = "sliding windows (attention.sliding_window)"
+    elif name == "granite" and file.get("rope.scaling.finetuned", True) is False:
+        what = "no positions (rope.scaling.finetuned)"
+    elif name == "gemma2" and file.get("rope.freq_base_swa", None) not in (
+        None, file.get("rope.freq_base", 10000.0),
+    ):  # fmt: skip
+        what = "another rope in its windows (rope.freq_base_swa)"
+    elif name not in FIELDS:
+        raise ArchitectureError(f"{file.path}: no config is known for {name!r}")
+    else:
+        return
+    raise ArchitectureError(
+        f"{file.path}: {name} with {what} cannot be read densely; the native kernel (llama.cpp) "
+        "may run it"
+    )
+
+
+def _layer_types(file: GgufFile, name: str, layers: int) -> list[str]:
+    """Which of Gemma's layers llama.cpp gives a window."""
+    if name == "gemma3" and not file.get("attention.sliding_window"):
+        return ["full_attention"] * layers
+    pattern = file.get("attention.sliding_window_pattern", WINDOW_PATTERN[name])
+    if isinstance(pattern, list):
+        return ["sliding_attention" if slides else "full_attention" for slides in pattern[:layers]]
+    return window_layers(int(pattern), layers)
+
+
+def _rope(file: GgufFile, name: str, head_dim: int, factors: Mapping[str, Array]) -> dict[str, Any]:
+    rope = rope_from_metadata(file, head_dim, factors)
+    if "partial_rotary_factor" in rope and name not in PARTIAL_ROTARY:
         raise ArchitectureError(
-            f"{file.path}: {architecture.name} with experts cannot be read densely; the native "
+            f"{file.path}: {name} with rope.dimension_count {file.get('rope.dimension_count')} of "
+            f"{head_dim} cannot be read densely; its heads are rotated whole"
+        )
+    if name != "gemma3":
+        return rope
+    if file.get("rope.scaling.attn_factor", 1.0) != 1.0:
+        raise ArchitectureError(
+            f"{file.path}: gemma3 with rope.scaling.attn_factor cannot be read densely; the native "
             "kernel (llama.cpp) may run it"
         )
-    if architecture.name == "phi3" and file.get("attention.sliding_window") == 0:
-        return
-    if architecture.name not in _FIELDS:
-        raise ArchitectureError(f"{file.path}: no config is known for {architecture.name!r}")
+    local = {"rope_type": "default", "rope_theta": float(file.get("rope.freq_base_swa", 10000.0))}
+    return {"full_attention": rope, "sliding_attention": local}
 
 
 def config_from_metadata(
@@ -138,7 +121,7 @@ def config_from_metadata(
     _reject_unsupported(file, architecture)
     found = {
         name: _field(file, name, key)
-        for name, key in _FIELDS[architecture.name].items()
+        for name, key in FIELDS[architecture.name].items()
         if not (name == "use_parallel_residual" and file.get(key) is None)
     }
     options: dict[str, Any] = {k: v for k, v in found.items() if v is not None}
@@ -149,23 +132,20 @@ def config_from_metadata(
     head_dim = int(options.get("head_dim") or width // heads)
     options["vocab_size"] = file.tensors["token_embd.weight"].shape[0]
     options["tie_word_embeddings"] = "output.weight" not in file.tensors
-    for option in _BIAS_OPTIONS.get(architecture.name, ()):
-        options[option] = any(f"blk.0.{name}" in file.tensors for name in _BIASES[option])
+    for option in BIAS_OPTIONS.get(architecture.name, ()):
+        options[option] = any(f"blk.0.{name}" in file.tensors for name in BIASES[option])
     for option, key in _SPECIAL.items():
         options[option] = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
-    if architecture.name in _WHOLE_HIDDEN:
-        whole = options["num_hidden_layers"] == _WHOLE_HIDDEN[architecture.name]
-        options["query_pre_attn_scalar"] = width // heads if whole else head_dim
-    if architecture.name == "phi3" and not options.get("sliding_window"):
-        options["sliding_window"] = None
+    if architecture.name in WINDOW_PATTERN:
+        layers = int(options["num_hidden_layers"])
+        options["layer_types"] = _layer_types(file, architecture.name, layers)
+        options["query_pre_attn_scalar"] = query_scalar(
+            architecture.name, layers, width, heads, head_dim
+        )
+    if architecture.name == "phi3":
+        options["sliding_window"] = None  # llama.cpp reads it and does without
     if architecture.name != "gpt2":
-        rope = rope_from_metadata(file, head_dim, factors)
-        if architecture.name == "gemma3":
-            local = float(file.get("rope.freq_base_swa", 10000.0))
-            rope = {
-                "full_attention": rope,
-                "sliding_attention": {"rope_type": "default", "rope_theta": local},
-            }
+        rope = _rope(file, architecture.name, head_dim, factors)
         if architecture.name == "phi3":
             options["original_max_position_embeddings"] = rope.get(
                 "original_max_position_embeddings", options["max_position_embeddings"]
@@ -182,8 +162,9 @@ def metadata_from_config(
     Raises:
         ArchitectureError: The config has a feature that llama.cpp's graph lacks.
     """
+    require_carried(config, architecture)
     keys: dict[str, Any] = {}
-    for name, key in _FIELDS[architecture.name].items():
+    for name, key in FIELDS[architecture.name].items():
         value = getattr(config, name, None)
         if value is not None:
             keys[key] = value
@@ -194,13 +175,23 @@ def metadata_from_config(
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
     keys |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
-    if architecture.name == "smollm3" and list(config.no_rope_layers) != [
-        int((i + 1) % 4 != 0) for i in range(config.num_hidden_layers)
-    ]:
-        raise ArchitectureError("llama.cpp's SmolLM3 skips rope at every fourth layer, no others")
     rope = config.rope_parameters
     if architecture.name == "gemma3":
-        keys["rope.freq_base_swa"] = float(rope["sliding_attention"]["rope_theta"])
+        if set(config.layer_types) == {"full_attention"}:
+            keys.pop("attention.sliding_window", None)
+        keys["rope.freq_base_swa"] = _local_theta(rope["sliding_attention"])
         rope = rope["full_attention"]
-    extra, factors = rope_to_metadata(rope, head_dim, config.max_position_embeddings)
+    if rope.get("partial_rotary_factor", 1.0) != 1.0 and architecture.name not in PARTIAL_ROTARY:
+        raise differs("partial_rotary_factor", rope["partial_rotary_factor"], "rotates whole heads")
+    extra, factors = rope_to_metadata(
+        rope, head_dim, config.max_position_embeddings, architecture.constants
+    )
+    if architecture.name == "gemma3" and "rope.scaling.attn_factor" in extra:
+        raise differs("attention_factor", rope.get("attention_factor"), "scales its windows too")
     return {f"{architecture.name}.{k}": v for k, v in (keys | extra).items()}, factors
+
+
+def _local_theta(rope: Mapping[str, Any]) -> float:
+    if (kind := rope.get("rope_type", "default")) != "default":
+        raise differs("sliding_attention.rope_type", kind, "does not scale its windows")
+    return float(rope["rope_theta"])

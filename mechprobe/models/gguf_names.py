@@ -99,7 +99,8 @@ class GgufArchitecture:
     """transformers' `model_type`s that convert to it; the first is the graph that reads it."""
     layouts: tuple[Layout, ...] = ()
     constants: tuple[str, ...] = ()
-    """Tensors that no parameter takes: they become part of the config or of a rotary buffer."""
+    """Tensors that llama.cpp reads and no parameter takes: they become part of the config or of a
+    rotary buffer."""
 
     def name_map(self, layers: int) -> Callable[[str], str | None]:
         """Parameter name to GGUF name, None where llama.cpp has none."""
@@ -145,7 +146,7 @@ ARCHITECTURES: Final[tuple[GgufArchitecture, ...]] = (
     GgufArchitecture("gemma3", ("gemma3_text",), _GAIN_PLUS_ONE),
     GgufArchitecture("olmo2", ("olmo2",)),
     GgufArchitecture("granite", ("granite",), _ROTARY, ("rope_freqs.weight",)),
-    GgufArchitecture("smollm3", ("smollm3",), _ROTARY, ("rope_freqs.weight",)),
+    GgufArchitecture("smollm3", ("smollm3",), _ROTARY),
     GgufArchitecture("gptneox", ("gpt_neox",), _FUSED_BY_KIND),
     GgufArchitecture("gpt2", ("gpt2",), _CONV1D),
 )

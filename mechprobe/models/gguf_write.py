@@ -11,13 +11,16 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mechprobe.errors import CheckpointError
+from mechprobe.errors import ArchitectureError, CheckpointError
+from mechprobe.models.gguf_check import compare_with_source
 from mechprobe.models.gguf_config import metadata_from_config
+from mechprobe.models.gguf_head import EMBEDDING, HEAD, embedding_and_head
 from mechprobe.models.gguf_names import GgufArchitecture, Heads, architecture_of_model
 from mechprobe.models.gguf_tokenizer import pre_tokenizer_name
 from mechprobe.models.weight_files import unambiguous, weight_files
@@ -104,17 +107,48 @@ def _as_stored(name: str, array: Array, folder: Path) -> Array:
 def _add_tensors(
     writer: Any, folder: Path, config: PretrainedConfig, architecture: GgufArchitecture
 ) -> None:
-    name_of = architecture.name_map(int(config.num_hidden_layers))
+    from mechprobe.models.hf import BUFFERS
+
+    known = architecture.name_map(int(config.num_hidden_layers))
+
+    def name_of(parameter: str) -> str | None:
+        # Gemma 2 has no output matrix in llama.cpp's table; a folder may hold one all the same.
+        return known(parameter) or (HEAD if parameter == "lm_head.weight" else None)
+
     query = int(config.num_attention_heads)
     heads = Heads(query, int(getattr(config, "num_key_value_heads", None) or query))
+    places = {name for p in _parameters(config) if (name := name_of(p)) is not None}
+    written: set[str] = set()
+    ends: dict[str, Array] = {}
     for parameter, array in _weights(folder):
-        if parameter == "lm_head.weight" and config.tie_word_embeddings:
-            continue
         name = name_of(parameter)
-        if name is None:
+        if name is None or name not in places:
+            if parameter.endswith(BUFFERS):
+                continue
             raise CheckpointError(f"{folder}: llama.cpp has no place for the tensor {parameter}")
+        if name in written:
+            raise CheckpointError(f"{folder}: {parameter} is there twice under different names")
+        written.add(name)
         converted = architecture.convert(name, array, heads, "to_gguf")
-        writer.add_tensor(name, np.ascontiguousarray(_as_stored(name, converted, folder)))
+        stored = np.ascontiguousarray(_as_stored(name, converted, folder))
+        if name in (EMBEDDING, HEAD):
+            ends[name] = stored
+        else:
+            writer.add_tensor(name, stored)
+    for name, stored in embedding_and_head(ends, folder, config, architecture).items():
+        writer.add_tensor(name, stored)
+        written.add(name)
+    if lost := sorted(places - written - {HEAD}):
+        raise CheckpointError(
+            f"{folder}: {len(lost)} tensors that the model needs are missing, the first {lost[0]}"
+        )
+
+
+def _parameters(config: PretrainedConfig) -> list[str]:
+    from mechprobe.models.hf import empty_graph
+
+    graph = empty_graph(config, trust_remote_code=False)
+    return [name for name, _ in graph.named_parameters(remove_duplicate=False)]
 
 
 def _add_metadata(writer: Any, values: dict[str, Any]) -> None:
@@ -146,7 +180,12 @@ def _write(folder: Path, out: Path, tokenizer: PreTrainedTokenizerBase, text: st
 
     config = AutoConfig.from_pretrained(folder)
     architecture = architecture_of_model(config.model_type)
-    metadata, factors = metadata_from_config(config, architecture)
+    try:
+        metadata, factors = metadata_from_config(config, architecture)
+    except ArchitectureError as error:
+        raise ArchitectureError(
+            f"{folder}: {error}; measure the folder itself, or a copy whose config.json is changed"
+        ) from error
     writer = GGUFWriter(out, architecture.name, use_temp_file=True)
     # No general.name: llama.cpp guesses at tokenizers by it and dies on a guess that does not fit.
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
@@ -181,7 +220,10 @@ def _convert_with_llama_cpp(folder: Path, out: Path) -> None:
 
 
 def write_f16_gguf(model_dir: Path, out: Path) -> Path:
-    """Write a model folder as an F16 GGUF, whole or not at all.
+    """Write a model folder as an F16 GGUF, whole or not at all, and compare it with the folder.
+
+    The logits of the folder in transformers, of the file in the dense graph and of the file in
+    llama.cpp are compared; how far they are apart is recorded in `<out>.json`.
 
     Args:
         model_dir: A transformers folder with safetensors weights. A byte-level BPE tokenizer that
@@ -193,8 +235,10 @@ def write_f16_gguf(model_dir: Path, out: Path) -> Path:
         `out`.
 
     Raises:
-        CheckpointError: Weights or tokenizer are missing or unfit, or there is no converter.
-        ArchitectureError: The architecture cannot be written.
+        CheckpointError: Weights or tokenizer are missing or unfit, there is no converter, or the
+            file would be another model.
+        ArchitectureError: The architecture cannot be written, or llama.cpp computes something else
+            where `config.json` has a field; the message names it.
     """
     from transformers import AutoTokenizer
 
@@ -205,15 +249,22 @@ def write_f16_gguf(model_dir: Path, out: Path) -> Path:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = backend.to_str() if backend is not None else "{}"
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    half_written = temporary.with_suffix(".json")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
+        writer = "mechprobe (gguf)"
         if pre_tokenizer_name(json.loads(text)) is None:
+            writer = "convert_hf_to_gguf.py"
             _convert_with_llama_cpp(model_dir, temporary)
         elif tokenizer.eos_token_id is None:
             raise CheckpointError(f"{model_dir}: the tokenizer has no end-of-sequence token")
         else:
             _write(model_dir, temporary, tokenizer, text)
+        record = {"writer": writer, "compared": asdict(compare_with_source(temporary, model_dir))}
+        half_written.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        half_written.replace(out.with_name(f"{out.name}.json"))
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
+        half_written.unlink(missing_ok=True)
     return out

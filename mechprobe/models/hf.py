@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
-_BUFFERS: Final = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias", ".attention.bias")
+BUFFERS: Final = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias", ".attention.bias")
 """Buffers that older transformers versions stored and the graph computes itself."""
 
 
@@ -74,7 +74,7 @@ def load_plain(
         CheckpointError: Keys or shapes do not fit the configuration.
     """
     state: dict[str, Any] = {name: _Unread(entry, read) for name, entry in table.items()}
-    graph = _empty_graph(config, trust_remote_code)
+    graph = empty_graph(config, trust_remote_code)
     with _quiet_transformers(), _load_errors(str(folder)):
         model, info = type(graph).from_pretrained(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
@@ -116,7 +116,7 @@ def load_dense(
             if name.endswith(".bias") and name.removesuffix(".bias") in modules:
                 # AutoGPTQ writes a bias of zeros for layers that have none.
                 empty_biases |= {name} if not bool(tensor.any()) else set()
-    graph = _empty_graph(config, trust_remote_code)
+    graph = empty_graph(config, trust_remote_code)
     for name, module in modules.items():
         weight = dense_weight(module, read, claim)
         weight = weight.T.contiguous() if _is_transposed(graph, name) else weight
@@ -147,7 +147,8 @@ def _add_generation_config(model: PreTrainedModel, folder: Path) -> None:
         model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
-def _empty_graph(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+def empty_graph(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+    """The graph of a configuration, its parameters without memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -168,7 +169,7 @@ def _is_transposed(graph: PreTrainedModel, name: str) -> bool:
 
 def _check(what: str, info: Mapping[str, Any], ignored: set[str]) -> None:
     unexpected = [
-        key for key in info["unexpected_keys"] if key not in ignored and not key.endswith(_BUFFERS)
+        key for key in info["unexpected_keys"] if key not in ignored and not key.endswith(BUFFERS)
     ]
     mismatched = [str(key[0]) for key in info["mismatched_keys"]]
     check_keys(what, sorted(info["missing_keys"]), unexpected, mismatched)

@@ -166,24 +166,29 @@ def _quantize_gguf(source: Source, to: str, out: Path) -> Path:
     temporary.mkdir()
     try:
         name = out.name if folder is not out else f"model-{level}.gguf"
-        made = temporary / name
+        made, f16 = temporary / name, source.path
+        sidecar = made.with_name(f"{name}.json")
+        record: dict[str, Any] = {"source": source.text, "to": level}
         if source.kind == "folder":
             f16 = temporary / ".f16.gguf"
             weights = weight_files(source.path)
             warn_of_checkpoint(source.text, weights.warnings)
             write_f16_gguf(source.path, f16)
-            digest = digest_files(weights.files)
+            record["source_digest"] = digest_files(weights.files)
+            compared = f16.with_name(f"{f16.name}.json")
         else:
-            f16, digest = source.path, digest_files([source.path])
+            record["source_digest"] = digest_files([f16])
         if level == "F16" and source.kind == "folder":
             f16.replace(made)
+            compared.replace(sidecar)
         else:
             quantize_gguf(f16, level, made)
-        (temporary / ".f16.gguf").unlink(missing_ok=True)
-        sidecar = made.with_name(f"{name}.json")
-        record = {"source": source.text, "source_digest": digest, "to": level}
-        record |= read_json(sidecar) if sidecar.is_file() else {"writer": "mechprobe (gguf)"}
-        sidecar.unlink(missing_ok=True)
+            if source.kind == "folder":
+                record["f16"] = read_json(compared)
+                f16.unlink()
+                compared.unlink()
+        record |= read_json(sidecar)
+        sidecar.unlink()
         if folder is out:
             _write_json(temporary / RECORD, record)
             temporary.replace(out)

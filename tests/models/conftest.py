@@ -170,10 +170,15 @@ def bench():
 
 
 def byte_tokenizer():
-    """A byte-level tokenizer without merges, with a chat template."""
+    """A byte-level tokenizer whose one merge no text needs, with a chat template.
+
+    Without any merge, llama.cpp does not load a file.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = ["<s>", "</s>", "<pad>", *alphabet]
-    backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[]))
+    zero = "\u0100"  # how byte-level tokenizers spell a zero byte
+    tokens = ["<s>", "</s>", "<pad>", *alphabet, zero + zero]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[(zero, zero)]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(

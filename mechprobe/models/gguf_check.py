@@ -1,0 +1,248 @@
+"""A GGUF file held against the folder it was written from: same tokens, same logits.
+
+The measure is the file's own rounding. An F16 file stores matrices in float16, so the source is
+taken with its matrices rounded to float16; llama.cpp rounds what enters a product to float16 as
+well, so what that does to this very model, computed in the source's graph, is the yardstick. A
+missing sliding window, another activation function or a lost head are orders of magnitude above
+it.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mechprobe.errors import (
+    ArchitectureError,
+    CheckpointError,
+    GenerationError,
+    MissingExtraError,
+    require,
+)
+from mechprobe.models.gguf_fields import suspects
+from mechprobe.models.gguf_file import GgufFile, read_gguf
+from mechprobe.models.gguf_names import architecture_of_model
+from mechprobe.models.llamacpp import logprobs_apart
+from mechprobe.models.memory import give_back
+from mechprobe.models.weight_files import weight_files
+from mechprobe.models.weights import read_table
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Ends = np.ndarray[Any, np.dtype[np.intp]]
+_TOKENS: Final = 64
+_BEYOND: Final = 32
+_LONGEST: Final = 512
+"""Windows beyond this are not reached: a float32 pass over thousands of tokens of a large model
+takes longer than writing it. What llama.cpp's graphs do with them is known from the configuration.
+"""
+_POSITIONS: Final = 8
+_DENSE_LIMIT: Final = 0.1
+"""Of the yardstick. The dense graph is the source's; float32 sums in another order are 2^-13 of
+float16's rounding."""
+_NATIVE_LIMIT: Final = 10.0
+"""Of the yardstick: llama.cpp also rounds keys, values and tables of its activation functions."""
+_FLOOR: Final = 1e-6
+"""Of the logits' own spread, for models whose products are exact in float16."""
+_DENSE_BYTES: Final = 4.5
+"""Memory per weight of a float32 graph and its largest tensor once more."""
+_NOT_COMPARED: Final = (ArchitectureError, GenerationError, MissingExtraError)
+"""The file may be right, but this side cannot show it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How far a written file's logits are from its source's, as root mean squares in nats."""
+
+    tokens: int
+    """Length of the text."""
+    rounding: float | None = None
+    """What float16 products do to the source's own logits: the yardstick."""
+    dense: float | None = None
+    """The file in the transformers graph; None: not compared."""
+    llama_cpp: float | None = None
+    """The file in llama.cpp; None: not compared."""
+    notes: tuple[str, ...] = ()
+    """What was not compared, and why."""
+
+
+def compare_with_source(path: Path, folder: Path) -> Comparison:
+    """Compare a 16-bit GGUF's logits with those of the folder it was written from.
+
+    One text of random ids, 32 tokens longer than a sliding window of up to 480 tokens; logits
+    after the whole of it and after seven of its beginnings.
+
+    Args:
+        path: The file.
+        folder: The transformers folder.
+
+    Returns:
+        The distances; what cannot be compared here is said in the notes.
+
+    Raises:
+        CheckpointError: The file is another model than the folder; the message names the fields of
+            `config.json` that may explain it.
+    """
+    from mechprobe.models.hf import read_config
+
+    file, config = read_gguf(path), read_config(folder, trust_remote_code=False)
+    ids, notes = _text(config.get_text_config(), file)
+    if (lacking := _lacking_memory(folder)) is not None:
+        return Comparison(len(ids), notes=(*notes, lacking))
+    ends = np.unique(np.linspace(len(ids) / _POSITIONS, len(ids), _POSITIONS).astype(int)) - 1
+    exact, rounded = _source_logits(folder, config, ids, ends)
+    if not np.isfinite(exact).all():
+        raise CheckpointError(f"{folder}: the model's logits are not finite")
+    yardstick = _distance(exact, rounded)
+    floor = _FLOOR * _distance(exact, np.zeros_like(exact))
+    found: dict[str, float] = {}
+    engines = {"dense": (_dense_logits, _DENSE_LIMIT), "llama.cpp": (_native_logits, _NATIVE_LIMIT)}
+    for engine, (logits, limit) in engines.items():
+        try:
+            theirs = logits(file, ids, ends)
+        except _NOT_COMPARED as error:
+            notes = (*notes, f"{engine}: not compared: {_without(path, error)}")
+            continue
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{folder}: as a GGUF it cannot be read: {_without(path, error)}{_reasons(config)}"
+            ) from error
+        found[engine] = _distance(exact, theirs)
+        if not found[engine] <= limit * yardstick + floor:
+            raise CheckpointError(
+                f"{folder}: the GGUF would be another model: {engine} is {found[engine]:.2g} (RMS "
+                f"of logits over {len(ids)} tokens) from the source, and rounding to float16 "
+                f"explains {limit * yardstick + floor:.1g}{_reasons(config)}"
+            )
+    return Comparison(len(ids), yardstick, found.get("dense"), found.get("llama.cpp"), notes)
+
+
+def _reasons(config: PretrainedConfig) -> str:
+    """What in the configuration may be the cause."""
+    try:
+        fields = suspects(config, architecture_of_model(config.model_type))
+    except ArchitectureError:
+        return ""
+    return f"; it may be {', '.join(fields)}" if fields else ""
+
+
+def _without(path: Path, error: Exception) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _lacking_memory(folder: Path) -> str | None:
+    import psutil
+
+    needed = int(
+        _DENSE_BYTES * sum(e.size for e in read_table(weight_files(folder).files).values())
+    )
+    there = psutil.virtual_memory().available
+    if needed <= there:
+        return None
+    return (
+        f"not compared with its source: that takes {needed / 2**30:.1f} GiB of memory and "
+        f"{there / 2**30:.1f} GiB are free"
+    )
+
+
+def _text(config: PretrainedConfig, file: GgufFile) -> tuple[list[int], tuple[str, ...]]:
+    """Random ids, and what they cannot show."""
+    window = int(getattr(config, "sliding_window", None) or 0)
+    notes: tuple[str, ...] = ()
+    length = max(_TOKENS, window + _BEYOND)
+    if length > _LONGEST:
+        length = _TOKENS
+        notes = (f"the text of {length} tokens does not reach the sliding window of {window}",)
+    length = min(length, int(file.get("context_length", length + 1)) - 1)
+    vocabulary = min(config.vocab_size, len(file.metadata["tokenizer.ggml.tokens"]))
+    return np.random.default_rng(0).integers(0, vocabulary, size=length).tolist(), notes
+
+
+def _source_logits(
+    folder: Path, config: PretrainedConfig, ids: Sequence[int], ends: Ends
+) -> tuple[Array, Array]:
+    """With matrices rounded to float16: as they are, and with rounded products."""
+    import torch
+
+    from mechprobe.models.hf import load_plain
+    from mechprobe.models.unpack import open_weights
+
+    with open_weights(weight_files(folder).files) as (table, read):
+        model = load_plain(folder, table, config, read, dtype=torch.float32, device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(parameter.half())
+    exact = _logits(model, ids, ends)
+    with _float16_products(model):
+        rounded = _logits(model, ids, ends)
+    del model
+    gc.collect()
+    give_back()
+    return exact, rounded
+
+
+def _logits(model: PreTrainedModel, ids: Sequence[int], ends: Ends) -> Array:
+    import torch
+
+    with torch.no_grad():
+        rows = model(torch.tensor([list(ids)])).logits[0, torch.from_numpy(ends)]
+    logits: Array = rows.double().numpy()
+    return logits
+
+
+@contextmanager
+def _float16_products(model: PreTrainedModel) -> Iterator[None]:
+    """Round what enters each matrix product to float16 for the length of the block."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args: (args[0].half().float(), *args[1:]))
+        for module in model.modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _dense_logits(file: GgufFile, ids: Sequence[int], ends: Ends) -> Array:
+    import torch
+
+    from mechprobe.models.gguf_dense import load_gguf_dense
+
+    model = load_gguf_dense(file.path, dtype=torch.float32, device="cpu")
+    logits = _logits(model, ids, ends)
+    del model
+    gc.collect()
+    give_back()
+    return logits
+
+
+def _native_logits(file: GgufFile, ids: Sequence[int], ends: Ends) -> Array:
+    import torch
+
+    require("xllamacpp", "gguf")
+    beginnings = [ids[: int(end) + 1] for end in ends]
+    return logprobs_apart(file, beginnings, threads=torch.get_num_threads()).astype(np.float64)
+
+
+def _distance(left: Array, right: Array) -> float:
+    """Root mean square of the difference between logits, over the tokens that both have.
+
+    Each row's mean is taken away: log-probabilities are logits up to a constant.
+    """
+    width = min(left.shape[1], right.shape[1])
+    gap = left[:, :width] - right[:, :width]
+    return float(np.sqrt(np.mean((gap - gap.mean(axis=1, keepdims=True)) ** 2)))
