@@ -54,6 +54,7 @@ _FLOOR: Final = 1e-6
 """Of the logits' own spread, for models whose products are exact in float16."""
 _DENSE_BYTES: Final = 4.5
 """Memory per weight of a float32 graph and its largest tensor once more."""
+_UNDERFLOW: Final = -80.0
 _NOT_COMPARED: Final = (ArchitectureError, GenerationError, MissingExtraError)
 """The file may be right, but this side cannot show it."""
 
@@ -235,14 +236,17 @@ def _native_logits(file: GgufFile, ids: Sequence[int], ends: Ends) -> Array:
 
     require("xllamacpp", "gguf")
     beginnings = [ids[: int(end) + 1] for end in ends]
-    return logprobs_apart(file, beginnings, threads=torch.get_num_threads()).astype(np.float64)
+    found = logprobs_apart(file, beginnings, threads=torch.get_num_threads()).astype(np.float64)
+    # llama.cpp takes the logarithm of float32 probabilities: below this they are none.
+    return np.where(found < _UNDERFLOW, np.nan, found)
 
 
 def _distance(left: Array, right: Array) -> float:
-    """Root mean square of the difference between logits, over the tokens that both have.
+    """Root mean square of the difference between logits, over the numbers that both have.
 
     Each row's mean is taken away: log-probabilities are logits up to a constant.
     """
     width = min(left.shape[1], right.shape[1])
     gap = left[:, :width] - right[:, :width]
-    return float(np.sqrt(np.mean((gap - gap.mean(axis=1, keepdims=True)) ** 2)))
+    gap -= np.nanmean(gap, axis=1, keepdims=True)
+    return float(np.sqrt(np.nanmean(gap**2)))

@@ -23,6 +23,7 @@ from mechprobe.models.gguf_config import metadata_from_config
 from mechprobe.models.gguf_head import EMBEDDING, HEAD, embedding_and_head
 from mechprobe.models.gguf_names import GgufArchitecture, Heads, architecture_of_model
 from mechprobe.models.gguf_tokenizer import pre_tokenizer_name
+from mechprobe.models.quantized import read_claim
 from mechprobe.models.weight_files import unambiguous, weight_files
 
 if TYPE_CHECKING:
@@ -242,6 +243,10 @@ def write_f16_gguf(model_dir: Path, out: Path) -> Path:
     """
     from transformers import AutoTokenizer
 
+    if (claim := read_claim(model_dir)).method != "none":
+        raise CheckpointError(
+            f"{model_dir}: is {claim.method.upper()} already; make a GGUF from the 16-bit folder"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir)
     except (OSError, ValueError) as error:
