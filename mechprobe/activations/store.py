@@ -21,6 +21,8 @@ import numpy as np
 from mechprobe.activations.plan import CapturePlan, StoreDtype
 from mechprobe.activations.shards import (
     Array,
+    Attributes,
+    Layout,
     read_attributes,
     read_rows,
     replace_durably,
@@ -187,10 +189,24 @@ class ActivationStore:
                 "rows": rows,
                 "batch_size": batch_size,
             },
-            {
-                name: {"hook": name, "positions": plan.positions, "dtype": plan.dtype}
-                for name in plan.points
-            },
+            {name: self._labels(name) for name in plan.points},
+        )
+
+    def _labels(self, name: str) -> Attributes:
+        """Attributes of a stored array."""
+        return {"hook": name, "positions": self.plan.positions, "dtype": self.plan.dtype}
+
+    def read_shard(self, shard: int, name: str, rows: Sequence[int] | None = None) -> Array:
+        """Rows of a shard at one hook point, all by default, against their checksum.
+
+        Raises:
+            StoreError: It is missing, truncated, corrupt or another capture's.
+        """
+        self.check_shard(shard)
+        shape = len(self.plan.shard_prompts(shard)), self.plan.n_positions(name)
+        layout = Layout(shape, self.plan.dtype, self._labels(name))
+        return read_rows(
+            self.shard_path(shard), name, range(shape[0]) if rows is None else rows, layout
         )
 
     def __contains__(self, name: object) -> bool:
@@ -223,13 +239,18 @@ class ActivationStore:
         out: Array | None = None
         for shard in np.unique(shards):
             here = np.flatnonzero(shards == shard)
-            path = self.shard_path(int(shard))
-            part = read_rows(path, name, (places[here] % self.plan.shard_rows).tolist())
+            rows_here = (places[here] % self.plan.shard_rows).tolist()
+            part = self.read_shard(int(shard), name, rows_here)
             if out is None:
                 out = np.empty((len(wanted), *part.shape[1:]), dtype=part.dtype)
+            if part.shape[1:] != out.shape[1:]:
+                raise StoreError(
+                    f"{self.shard_path(int(shard))}: {name} has another width than in the other "
+                    "shards; delete it and run the same capture again"
+                )
             out[here] = part
         if out is None:
-            width = read_rows(self.shard_path(0), name, [0]).shape[1:]
+            width = self.read_shard(0, name, [0]).shape[1:]
             return np.empty((0, *width), dtype=self.plan.dtype)
         return out
 
@@ -240,9 +261,8 @@ class ActivationStore:
             StoreError: A shard is missing, truncated, corrupt or another capture's.
         """
         for shard in range(self.plan.n_shards):
-            self.check_shard(shard)
             for name in self.plan.points:
-                read_rows(self.shard_path(shard), name, range(len(self.plan.shard_prompts(shard))))
+                self.read_shard(shard, name)
 
     @cached_property
     def _places(self) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechprobe.activations.plan import LOGITS
-from mechprobe.activations.shards import read_rows
 from mechprobe.activations.store import MANIFEST as CAPTURE
 from mechprobe.activations.store import ActivationStore
 from mechprobe.errors import PromptFileError, StaleStoreError, StoreError
@@ -228,10 +227,8 @@ def require_whole(path: str | Path) -> None:
         store = ActivationStore.open(manifest.parent)
         try:
             for shard in store.finished_shards():
-                store.check_shard(shard)
                 for name in store.names:
-                    rows = range(len(store.plan.shard_prompts(shard)))
-                    read_rows(store.shard_path(shard), name, rows)
+                    store.read_shard(shard, name)
         except StoreError as error:
             raise StaleStoreError(str(error)) from error
 

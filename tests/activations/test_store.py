@@ -248,3 +248,148 @@ def test_reading_needs_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(values(NAMES[1]).sum())
+
+
+def _elsewhere(store, name):
+    """A whole copy of the shard, from which to link."""
+    other = fill(store.path / "other").shard_path(0)
+    with h5py.File(other, "r+") as file:
+        file[name][...] = 7
+    return other
+
+
+def external_link(file, name, store):
+    other = _elsewhere(store, name)
+    del file[name]
+    file[name] = h5py.ExternalLink(str(other), name)
+
+
+def soft_link(file, name, store):
+    del file[name]
+    file[name] = h5py.SoftLink("/" + next(each for each in NAMES if each != name))
+
+
+def hard_link(file, name, store):
+    del file[name]
+    file[name] = file[next(each for each in NAMES if each != name)]
+
+
+def group(file, name, store):
+    del file[name]
+    file.create_group(name)
+
+
+def _again(file, name, data=None, **how):
+    """The array written anew, with its labels."""
+    old, labels = file[name][...], dict(file[name].attrs)
+    del file[name]
+    dataset = file.create_dataset(name, data=old if data is None else data, **how)
+    for key, value in labels.items():
+        dataset.attrs[key] = value
+
+
+def unchecksummed(file, name, store):
+    _again(file, name)
+
+
+def unchecksummed_chunks(file, name, store):
+    _again(file, name, chunks=True)
+
+
+def compressed(file, name, store):
+    _again(file, name, chunks=True, fletcher32=True, compression="gzip")
+
+
+def other_type(file, name, store):
+    _again(file, name, file[name][...].astype(np.float64), chunks=True, fletcher32=True)
+
+
+def other_shape(file, name, store):
+    _again(file, name, file[name][...][:, :1], chunks=True, fletcher32=True)
+
+
+def lost_label(file, name, store):
+    del file[name].attrs["hook"]
+
+
+def virtual(file, name, store):
+    other, old = _elsewhere(store, name), file[name]
+    layout = h5py.VirtualLayout(old.shape, old.dtype)
+    layout[...] = h5py.VirtualSource(str(other), name, old.shape)
+    labels = dict(old.attrs)
+    del file[name]
+    dataset = file.create_virtual_dataset(name, layout)
+    for key, value in labels.items():
+        dataset.attrs[key] = value
+
+
+def external_storage(file, name, store):
+    old = file[name][...]
+    (store.path / "raw").write_bytes(old.tobytes())
+    labels = dict(file[name].attrs)
+    del file[name]
+    dataset = file.create_dataset(
+        name, old.shape, old.dtype, external=[(str(store.path / "raw"), 0, old.nbytes)]
+    )
+    for key, value in labels.items():
+        dataset.attrs[key] = value
+
+
+def masked_chunk(file, name, store):
+    """The checksum is there, and this chunk's mask says not to look at it."""
+    data = (file[name][...] + 1).tobytes()
+    file[name].id.write_direct_chunk((0, 0, 0), data, filter_mask=1)
+
+
+def unwritten_chunk(file, name, store):
+    old = file[name]
+    shape, dtype, labels = old.shape, old.dtype, dict(old.attrs)
+    del file[name]
+    dataset = file.create_dataset(name, shape, dtype, chunks=shape, fletcher32=True)
+    for key, value in labels.items():
+        dataset.attrs[key] = value
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        external_link, soft_link, hard_link, group, unchecksummed, unchecksummed_chunks, compressed,
+        other_type, other_shape, lost_label, virtual, external_storage, masked_chunk,
+        unwritten_chunk,
+    ],
+)  # fmt: skip
+def test_numbers_that_no_checksum_of_the_shard_has_seen_are_refused(tmp_path, forge):
+    store = fill(tmp_path / "s")
+    store.verify()
+    with h5py.File(store.shard_path(0), "r+") as file:
+        forge(file, NAMES[1], store)
+    for read in (store.verify, lambda: store[NAMES[1]], lambda: store.read(NAMES[1], [0])):
+        with pytest.raises(
+            StoreError, match=r"shard-00000\.h5: truncated or corrupt shard \("
+        ) as e:
+            read()
+        assert "\n" not in str(e.value)
+    np.testing.assert_array_equal(store[NAMES[0]], values(NAMES[0]))  # the other one is whole
+
+
+def test_a_copy_by_another_program_is_refused(tmp_path):
+    """In the old format nothing checks the metadata; before a user block anything may stand."""
+    for how in ({"libver": "earliest"}, {"libver": ("v110", "v110"), "userblock_size": 512}):
+        store = fill(tmp_path / str(how["libver"][0]))
+        whole, copy = store.shard_path(0), store.path / "copy.h5"
+        with h5py.File(whole) as old, h5py.File(copy, "w", **how) as new:
+            for key, value in old.attrs.items():
+                new.attrs[key] = value
+            for name in NAMES:
+                old.copy(name, new)
+        copy.replace(whole)
+        with pytest.raises(StoreError, match="rewritten by another program"):
+            store.verify()
+
+
+def test_a_shard_of_another_capture_is_not_read(tmp_path):
+    store = fill(tmp_path / "s")
+    other = fill(tmp_path / "t", make_plan(model="n" * 64))
+    store.shard_path(1).write_bytes(other.shard_path(1).read_bytes())
+    with pytest.raises(StoreError, match="belongs to another capture"):
+        _ = store[NAMES[0]]
