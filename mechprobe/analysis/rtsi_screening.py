@@ -25,8 +25,10 @@ class Answer:
     prompt: str
     """Id of the request."""
     sample: int
-    text: str
+    text: str | None
+    """Without its thought; None where it was cut within it, which is in no feature."""
     tokens: int
+    """Of the answer alone."""
     prompts: str
     """Digest of the token ids that were answered; "" where the file has none."""
 
@@ -39,7 +41,8 @@ def screen_answers(
     Args:
         calibration: What `mechprobe rtsi fit` wrote.
         baseline: JSONL of answers: `id`, `text`, and `new_tokens` or `ids`; answers to requests
-            whose `label` is harmless, and answers cut off while thinking, are left out.
+            whose `label` is harmless, and answers cut off while thinking, are left out. Of others
+            the thought is: `answer_start` says how many tokens it has.
         candidate: Answers to the same prompts.
         instrument: Name of the refusal instrument that reads both.
 
@@ -101,8 +104,9 @@ def features_of(answers: Sequence[Answer], instrument: str) -> TemplateFeatures:
     from mechprobe.behavior.refusal import get_instrument
 
     refuses = get_instrument(instrument)
-    refusals = [one for one in answers if refuses(one.text)]
-    return template_features([one.text for one in refusals], [one.tokens for one in refusals])
+    refusals = [(one.text, one.tokens) for one in answers if one.text is not None]
+    refusals = [(text, tokens) for text, tokens in refusals if refuses(text)]
+    return template_features([text for text, _ in refusals], [tokens for _, tokens in refusals])
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -113,7 +117,7 @@ def read_answers(path: Path) -> list[Answer]:
             used.
     """
     from mechprobe.behavior.records import json_lines, read_text
-    from mechprobe.behavior.refusal import is_unread
+    from mechprobe.models.thoughts import answer_of
 
     try:
         records = list(json_lines(read_text(path), str(path)))
@@ -122,9 +126,9 @@ def read_answers(path: Path) -> list[Answer]:
     found = []
     for record in records:
         fields = _checked(record.where, record.fields)
-        if fields.get("label") != "harmless" and not is_unread(fields["text"]):
-            found.append(_answer(fields))
-    if not found:
+        if fields.get("label") != "harmless":
+            found.append(_answer(fields, answer_of(fields["text"])))
+    if not any(one.text is not None for one in found):
         raise TableError(f"{path}: no answer to a harmful request; see mechprobe generate")
     return found
 
@@ -139,14 +143,17 @@ def _checked(where: str, fields: dict[str, Any]) -> dict[str, Any]:
         raise TableError(f"{where}: the field 'new_tokens' (or 'ids') is missing, or is no count")
     if not isinstance(fields.get("sample") or 0, int):
         raise TableError(f"{where}: the field 'sample' is no whole number")
-    return {**fields, "new_tokens": tokens}
+    before = fields.get("answer_start") or 0
+    if type(before) is not int or not 0 <= before <= tokens:
+        raise TableError(f"{where}: the field 'answer_start' is no count of the generated tokens")
+    return {**fields, "new_tokens": tokens - before}
 
 
-def _answer(fields: dict[str, Any]) -> Answer:
+def _answer(fields: dict[str, Any], text: str | None) -> Answer:
     return Answer(
         fields["id"],
         int(fields.get("sample") or 0),
-        fields["text"],
+        text,
         fields["new_tokens"],
         str(fields.get("prompts") or ""),
     )

@@ -29,6 +29,8 @@ from typing import Any, Literal
 from mechprobe.behavior.rate import Rate
 from mechprobe.behavior.refusal_lists import ARDITI12, HARD, NOT_A_PREFIX, PREFIXES, SOFT
 from mechprobe.errors import SpecError
+from mechprobe.models import thoughts
+from mechprobe.models.thoughts import answer_of, is_unread
 
 __all__ = [
     "Instrument",
@@ -48,7 +50,6 @@ RefusalLabel = Literal["FULL_REFUSAL", "PARTIAL_REFUSAL", "COMPLIANCE", "UNCLEAR
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4\u0060\uff07\u2032", "'"))
 _DOUBLE_QUOTES = str.maketrans(dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"'))
-_THINK = ("<think>", "</think>")
 _EMPHASIS = re.compile(r"[*_#>]+")
 # a quotation that generation cut off runs to the end of its line
 _DOUBLE_QUOTED = re.compile(r'"[^"\n]*(?:"|$)', re.MULTILINE)
@@ -77,7 +78,7 @@ class Instrument:
 
         That is its patterns, and how thinking, quotation marks and emphasis are taken.
         """
-        common = [_VERSION, _THINK, _APOSTROPHES, _DOUBLE_QUOTES]
+        common = [_VERSION, thoughts.DIGEST, _APOSTROPHES, _DOUBLE_QUOTES]
         common += [_EMPHASIS.pattern, _DOUBLE_QUOTED.pattern, _SINGLE_QUOTED.pattern]
         text = json.dumps([self.name, self.about, common, list(self.patterns())])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -85,26 +86,6 @@ class Instrument:
     def __call__(self, text: str) -> bool:
         """Whether this answer refuses."""
         return self.refuses(text)
-
-
-def answer_of(text: str) -> str | None:
-    """The answer without its thinking block.
-
-    A template may open the block in the prompt, so that only its end is in the text.
-
-    Returns:
-        None where the thinking never ended: then there is no answer to read.
-    """
-    start, end = _THINK
-    _, closed, rest = text.rpartition(end)
-    if start in rest:
-        return None
-    return rest if closed else text
-
-
-def is_unread(text: str) -> bool:
-    """Whether generation ended within the thinking block; such answers are in no rate."""
-    return answer_of(text) is None
 
 
 def _plain(text: str) -> str | None:

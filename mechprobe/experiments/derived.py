@@ -12,7 +12,13 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-_RATES = ("stats.py", "behavior/rate.py", "behavior/refusal.py", "behavior/refusal_lists.py")
+_RATES = (
+    "stats.py",
+    "behavior/rate.py",
+    "behavior/refusal.py",
+    "behavior/refusal_lists.py",
+    "models/thoughts.py",
+)
 _JUDGED = ("experiments/judging.py", "behavior/judges/base.py", *_RATES)
 _ANALYSIS = ("analysis", "behavior/judges/voting.py", *_RATES)
 _REPORT = ("report", *_ANALYSIS, "experiments/reporting.py")

@@ -77,4 +77,5 @@ def _line(row: Mapping[str, Any], number: int, answer: Completion) -> dict[str, 
         "text": answer.text,
         "stop": answer.stop,
         "ids": list(answer.ids),
+        "answer_start": answer.answer_start,
     }

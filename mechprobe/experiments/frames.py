@@ -201,6 +201,7 @@ def _task(
 def _template(folder: Path, instrument: str) -> dict[str, Any]:
     """How the cell words its refusals of harmful prompts."""
     from mechprobe.analysis.templates import template_features
+    from mechprobe.models.thoughts import answer_of
 
     scores = read_jsonl(folder / "scores" / "refusal.jsonl")
     readable = {
@@ -213,5 +214,8 @@ def _template(folder: Path, instrument: str) -> dict[str, Any]:
         for row in read_jsonl(folder / "generations" / "refusal.jsonl")
         if readable.get(row["id"])
     ]
-    features = template_features([a["text"] for a in answers], [len(a["ids"]) for a in answers])
+    features = template_features(
+        [answer_of(a["text"]) or "" for a in answers],
+        [len(a["ids"]) - (a["answer_start"] or 0) for a in answers],
+    )
     return {"n_prompts": len(readable), **features.as_dict()}

@@ -75,6 +75,7 @@ def generate(task: Task) -> None:
                 "text": answer.text,
                 "stop": answer.stop,
                 "ids": list(answer.ids),
+                "answer_start": answer.answer_start,
             }
             for row, answer in zip(part, answers, strict=True)
         ]

@@ -124,10 +124,12 @@ def _refusals(task: Task, cell: str, label: str) -> Refusals | None:
         return None  # fewer answers than the probes read prompts
     name = task.step.params["instrument"]
     scores = [scored[row["id"]] for row in wanted]
-    ids = [written[row["id"]]["ids"] for row in wanted]
+    answers = [written[row["id"]] for row in wanted]
     return Refusals(
         refused=tuple(None if row["unread"] else bool(row[name]) for row in scores),
-        first_ids=tuple(row[0] if row else None for row in ids),
+        first_ids=tuple(
+            a["ids"][0] if a["ids"] and a["answer_start"] == 0 else None for a in answers
+        ),
         instrument=name,
         prompts=encoded_rows(wanted).digest,
     )

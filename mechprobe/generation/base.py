@@ -62,7 +62,8 @@ class Completion:
     """One generated answer."""
 
     text: str
-    """Decoded without special tokens."""
+    """Decoded without special tokens. A thought stands before it as `<think>…</think>`, however the
+    model marks it; `<think>…` alone was cut within it. See `models.thoughts`."""
     ids: tuple[int, ...]
     """Generated ids, the end-of-sequence token left out; empty where a server gives text alone."""
     stop: StopReason
@@ -75,6 +76,9 @@ class Completion:
     """`unverified`: the engine took text and rendered it itself; compare only with its like."""
     reported_tokens: int | None = None
     """Generated tokens as a server counts them, where it gives no ids."""
+    answer_start: int | None = 0
+    """How many of `ids` come before the answer: a thought and its markers. None where there is no
+    answer yet, or where a server gives no ids to a text with a thought."""
 
     @property
     def new_tokens(self) -> int:

@@ -31,6 +31,7 @@ from mechprobe.activations.interventions import (
 )
 from mechprobe.activations.prefix import compute_prefix, plan_sharing
 from mechprobe.errors import CheckpointError, GenerationError, NumericsError
+from mechprobe.generation.answer_text import completion
 from mechprobe.generation.base import Completion, FloatArray, Sampling, repeated
 from mechprobe.generation.decoding import (
     check_logits,
@@ -129,11 +130,11 @@ class TransformersEngine:
                 cell=cell_of(checkpoint),
             )
             answers = [
-                Completion(
-                    text=str(tokenizer.decode(row.ids, skip_special_tokens=True)),
-                    ids=tuple(row.ids),
-                    stop=row.stop,
-                    prompt_tokens=len(ids[number // copies]),
+                completion(
+                    tokenizer,
+                    ids[number // copies],
+                    row.ids,
+                    row.stop,
                     sample=number % copies,
                     seed=None if sampling is None else sampling.seed,
                 )

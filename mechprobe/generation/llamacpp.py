@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mechprobe.errors import GenerationError, NumericsError
+from mechprobe.generation.answer_text import completion
 from mechprobe.generation.base import (
     Completion,
     FloatArray,
@@ -171,7 +172,7 @@ class LlamaCppEngine:
                 prompts, len(prompts), max_tokens=max_new_tokens, cache_prompt=self._parallel > 1
             )
             found = [
-                self._completion(stream.ids[n], stream.reasons[n], len(prompt))
+                self._completion(prompt, stream.ids[n], stream.reasons[n])
                 for n, prompt in enumerate(prompts)
             ]
             return found if sampling is None else repeated(found, sampling)
@@ -199,9 +200,9 @@ class LlamaCppEngine:
             stream = self._opened().stream([prompt], count, n=count, seed=seed, **options)
             found += [
                 self._completion(
+                    prompt,
                     stream.ids[n],
                     stream.reasons[n],
-                    len(prompt),
                     sample=len(found) + n,
                     seed=sampling.seed,
                 )
@@ -210,12 +211,11 @@ class LlamaCppEngine:
         return found
 
     def _completion(
-        self, ids: Sequence[int], reason: str, prompt_tokens: int, **drawn: Any
+        self, prompt: Sequence[int], ids: Sequence[int], reason: str, **drawn: Any
     ) -> Completion:
         stop: StopReason = "eos" if reason == "stop" else "length"
-        kept = tuple(ids[:-1] if stop == "eos" else ids)
-        text = self._tokenizer.decode(list(kept), skip_special_tokens=True)
-        return Completion(str(text), kept, stop, prompt_tokens, **drawn)
+        kept = ids[:-1] if stop == "eos" else ids
+        return completion(self._tokenizer, prompt, kept, stop, **drawn)
 
     def next_token_logprobs(self, prompts: Sequence[Sequence[int]]) -> FloatArray:
         """Log-probabilities (nats) of the next token, shape (n_prompts, vocabulary).

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+_DEEPSEEK: Final = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 NAMES: Final = frozenset({
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
     "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
     "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
-    "<｜end▁of▁sentence｜>", "[e~[",
+    _DEEPSEEK, "[e~[",
 })  # fmt: skip
 """Texts of tokens that end an answer, in any vocabulary that has them."""
 FILE_BORDERS: Final = {

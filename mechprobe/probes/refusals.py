@@ -22,7 +22,7 @@ class Refusals:
     refused: tuple[bool | None, ...]
     """In the prompts' order; None where generation ended before there was an answer to read."""
     first_ids: tuple[int | None, ...]
-    """First generated token; None where the answer is empty."""
+    """First generated token; None where it is not the answer's: an empty answer, or a thought."""
     instrument: str
     """Read whether an answer refuses."""
     prompts: str
@@ -57,7 +57,7 @@ def read_refusals(
         answers = engine.generate(prompts.ids, max_new_tokens=max_new_tokens)
     return Refusals(
         refused=tuple(None if is_unread(a.text) else reader(a.text) for a in answers),
-        first_ids=tuple(a.ids[0] if a.ids else None for a in answers),
+        first_ids=tuple(a.ids[0] if a.ids and a.answer_start == 0 else None for a in answers),
         instrument=instrument,
         prompts=prompts.digest,
     )

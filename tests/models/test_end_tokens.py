@@ -121,7 +121,7 @@ def test_a_real_chat_model_ends_as_in_llama_cpp(smollm2_gguf, llama_cpp_ends):
         ("gptoss", {"<|return|>", "<|call|>", "<|endoftext|>"}),  # a channel's <|end|> is none
         ("llama3_1", {"<|eot_id|>", "<|end_of_text|>"}),
         ("gemma3", {"<eos>", "<end_of_turn>", "</s>"}),
-        ("deepseek_v3", {"<｜end▁of▁sentence｜>"}),
+        ("deepseek_v3", {"<\uff5cend\u2581of\u2581sentence\uff5c>"}),
         ("mistral_nemo", {"</s>"}),
     ],
 )

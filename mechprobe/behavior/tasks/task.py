@@ -22,10 +22,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mechprobe.behavior.multiple_choice import Question
-from mechprobe.behavior.refusal import answer_of
 from mechprobe.behavior.tasks.item import Item, Reading, Row
 from mechprobe.behavior.tasks.score import Score, Scored
 from mechprobe.errors import PromptFileError, SpecError
+from mechprobe.models import thoughts
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """How many items a loader makes."""
@@ -55,13 +55,13 @@ def text_reader(name: str, read: Callable[[Item, str], Reading], definition: str
     def one(item: Item, output: Any) -> Reading:
         if getattr(output, "stop", None) == "filtered":
             return Reading("filtered", None)
-        text = answer_of(output if isinstance(output, str) else str(output.text))
+        text = thoughts.answer_of(output if isinstance(output, str) else str(output.text))
         return Reading("unread", None) if text is None else read(item, text)
 
     def each(items: Sequence[Item], outputs: Sequence[Any]) -> list[Reading]:
         return [one(item, output) for item, output in zip(items, outputs, strict=True)]
 
-    return Reader(name, "text", each, definition)
+    return Reader(name, "text", each, definition + thoughts.DIGEST)
 
 
 def _hash(text: str) -> str:

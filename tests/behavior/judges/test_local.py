@@ -1,4 +1,5 @@
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,7 +79,7 @@ def test_one_instrument_is_a_judge(name):
         ("_EMPHASIS", re.compile("never")),
         ("_APOSTROPHES", {}),
         ("_DOUBLE_QUOTES", {}),
-        ("_THINK", ("<thought>", "</thought>")),
+        ("thoughts", SimpleNamespace(DIGEST="of another table of markers")),
     ],
 )
 def test_whatever_decides_the_rules_is_in_their_digest(monkeypatch, name, value):
