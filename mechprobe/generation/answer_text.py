@@ -8,25 +8,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.generation.base import Completion, StopReason
-from mechprobe.models.thoughts import OPEN, Marker, canonical, open_marker, split
+from mechprobe.models.thoughts import Marker, canonical, open_marker, split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_TAIL = 32
+THOUGHT_TAIL = 32
 """Tokens at the end of a prompt that hold the longest marker."""
 
 
 def thought_of_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> Marker | None:
     """The marker of the thought that a prompt ends in, None where it ends in none."""
-    return open_marker(str(tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False)))
+    return open_marker(
+        str(tokenizer.decode(list(prompt[-THOUGHT_TAIL:]), skip_special_tokens=False))
+    )
 
 
 def answer_text(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Sequence[int],
     ids: Sequence[int],
-    stop: StopReason,
 ) -> tuple[str, int | None]:
     """The text of an answer, and how many ids come before what it says.
 
@@ -36,11 +37,10 @@ def answer_text(
         tokenizer: The model's.
         prompt: Token ids.
         ids: Generated ids without the one that ended them.
-        stop: How they ended.
 
     Returns:
         The text as in `models.thoughts`. None in place of the number where generation ended within
-        a thought, or was cut before anything was said.
+        a thought.
     """
 
     def decode(first: int, last: int, *, skip: bool) -> str:
@@ -64,8 +64,6 @@ def answer_text(
         if first <= last:
             border = raw[parts.begin : reach(first)], raw[reach(last) : end]
             said = decode(first, last, skip=True).join(border)
-    if stop == "length" and not said.strip():
-        return OPEN + said, None  # cut before anything was said
     return canonical(replace(parts, answer=said)), first
 
 
@@ -85,5 +83,5 @@ def completion(
         stop: How they ended.
         more: Further fields of the completion.
     """
-    text, start = answer_text(tokenizer, prompt, ids, stop)
+    text, start = answer_text(tokenizer, prompt, ids)
     return Completion(text, tuple(ids), stop, len(prompt), answer_start=start, **more)

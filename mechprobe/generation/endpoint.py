@@ -26,6 +26,9 @@ _SPELLED = re.compile(r"openai:(?P<model>.+)@(?P<url>https?://[^#\s]+)(?:#(?P<va
 
 _KEY = re.compile(r"[!-~]+")
 
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Fields of a message in which servers put a thought apart from the answer."""
+
 _FOR_ALL = (401, 402, 403, 404, 408, 409, 425, 429)
 """Of these the latter four are refused only where their Retry-After is too long."""
 
@@ -202,6 +205,8 @@ class Reply:
     completion_tokens: int | None
     model: str = ""
     """The model's name as the server gives it; empty if it may be anything else."""
+    thought: str = ""
+    """What a server keeps apart from the answer as its reasoning."""
     choice: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The choice as sent: log-probabilities and what one kind of server adds."""
 
@@ -210,7 +215,8 @@ def read_reply(text: str, key: str = "") -> Reply:
     """Read the body of a 200 response strictly.
 
     A message without text but with a finish reason is an empty text: a model may spend all its
-    tokens on thinking. One without either is no answer. Half a surrogate pair, which no file can
+    tokens on thinking, which `thought` then holds where the server tells it. One without either is
+    no answer. Half a surrogate pair, which no file can
     hold, becomes U+FFFD.
 
     Args:
@@ -228,6 +234,8 @@ def read_reply(text: str, key: str = "") -> Reply:
         answer = choice["text"] if message is None else message.get("content")
         if answer is None and message is not None:
             answer = message.get("refusal") or ("" if stop else None)
+        thoughts = (choice if message is None else message).get
+        thought = next((t for name in _REASONING if (t := thoughts(name))), "")
         usage = found.get("usage") or {}
         counts = [usage.get(f"{part}_tokens") for part in ("prompt", "completion")]
         model = shown_model(found.get("model"), key)
@@ -236,7 +244,15 @@ def read_reply(text: str, key: str = "") -> Reply:
     if not isinstance(answer, str):
         raise ValueError("no text")
     prompt, completion = (n if isinstance(n, int) else None for n in counts)
-    return Reply(_whole(answer), _whole(str(stop or "unknown")), prompt, completion, model, choice)
+    return Reply(
+        _whole(answer),
+        _whole(str(stop or "unknown")),
+        prompt,
+        completion,
+        model,
+        _whole(thought) if isinstance(thought, str) else "",
+        choice,
+    )
 
 
 def _whole(text: str) -> str:

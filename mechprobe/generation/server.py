@@ -25,6 +25,8 @@ from mechprobe.generation.server_forms import (
     read_completion,
     request_for,
     sampler_fields,
+    stop_tokens,
+    thoughts_of,
 )
 from mechprobe.models.rendering import EncodedPrompts
 
@@ -79,6 +81,8 @@ class ServerEngine:
             requests_per_minute=requests_per_minute,
             backoff=backoff,
         )
+        # where an answer ends on every other engine, for a server that lets itself be told
+        self._ends = {} if tokenizer is None else {"stop_token_ids": sorted(stop_tokens(tokenizer))}
         self.notes: tuple[str, ...] = ()
         """What did not go as asked: text instead of ids, a sampler of the server's own."""
         self._takes_ids: bool | None = None
@@ -145,13 +149,14 @@ class ServerEngine:
             return
         ids = self._ids_or_texts(prompts)
         drawn = self._options(sampling, ids)
+        inside = thoughts_of(prompts, self._tokenizer)
 
         def request(number: int) -> Request:
             prompt, sample = ids[number // copies], number % copies
             options = dict(drawn)
             if sampling is not None and not sampling.greedy:
                 options["seed"] = stream_seed(sampling.seed, prompt, sample) % _SEEDS
-            return request_for(prompt, max_tokens=max_new_tokens, **options)
+            return request_for(prompt, max_tokens=max_new_tokens, **self._ends, **options)
 
         for place, reply in self._opened().map(request(number) for number in asked):
             number = asked[place]
@@ -166,6 +171,8 @@ class ServerEngine:
                     endpoint=self.endpoint,
                     sample=number % copies,
                     seed=None if sampling is None or sampling.greedy else sampling.seed,
+                    tokenizer=self._tokenizer,
+                    inside=inside[number // copies],
                 ),
             )
 
@@ -238,7 +245,7 @@ class ServerEngine:
         if not ids:
             return []
         if self._takes_ids is None:
-            self._no_ids = self._refusal(request_for(ids[0], max_tokens=1))
+            self._no_ids = self._refusal(request_for(ids[0], max_tokens=1, **self._ends))
             self._takes_ids = not self._no_ids
         if self._takes_ids:
             return list(ids)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from mechprobe.errors import GenerationError, SpecError
+from mechprobe.generation.answer_text import THOUGHT_TAIL, answer_text, thought_of_prompt
 from mechprobe.generation.api import ApiError, Endpoint, Reply, Request
 from mechprobe.generation.base import Completion, FloatArray, Parity, Sampling, StopReason
 from mechprobe.generation.server_errors import shown_name
+from mechprobe.models.end_tokens import end_tokens
+from mechprobe.models.rendering import EncodedPrompts
+from mechprobe.models.thoughts import Marker, Parts, canonical, open_marker, split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _STOPS: Final[dict[str, StopReason]] = {
     "stop": "eos",
@@ -106,6 +113,8 @@ def read_completion(
     endpoint: Endpoint,
     sample: int,
     seed: int | None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    inside: Marker | None = None,
 ) -> Completion | ApiError:
     """An answer as every engine gives it; an error if it ended as no answer does.
 
@@ -115,6 +124,8 @@ def read_completion(
         endpoint: The server; no part of its key is shown.
         sample: Which of the prompt's answers.
         seed: `Sampling.seed`, or None.
+        tokenizer: The model's, which reads the ids that a server tells.
+        inside: The marker of the thought that the prompt ends in.
 
     Raises:
         GenerationError: The server read other tokens than were sent, as it will every time.
@@ -137,8 +148,14 @@ def read_completion(
                 "changes the prompt"
             )
         parity = "ids"
+    if stop == "eos" and tokenizer is not None and ids and ids[-1] in stop_tokens(tokenizer):
+        ids = ids[:-1]
+    if tokenizer is not None and ids and not isinstance(prompt, str):
+        text, start = answer_text(tokenizer, prompt, ids)
+    else:
+        text, start = _told(reply, inside, hidden=isinstance(prompt, str) and stop == "length")
     return Completion(
-        text=reply.text,
+        text=text,
         ids=tuple(ids),
         stop=stop,
         prompt_tokens=reply.prompt_tokens or 0,
@@ -146,7 +163,44 @@ def read_completion(
         seed=seed,
         parity=parity,
         reported_tokens=reply.completion_tokens,
+        answer_start=start,
     )
+
+
+def _told(reply: Reply, inside: Marker | None, *, hidden: bool) -> tuple[str, int | None]:
+    """An answer's text as every engine writes it, from the text that a server gives.
+
+    A thought that the server keeps apart with nothing beside it is no answer: it was cut, or the
+    turn ended within the thought. Nor is nothing at all where tokens were spent on what the server
+    does not show.
+
+    Args:
+        reply: What the server sent.
+        inside: The marker of the thought that the prompt ends in.
+        hidden: Whether a conversation's answer was cut.
+    """
+    parts = split(reply.text, inside)
+    if reply.thought.strip() or (hidden and not reply.text.strip()):
+        parts = Parts(reply.thought, reply.text if reply.text.strip() else None)
+    return canonical(parts), 0 if parts.thought is None else None
+
+
+def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids that end an answer on every engine, as far as a tokenizer tells."""
+    return frozenset(end_tokens(tokenizer.get_vocab()) | ({tokenizer.eos_token_id} - {None}))
+
+
+def thoughts_of(
+    prompts: Sequence[Sequence[int]] | Sequence[str] | EncodedPrompts,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> list[Marker | None]:
+    """Of each prompt, the marker of the thought that it ends in, as far as can be told."""
+    if isinstance(prompts, EncodedPrompts):
+        return [open_marker("".join(pieces[-THOUGHT_TAIL:])) for pieces in prompts.pieces]
+    return [
+        None if tokenizer is None or isinstance(one, str) else thought_of_prompt(tokenizer, one)
+        for one in prompts
+    ]
 
 
 def listed_in(reply: Reply | ApiError, where: str) -> dict[int, float]:

