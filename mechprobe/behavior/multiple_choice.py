@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mechprobe.behavior.rate import Rate
 from mechprobe.behavior.records import json_lines, read_text
 from mechprobe.errors import GenerationError, NumericsError, PromptFileError, VocabularyError
+from mechprobe.models.rendering import require_answer_next
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -222,10 +223,12 @@ def score_letters(
         GenerationError: On every question all options tie: this engine has no log-probabilities.
         NumericsError: NaN among them.
         PromptFileError: Prompts and questions do not belong together.
+        TemplateError: The next token is not the first of an answer.
         VocabularyError: The tokenizer has no single tokens for the letters.
     """
     if not questions or len(prompts) != len(questions):
         raise PromptFileError(f"{len(questions)} questions and {len(prompts)} rendered prompts")
+    require_answer_next(prompts, "letters")
     tokens = {n: letter_tokens(tokenizer, LETTERS[:n]) for n in {len(q.options) for q in questions}}
     rows = engine.next_token_logprobs(prompts.ids)
     choices = tuple(

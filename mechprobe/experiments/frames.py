@@ -216,6 +216,6 @@ def _template(folder: Path, instrument: str) -> dict[str, Any]:
     ]
     features = template_features(
         [answer_of(a["text"]) or "" for a in answers],
-        [len(a["ids"]) - (a["answer_start"] or 0) for a in answers],
+        [len(a["ids"]) - (a.get("answer_start") or 0) for a in answers],
     )
     return {"n_prompts": len(readable), **features.as_dict()}

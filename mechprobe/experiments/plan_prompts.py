@@ -47,5 +47,6 @@ def prompts_step(
         params=params,
         outputs=(f"prompts/{model.name}.jsonl",),
         label="prompts",
+        version=2,
         blocked=blocked,
     )

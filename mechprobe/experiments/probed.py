@@ -128,7 +128,7 @@ def _refusals(task: Task, cell: str, label: str) -> Refusals | None:
     return Refusals(
         refused=tuple(None if row["unread"] else bool(row[name]) for row in scores),
         first_ids=tuple(
-            a["ids"][0] if a["ids"] and a["answer_start"] == 0 else None for a in answers
+            a["ids"][0] if a["ids"] and a.get("answer_start", 0) == 0 else None for a in answers
         ),
         instrument=name,
         prompts=encoded_rows(wanted).digest,

@@ -137,6 +137,7 @@ def render_rows(task: Task, rows: list[dict[str, Any]], source: str, template: T
             "post_instruction": encoded.post_instruction,
             "template": encoded.template,
             "notes": list(encoded.notes),
+            "detour": encoded.detour,
         }
     write_jsonl(task.run / task.step.outputs[0], rows)
 
@@ -177,4 +178,5 @@ def encoded_rows(rows: Sequence[Mapping[str, Any]]) -> EncodedPrompts:
         post_instruction=int(first["post_instruction"]),
         template=cast(Template, first["template"]),
         notes=tuple(first["notes"]),
+        detour=str(first.get("detour", "")),
     )

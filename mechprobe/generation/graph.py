@@ -21,7 +21,7 @@ def stop_ids(checkpoint: Checkpoint) -> frozenset[int]:
     Of a GGUF exactly those. A folder adds what its configuration, its generation config and its
     tokenizer declare.
     """
-    if checkpoint.path.suffix == ".gguf":
+    if checkpoint.quant.method == "gguf":
         return frozenset(gguf_end_tokens(read_gguf(checkpoint.path).metadata))
     module, tokenizer = checkpoint.module, checkpoint.tokenizer
     found = end_tokens(tokenizer.get_vocab())

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import GenerationError, NumericsError
+from mechprobe.models.rendering import require_answer_next
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +31,11 @@ def continuation_ids(
         tokenizer: The one that rendered the prompts.
         prompts: n prompts.
         texts: Per prompt, its continuations.
+
+    Raises:
+        TemplateError: What follows a prompt is not an answer.
     """
+    require_answer_next(prompts, "likelihood of answers")
     space = " " if prompts.template == "raw" else ""
     return [
         [tuple(tokenizer(space + text, add_special_tokens=False)["input_ids"]) for text in each]

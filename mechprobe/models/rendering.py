@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mechprobe.errors import ParityError, PromptFileError, TemplateError
+from mechprobe.models.chat_template import read_chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,6 +40,8 @@ class EncodedPrompts:
     """Template tokens after the instruction, the same for every prompt; 1 at least."""
     template: Template
     notes: tuple[str, ...] = ()
+    detour: str = ""
+    """Why the first token of an answer is not the next one; empty where it is."""
 
     def __len__(self) -> int:
         """Number of prompts."""
@@ -62,6 +65,7 @@ class EncodedPrompts:
             self.post_instruction,
             self.template,
             self.notes,
+            self.detour,
         )
 
     def common_prefix(self) -> int:
@@ -87,24 +91,6 @@ class EncodedPrompts:
         return "\n  ".join([head, *shown, *more])
 
 
-def _conversation(text: str, system: str | None) -> list[dict[str, str]]:
-    head = [{"role": "system", "content": system}] if system else []
-    return [*head, {"role": "user", "content": text}]
-
-
-def _apply_template(
-    tokenizer: PreTrainedTokenizerBase, text: str, system: str | None, options: dict[str, Any]
-) -> str:
-    try:
-        rendered = tokenizer.apply_chat_template(
-            _conversation(text, system), tokenize=False, add_generation_prompt=True, **options
-        )
-    except Exception as error:  # a template is a program and may raise anything
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TemplateError(f"the chat template refused the messages: {line}") from error
-    return str(rendered)
-
-
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
@@ -121,10 +107,12 @@ def encode(
         template: `chat` applies the tokenizer's template; `raw` tokenizes the text alone, with
             the special tokens that the tokenizer adds by itself.
         system: A system prompt, where the template takes one; None leaves the template's own.
-        thinking: Passed to templates that have such a switch (`enable_thinking`).
+        thinking: Whether a reasoning model thinks before it answers. Off where the template has a
+            switch for it; the notes say which, or that there is none.
 
     Raises:
-        TemplateError: There is no chat template, or it refused the messages.
+        TemplateError: There is no chat template, it refused the messages or came to a limit, or
+            does not do what is asked of it; see `chat_template`.
         PromptFileError: No prompts, an empty one, or one that is no string.
     """
     if not prompts:
@@ -137,25 +125,19 @@ def encode(
     blank = next((i for i, text in enumerate(prompts) if not text.strip()), None)
     if blank is not None:
         raise PromptFileError(f"prompt {blank} is empty")
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
+    detour = ""
     if template == "chat":
-        source = tokenizer.chat_template
-        if not source:
-            raise TemplateError(
-                "the tokenizer has no chat template; pass one with --chat-template FILE, "
-                "or --template raw to use the text as it is"
-            )
-        options: dict[str, Any] = {}
-        if "enable_thinking" in str(source):
-            options["enable_thinking"] = thinking
-            notes.append(f"thinking={'on' if thinking else 'off'} through the template")
-        rendered = [_apply_template(tokenizer, text, system, options) for text in prompts]
-        probe = _apply_template(tokenizer, _MARK, system, options)
+        chat = read_chat_template(tokenizer, system=system, thinking=thinking)
+        notes, detour = chat.notes, chat.detour
+        rendered = [chat.render(text) for text in prompts]
+        probe = chat.render(_MARK)
         suffix = probe.rpartition(_MARK)[2]
         post = len(tokenizer(suffix, add_special_tokens=False)["input_ids"]) if suffix else 0
     else:
-        if system is not None:
-            raise TemplateError("a system prompt needs template='chat'")
+        if system is not None or thinking:
+            what = "a system prompt" if system is not None else "thinking"
+            raise TemplateError(f"{what} needs template='chat'")
         rendered, post = list(prompts), 0
     ids = [
         tuple(tokenizer(text, add_special_tokens=template == "raw")["input_ids"])
@@ -171,7 +153,8 @@ def encode(
         pieces=tuple(tuple(piece[i] for i in row) for row in ids),
         post_instruction=max(post, 1),
         template=template,
-        notes=tuple(notes),
+        notes=notes,
+        detour=detour,
     )
 
 
@@ -185,4 +168,17 @@ def require_parity(expected: str, found: str, what: str) -> None:
         raise ParityError(
             f"{what}: prompt digests differ ({expected[:12]} and {found[:12]}); render the "
             "prompts once with the baseline's tokenizer and give both cells the same ids"
+        )
+
+
+def require_answer_next(prompts: EncodedPrompts, what: str) -> None:
+    """Refuse to read the next token as an answer's first where it is another's.
+
+    Raises:
+        TemplateError: The prompts end inside a thought, or the model has to write a header first.
+    """
+    if prompts.detour:
+        raise TemplateError(
+            f"{what}: not measured, since {prompts.detour}; a template that ends where the answer "
+            "begins makes it possible (--chat-template FILE)"
         )

@@ -44,10 +44,16 @@ def load_tokenizer(
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
     """Replace a tokenizer's chat template by a file's text, or by the text itself.
 
+    The name of one of its own templates chooses that one.
+
     Raises:
         CheckpointError: It reads like a path, and no such file exists.
     """
     if template is None:
+        return
+    own = tokenizer.chat_template
+    if isinstance(own, dict) and template in own:
+        tokenizer.chat_template = own[template]
         return
     if "{" not in template:
         path = Path(template).expanduser()

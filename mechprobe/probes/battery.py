@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mechprobe.activations.points import hook_names, n_layers
 from mechprobe.errors import SpecError, StaleStoreError
+from mechprobe.models.rendering import require_answer_next
 from mechprobe.probes import (
     calibration,
     entropy,
@@ -126,10 +127,13 @@ def require_fit(checkpoint: Checkpoint, setup: Setup, *, is_baseline: bool) -> t
     Raises:
         SpecError: The model has no such layer.
         PromptFileError: A prompt set is missing, or a prompt is in two of them.
+        TemplateError: The first token of an answer is not the one after a prompt.
     """
     layers = n_layers(checkpoint)
     if setup.place is not None and not 0 <= setup.place[1] < layers:
         raise SpecError(f"layer {setup.place[1]}: this model has layers 0 to {layers - 1}")
+    for prompts in setup.prompts.values():
+        require_answer_next(prompts, "probes")
     return wanted_of(setup.prompts, needs_of(setup, checkpoint, is_baseline=is_baseline))
 
 
