@@ -15,8 +15,9 @@ so such a batch needs all its columns within the window; `mechprobe.activations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from jaxtyping import Bool, Int
@@ -65,15 +66,25 @@ def length_sorted(lengths: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(range(len(lengths)), key=lambda i: -int(lengths[i])))
 
 
-def groups(order: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    """`order` cut into runs of `size`, the last one shorter.
+def groups(
+    order: Sequence[int], size: int, keys: Sequence[Hashable] | None = None
+) -> list[tuple[int, ...]]:
+    """Cut `order` into runs of at most `size`.
+
+    Args:
+        order: Prompts, by number.
+        size: Rows of a batch.
+        keys: Of each prompt, as `rotary.batch_keys` gives them: a run holds one key alone.
 
     Raises:
         ValueError: `size` is not positive.
     """
     if size < 1:
         raise ValueError(f"a batch needs at least one row, not {size}")
-    return [tuple(order[i : i + size]) for i in range(0, len(order), size)]
+    alike = [tuple(order)]
+    if keys is not None:
+        alike = [tuple(run) for _, run in groupby(order, key=keys.__getitem__)]
+    return [run[i : i + size] for run in alike for i in range(0, len(run), size)]
 
 
 def pad_batch(

@@ -19,6 +19,7 @@ from mechprobe.activations.interventions import Intervention, active
 from mechprobe.activations.plan import LOGITS, CapturePlan, StoreDtype
 from mechprobe.activations.points import HookPoint, graph_of
 from mechprobe.activations.prefix import Sharing
+from mechprobe.activations.rotary import BatchKey, batch_keys
 from mechprobe.activations.store import ActivationStore
 from mechprobe.activations.streaming import (
     Points,
@@ -89,6 +90,7 @@ def capture(
     sharing = Sharing(0)
     if share_prefix:
         sharing = sharing_for(checkpoint, prompts, places, interventions)
+    keys = batch_keys(graph_of(checkpoint)[0].config, prompts)
     plan = CapturePlan(
         model=checkpoint.digest,
         kernel=checkpoint.kernel,
@@ -103,7 +105,7 @@ def capture(
         or _rows_per_shard(checkpoint, chosen, len(places), batch_size, logits=logits),
         prefix=sharing.tokens,
         interventions=_describe([*active(checkpoint), *interventions]),
-        notes=(sharing.note,) if sharing.note else (),
+        notes=tuple(filter(None, (sharing.note, _parting(keys)))),
     )
     store = ActivationStore.create(path, plan)
     missing = [k for k in range(plan.n_shards) if k not in set(store.finished_shards())]
@@ -112,7 +114,7 @@ def capture(
         progress(done, len(prompts))
     if not missing:
         return store
-    batches = [rows for k in missing for rows in groups(plan.shard_prompts(k), batch_size)]
+    batches = [rows for k in missing for rows in groups(plan.shard_prompts(k), batch_size, keys)]
     passing = stream(
         checkpoint,
         prompts,
@@ -173,6 +175,12 @@ def _fixed_positions(prompts: EncodedPrompts, positions: Positions) -> tuple[int
             f"{max(lengths)} tokens; give positions from the end, such as range(-{min(lengths)}, 0)"
         )
     return tuple(range(-lengths.pop(), 0))
+
+
+def _parting(keys: Sequence[BatchKey]) -> str:
+    """Say that prompts were parted by their rotary frequencies; empty where they were not."""
+    kinds = len(set(keys))
+    return f"{kinds} rotary frequencies by length: batched apart" if kinds > 1 else ""
 
 
 def _rows_per_shard(

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechprobe.activations.points import HookPoint, graph_of
+from mechprobe.activations.rotary import forward_pass
 from mechprobe.errors import HookNameError, NumericsError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Recorder:
         self._stopping = self._stop
         try:
             with torch.no_grad():
-                output = self._model(**inputs)
+                output = forward_pass(self._model, **inputs)
         except _AllRecordedError:
             pass
         finally:

@@ -49,6 +49,8 @@ class _State:
     """Tokens of the running pass if it reads a prompt; None while generated tokens are read."""
     rows: tuple[int, ...] | None = None
     """Which prompt each row of the running batch is."""
+    generated: int = 0
+    """Generated tokens that the running pass reads after the prompt."""
 
 
 _STATES: WeakKeyDictionary[nn.Module, _State] = WeakKeyDictionary()
@@ -99,6 +101,20 @@ def prompt_rows(checkpoint: Checkpoint, indices: Sequence[int]) -> Iterator[None
         yield
     finally:
         state.rows = before
+
+
+@contextmanager
+def answer_read_again(model: nn.Module, generated: int) -> Iterator[None]:
+    """Say that the passes inside the block read a prompt and `generated` tokens of its answer.
+
+    A `Patch` counts from the end of the prompt, and holds when it is read again.
+    """
+    state = _STATES.setdefault(model, _State())
+    before, state.generated = state.generated, generated
+    try:
+        yield
+    finally:
+        state.generated = before
 
 
 def _register(checkpoint: Checkpoint, state: _State) -> None:
@@ -192,13 +208,14 @@ def _put(item: Patch, values: Tensor, state: _State, x: Tensor) -> Tensor:
         )
     # Gemma 4 drops positions from late blocks when it generates; what is not computed there has
     # no effect on what follows, so there is nothing to patch.
-    kept = [k for k, position in enumerate(item.positions) if -position <= x.shape[1]]
+    length = x.shape[1] - state.generated
+    kept = [k for k, position in enumerate(item.positions) if -position <= length]
     if len(kept) < len(item.positions) and x.shape[1] == state.prompt_length:
         raise SpecError(f"Patch.positions: the prompt has only {x.shape[1]} tokens")
     if not kept:
         return x
     values = values[..., kept, :].to(x)
-    places = torch.tensor([x.shape[1] + item.positions[k] for k in kept], device=x.device)
+    places = torch.tensor([length + item.positions[k] for k in kept], device=x.device)
     patched = x.clone()
     if item.dims is None:
         patched[:, places] = values
@@ -239,7 +256,7 @@ def _watch_prompt(
     mask = kwargs.get("attention_mask")
     if state.prompt_length is None or not isinstance(mask, Tensor) or mask.dim() != 2:
         return
-    shortest = int(mask.sum(dim=1).min())
+    shortest = int(mask.sum(dim=1).min()) - state.generated
     if shortest < deepest:
         raise SpecError(
             f"Patch.positions reach {deepest} tokens back; the shortest prompt of this batch has "

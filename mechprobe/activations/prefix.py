@@ -7,7 +7,6 @@ and on every active intervention: a prefix belongs to one pass and is never kept
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from mechprobe.activations.rotary import forward_pass, frequencies_at
 from mechprobe.models.rendering import EncodedPrompts
 
 MIN_TOKENS = 4
@@ -92,20 +92,9 @@ def _obstacle(config: Any, longest: int) -> str:
     slides = "sliding_attention" in types if types else window is not None
     if slides and window is not None and longest > window:
         return f"the longest prompt has {longest} tokens and the sliding window {window}"
-    for rope in _ropes(getattr(config, "rope_parameters", None)):
-        kind = rope.get("rope_type", "default")
-        limit = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-        if kind in ("dynamic", "longrope") and longest > limit:
-            return f"{kind} rotary frequencies change beyond {limit} tokens"
+    if frequencies_at(config, longest) != frequencies_at(config, 1):
+        return f"rotary frequencies change within {longest} tokens"
     return ""
-
-
-def _ropes(parameters: Any) -> list[Mapping[str, Any]]:
-    """The rotary settings: one mapping, or one for each layer type."""
-    if not isinstance(parameters, Mapping):
-        return []
-    nested = [value for value in parameters.values() if isinstance(value, Mapping)]
-    return nested or [parameters]
 
 
 def compute_prefix(model: Any, ids: tuple[int, ...]) -> Cache:
@@ -121,7 +110,8 @@ def compute_prefix(model: Any, ids: tuple[int, ...]) -> Cache:
     recorded = DynamicCache()  # without a config, sliding layers keep every token
     row = torch.tensor([ids], device=model.device)
     with torch.no_grad():
-        model(
+        forward_pass(
+            model,
             input_ids=row,
             attention_mask=torch.ones_like(row),
             position_ids=torch.arange(len(ids), device=row.device).unsqueeze(0),

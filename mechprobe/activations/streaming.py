@@ -39,6 +39,7 @@ from mechprobe.activations.interventions import (
 )
 from mechprobe.activations.points import HookPoint, graph_of, resolve_points
 from mechprobe.activations.prefix import Sharing, compute_prefix, plan_sharing
+from mechprobe.activations.rotary import batch_keys
 from mechprobe.errors import HookNameError, NumericsError
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def stream(
         share_prefix: Compute the tokens that all prompts begin with once.
         logits: Also give the logits of the last position, computed for that position alone.
         interventions: Active during the pass, beside any that are active already.
-        batches: Which prompts run together, in place of length-sorted batches of `batch_size`.
+        batches: Which prompts run together, in place of length-sorted batches of `batch_size`; cut
+            where rotary frequencies differ, so that no prompt depends on its neighbours.
 
     Yields:
         One `Recorded` per batch, longest prompts first; together they hold each prompt once.
@@ -155,6 +157,7 @@ def stream(
         sharing = sharing_for(checkpoint, prompts, places, interventions)
     if batches is None:
         batches = groups(length_sorted([len(row) for row in prompts.ids]), batch_size)
+    keys = batch_keys(model.config, prompts)
     pad = pad_token_id(checkpoint.tokenizer)
     with ExitStack() as stack:
         stack.enter_context(applied(checkpoint, interventions))
@@ -162,7 +165,7 @@ def stream(
         prefix = compute_prefix(model, shared) if shared else None
         record = stack.enter_context(recorder(checkpoint, chosen, positions, stop=not logits))
         limit = max(map(len, batches), default=1)
-        waiting = [tuple(batch) for batch in reversed(batches)]
+        waiting = [run for batch in batches for run in groups(batch, limit, keys)][::-1]
         while waiting:
             rows = waiting.pop()
             if len(rows) > limit:

@@ -236,6 +236,9 @@ class Coherence:
         if not answer.strip():
             return 0.0
         own, *others = self._model.encode(
-            [answer, *references], normalize_embeddings=True, show_progress_bar=False
+            [answer, *references],
+            batch_size=1,  # frequencies of some encoders follow the longest row of a batch
+            normalize_embeddings=True,
+            show_progress_bar=False,
         )
         return min(max(float(max(own @ other for other in others)), -1.0), 1.0)

@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from mechprobe.activations.interventions import answer_read_again
+from mechprobe.activations.rotary import forward_pass, frequencies_at
 from mechprobe.errors import NumericsError
 from mechprobe.generation.base import StopReason
 
@@ -57,7 +59,8 @@ def prompt_logits(
     module: Any, batch: PaddedBatch, cache: Cache | None
 ) -> Float[Tensor, "row vocabulary"]:
     """Logits of the first generated token, in the model's dtype; fills the cache."""
-    output = module(
+    output = forward_pass(
+        module,
         **batch.model_inputs(),
         past_key_values=cache,
         use_cache=cache is not None,
@@ -91,7 +94,9 @@ class Start:
 
     logits: Float[Tensor, "line vocabulary"]
     cache: Cache
-    mask: Int[Tensor, "line column"]
+    ids: Int[Tensor, "line column"]
+    """The prompts' own tokens, padded on the left."""
+    mask: Int[Tensor, "line prefix_and_column"]
     position: Int[Tensor, "line 1"]
 
     def select(self, lines: Sequence[int], *, keep: bool) -> Start:
@@ -104,7 +109,9 @@ class Start:
         index = torch.tensor(list(lines), device=self.mask.device)
         cache = deepcopy(self.cache) if keep else self.cache
         cache.batch_select_indices(index)  # type: ignore[no-untyped-call, unused-ignore]
-        return Start(self.logits[index], cache, self.mask[index], self.position[index])
+        return Start(
+            self.logits[index], cache, self.ids[index], self.mask[index], self.position[index]
+        )
 
 
 Pick = Callable[[Tensor, list[int]], Tensor]
@@ -149,7 +156,8 @@ def decode_batch(
         NumericsError: NaN or infinite logits.
     """
     logits = prompt_logits(module, batch, cache)
-    start = Start(logits, cache, batch.attention_mask, batch.position_ids[:, -1:])
+    mask, position = batch.attention_mask, batch.position_ids[:, -1:]
+    start = Start(logits, cache, batch.input_ids, mask, position)
     go_on = partial(_decode, module, stop_ids=stop_ids, max_new_tokens=max_new_tokens, cell=cell)
     if sampler is None:
         return go_on(start, greedy)
@@ -175,7 +183,8 @@ def _decode(
     max_new_tokens: int,
     cell: str,
 ) -> list[Row]:
-    logits, cache, mask, position = start.logits, start.cache, start.mask, start.position
+    logits, cache, ids = start.logits, start.cache, start.ids
+    mask, position = start.mask, start.position
     rows = [Row() for _ in range(len(logits))]
     alive = list(range(len(rows)))
     """Which row each line of the tensors is; finished ones stay until they are dropped."""
@@ -196,11 +205,17 @@ def _decode(
             keep = [line for line, row in enumerate(alive) if row in open_rows]
             lines = torch.tensor(keep, device=mask.device)
             cache.batch_select_indices(lines)  # type: ignore[no-untyped-call, unused-ignore]
-            mask, position, chosen = mask[lines], position[lines], chosen[lines]
+            ids, mask, position, chosen = ids[lines], mask[lines], position[lines], chosen[lines]
             alive = [alive[line] for line in keep]
+        ids = torch.cat([ids, chosen.unsqueeze(1)], dim=1)
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
         position = position + 1
-        output = module(
+        if _reads_anew(module, ids, mask, cache):
+            cache = fresh_cache(module.config, None, len(alive))
+            logits = _read_again(module, ids, cache, step + 1)
+            continue
+        output = forward_pass(
+            module,
             input_ids=chosen.unsqueeze(1),
             attention_mask=mask,
             position_ids=position,
@@ -209,3 +224,36 @@ def _decode(
         )
         logits = output.logits[:, -1]
     return rows
+
+
+def _reads_anew(module: Any, ids: Tensor, mask: Tensor, cache: Cache) -> bool:
+    """Whether transformers drops the cache before this token, as Phi-3 does.
+
+    Its `generate` reads prompt and answer once more where LongRoPE's factors change; other
+    architectures go on with what was read under the earlier frequencies. Rows whose frequencies
+    change are equally long (`rotary.batch_key`), so none of them is padded.
+    """
+    length = mask.shape[1]
+    config = module.config
+    if frequencies_at(config, length) == frequencies_at(config, length - 1):
+        return False
+    prepared = module.prepare_inputs_for_generation(
+        ids, past_key_values=cache, attention_mask=mask, next_sequence_length=1, use_cache=True
+    )
+    return prepared.get("past_key_values") is not cache
+
+
+def _read_again(module: Any, ids: Tensor, cache: Cache, generated: int) -> Tensor:
+    """Logits after rows without padding, of whose tokens the last `generated` are no prompt."""
+    with answer_read_again(module, generated):
+        output = forward_pass(
+            module,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            position_ids=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    logits: Tensor = output.logits[:, -1]
+    return logits

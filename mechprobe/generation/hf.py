@@ -30,6 +30,7 @@ from mechprobe.activations.interventions import (
     prompt_rows,
 )
 from mechprobe.activations.prefix import compute_prefix, plan_sharing
+from mechprobe.activations.rotary import batch_keys, longest_row
 from mechprobe.errors import CheckpointError, GenerationError, NumericsError
 from mechprobe.generation.answer_text import completion
 from mechprobe.generation.base import Completion, FloatArray, Sampling, repeated
@@ -184,7 +185,7 @@ class TransformersEngine:
         if self._checkpoint is None:
             raise GenerationError(f"this {self.name} engine is closed; open another one")
         ids = tuple(tuple(int(token) for token in row) for row in prompts)
-        limit = config_of(self._checkpoint).get_text_config(decoder=True).max_position_embeddings
+        limit = longest_row(config_of(self._checkpoint))
         for index, row in enumerate(ids):
             if not row:
                 raise GenerationError(f"prompt {index} has no tokens")
@@ -213,7 +214,8 @@ class TransformersEngine:
         results: dict[int, T] = {}
         pad = pad_token_id(checkpoint.tokenizer)
         order = length_sorted([len(row) for row in prompts.ids])
-        waiting = deque(groups(order, max(1, self.batch_size // copies)))
+        keys = batch_keys(module.config, prompts, new_tokens)
+        waiting = deque(groups(order, max(1, self.batch_size // copies), keys))
         with self._running(checkpoint):
             shared = self._shared(checkpoint, prompts, new_tokens)
             prefix = compute_prefix(module, prompts.ids[0][:shared]) if shared else None
@@ -232,7 +234,7 @@ class TransformersEngine:
                 if rows is None:  # outside the handler, whose traceback holds the tensors
                     left = [index for group in waiting for index in group]
                     self._halve(checkpoint, min(len(batch) * copies, self.batch_size))
-                    waiting = deque(groups(left, max(1, self.batch_size // copies)))
+                    waiting = deque(groups(left, max(1, self.batch_size // copies), keys))
                     continue
                 results.update(zip(waiting.popleft(), rows, strict=True))
         return [results[index] for index in range(len(prompts))]

@@ -73,6 +73,7 @@ def continuation_logprobs(
     import torch
 
     from mechprobe.activations.batching import groups, length_sorted, pad_batch, pad_token_id
+    from mechprobe.activations.rotary import batch_keys, forward_pass, longest_row
     from mechprobe.models.rendering import EncodedPrompts
 
     module: Any = checkpoint.module
@@ -83,7 +84,7 @@ def continuation_logprobs(
         for prompt, each in zip(prompts, continuations, strict=True)
         for own in each
     ]
-    limit = module.config.get_text_config(decoder=True).max_position_embeddings
+    limit = longest_row(module.config)
     for number, (prompt, own) in enumerate(rows):
         if not prompt or not own:
             raise GenerationError(f"continuation {number}: it or its prompt has no tokens")
@@ -97,11 +98,14 @@ def continuation_logprobs(
     blank = ("",) * len(rows)
     encoded = EncodedPrompts(inputs, blank, ((),) * len(rows), 1, "raw")
     pad, found = pad_token_id(checkpoint.tokenizer), [0.0] * len(rows)
-    for indices in groups(length_sorted([len(row) for row in inputs]), batch_size):
+    order = length_sorted([len(row) for row in inputs])
+    for indices in groups(order, batch_size, batch_keys(module.config, encoded)):
         batch = pad_batch(encoded, indices, pad, module.device)
         keep = max(len(rows[index][1]) for index in indices)
         with torch.no_grad():
-            logits = module(**batch.model_inputs(), use_cache=False, logits_to_keep=keep).logits
+            logits = forward_pass(
+                module, **batch.model_inputs(), use_cache=False, logits_to_keep=keep
+            ).logits
         if not bool(torch.isfinite(logits.amax(dim=-1)[:, -1]).all()):
             raise NumericsError(
                 f"{checkpoint.source} ({checkpoint.quant.precision}, {checkpoint.kernel}): NaN or "

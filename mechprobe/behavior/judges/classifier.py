@@ -54,6 +54,8 @@ class ClassifierJudge:
         warn_of_checkpoint(model, weights.warnings)
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        from mechprobe.activations.rotary import follows_length
+
         self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
         self._model: Any
         self._model, report = AutoModelForSequenceClassification.from_pretrained(
@@ -68,10 +70,12 @@ class ClassifierJudge:
         names = self._model.config.id2label
         self._labels = [_ours(text, names[i], settings) for i in range(len(names))]
         self._limit = min(_limits(self._tokenizer, self._model), default=None)
-        # some models find where a text of a batch ends by what it is filled up with
+        # some models find where a text of a batch ends by what it is filled up with, and count
+        # positions from the left whatever stands there
         fills = self._tokenizer.pad_token_id
         knows = getattr(self._model.config, "pad_token_id", None)
-        self._batch = _BATCH if fills is not None and fills == knows else 1
+        filled = fills is not None and fills == knows and self._tokenizer.padding_side == "right"
+        self._batch = _BATCH if filled and not follows_length(self._model.config) else 1
         self.name = text
         self.about: Mapping[str, Any] = {
             "judge": "hf",
@@ -86,6 +90,8 @@ class ClassifierJudge:
     ) -> Iterator[tuple[int, Opinion]]:
         """The most probable class of each pair; NaN is no label."""
         import torch
+
+        from mechprobe.activations.rotary import forward_pass
 
         given = list(pairs)
         # of like length together; padding then changes little but time
@@ -102,7 +108,7 @@ class ClassifierJudge:
                 return_tensors="pt",
             )
             with torch.inference_mode():
-                logits = self._model(**batch).logits
+                logits = forward_pass(self._model, **batch).logits
             for i, row in zip(some, logits, strict=True):
                 if bool(torch.isfinite(row).all()):
                     yield i, Opinion(self._labels[int(row.argmax())])

@@ -8,6 +8,8 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
@@ -95,23 +97,38 @@ OTHERS = {
         XLNetConfig(**SMALL, d_model=16, n_layer=1, n_head=2, d_inner=16),
         None,
     ),
-}
+    # frequencies follow the longest text of a batch
+    "longrope": (
+        LlamaForSequenceClassification,
+        LlamaConfig(
+            **SMALL, **HEADS, intermediate_size=16, max_position_embeddings=60, pad_token_id=1,
+            rope_parameters={
+                "rope_type": "longrope", "rope_theta": 100.0, "factor": 4.0,
+                "original_max_position_embeddings": 20, "short_factor": [1.0] * 4,
+                "long_factor": [1.0, 9.0, 30.0, 50.0],
+            },
+        ),
+        60,
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("pads", [True, False])
-def test_classifiers_with_other_positions_and_no_padding(tmp_path, name, pads):
-    """No limit in the tokenizer, a padding token in it or not, and long answers."""
+@pytest.mark.parametrize(("pads", "side"), [(True, "right"), (True, "left"), (False, "")])
+def test_classifiers_with_other_positions_and_no_padding(tmp_path, name, pads, side):
+    """No limit in the tokenizer, a padding token in it or not, on either side, and long answers."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     kind, config, limit = OTHERS[name]
     torch.manual_seed(0)
     model = kind(config).eval()
+    if name == "gpt2" and pads:
+        model.config.pad_token_id = 1
     model.save_pretrained(tmp_path)
     vocabulary = {w: i for i, w in enumerate(["<s>", "<pad>", "</s>", "[UNK]", *WORDS])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    more = {"pad_token": "<pad>"} if pads else {}
+    more = {"pad_token": "<pad>", "padding_side": side} if pads else {}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="[UNK]", **more)
     tokenizer.save_pretrained(tmp_path)
     judge = open_judge(f"hf:{tmp_path}")
