@@ -47,6 +47,6 @@ def prompts_step(
         params=params,
         outputs=(f"prompts/{model.name}.jsonl",),
         label="prompts",
-        version=2,
+        version=3,
         blocked=blocked,
     )

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Template = Literal["chat", "raw"]
-_MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+_INSTRUCTIONS = ("Name a colour", "Why is it so?")
+"""Two that end in tokens of other kinds, since a template's next line may merge with either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class EncodedPrompts:
     pieces: tuple[tuple[str, ...], ...]
     """Each id as readable text, for looking at."""
     post_instruction: int
-    """Template tokens after the instruction, the same for every prompt; 1 at least."""
+    """Tokens after the instruction, the same ids in every prompt; 1 at least."""
     template: Template
     notes: tuple[str, ...] = ()
     detour: str = ""
@@ -91,6 +92,16 @@ class EncodedPrompts:
         return "\n  ".join([head, *shown, *more])
 
 
+def _shared_ending(rows: Sequence[Sequence[int]]) -> int:
+    """How many ids at the end are the same in every row."""
+    count = 0
+    for column in zip(*(reversed(row) for row in rows), strict=False):
+        if len(set(column)) > 1:
+            break
+        count += 1
+    return count
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
@@ -130,19 +141,18 @@ def encode(
     if template == "chat":
         chat = read_chat_template(tokenizer, system=system, thinking=thinking)
         notes, detour = chat.notes, chat.detour
-        rendered = [chat.render(text) for text in prompts]
-        probe = chat.render(_MARK)
-        suffix = probe.rpartition(_MARK)[2]
-        post = len(tokenizer(suffix, add_special_tokens=False)["input_ids"]) if suffix else 0
+        rendered = [chat.render(text) for text in (*prompts, *_INSTRUCTIONS)]
     else:
         if system is not None or thinking:
             what = "a system prompt" if system is not None else "thinking"
             raise TemplateError(f"{what} needs template='chat'")
-        rendered, post = list(prompts), 0
+        rendered = [*prompts, *_INSTRUCTIONS]
     ids = [
         tuple(tokenizer(text, add_special_tokens=template == "raw")["input_ids"])
         for text in rendered
     ]
+    post = _shared_ending(ids)
+    ids = ids[: len(prompts)]
     bos = tokenizer.bos_token_id
     if bos is not None and any(row[:2] == (bos, bos) for row in ids):
         raise TemplateError("the rendered prompt begins with two BOS tokens")

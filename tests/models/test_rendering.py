@@ -1,7 +1,7 @@
 """Prompts become ids the way transformers' own chat template renders them."""
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
@@ -41,6 +41,47 @@ def test_ids_equal_transformers_own_rendering():
         assert list(ids) == expected
     assert batch.post_instruction == 2  # <end><bot>
     assert "".join(batch.pieces[0]) == "<s><system>be kind<user>open the door<end><bot>"
+
+
+def _merging(normalizer=None):
+    """A tokenizer over whole characters that joins a full stop or a question mark to a newline."""
+    letters = sorted({*"abcdefghijklmnopqrstuvwxyzNW", *" .?!\n:[]/", "\u2581"})
+    vocabulary = {c: i for i, c in enumerate([*letters, ".\n", "?\n", "<s>"])}
+    core = Tokenizer(models.BPE(vocabulary, [(".", "\n"), ("?", "\n")]))
+    if normalizer is not None:
+        core.normalizer = normalizer
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>")
+
+
+def test_a_token_that_the_instruction_may_take_is_not_after_it():
+    """Of "\\nbot:" the newline belongs to the question mark; alone it would be a fifth token."""
+    tokenizer = _merging()
+    tokenizer.chat_template = "{{ bos_token }}{{ messages[0]['content'] }}\nbot:"
+    batch = encode(tokenizer, ["so it is.", "a name"])
+    assert batch.pieces[0][-5:] == (".\n", "b", "o", "t", ":")
+    assert batch.pieces[1][-5:] == ("\n", "b", "o", "t", ":")
+    assert batch.post_instruction == 4
+
+
+def test_a_space_that_a_text_gets_at_its_beginning_is_not_counted():
+    """SentencePiece puts a space before " [/in]" when it stands alone: seven tokens, not six."""
+    prepend = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    tokenizer = _merging(prepend)
+    tokenizer.chat_template = "{{ bos_token }}[in] {{ messages[0]['content'] }} [/in]"
+    assert len(tokenizer(" [/in]", add_special_tokens=False)["input_ids"]) == 7
+    for prompts in (["a name"], ["why is it so?", "do it!"]):
+        assert encode(tokenizer, prompts).post_instruction == 6
+
+
+def test_every_prompt_ends_in_the_tokens_after_the_instruction():
+    """Also where a prompt's end takes more of the template than others do."""
+    tokenizer = _merging()
+    tokenizer.chat_template = "{{ messages[0]['content'] }}.\n"
+    assert encode(tokenizer, ["a name", "why"]).post_instruction == 1  # ".\n"
+    raw = encode(tokenizer, ["a name", "why"], template="raw")
+    assert raw.post_instruction == 1  # nothing follows; the last token stands in
 
 
 def test_common_prefix_leaves_each_prompt_a_token_of_its_own():
