@@ -39,7 +39,7 @@ from mechprobe.generation.base import (
 from mechprobe.generation.llamacpp_server import SlotServer, slots_for, threads_for
 from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_info import quant_info
-from mechprobe.models.gguf_tokenizer import check_vocabulary
+from mechprobe.models.gguf_vocabulary import check_vocabulary, vocabulary_notes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,7 +101,10 @@ class LlamaCppEngine:
         self._limit = int(self._file.get("context_length", 0)) or (1 << 30)
         self._vocabulary = len(self._file.metadata["tokenizer.ggml.tokens"])
         self._fast = fast
-        self.notes: tuple[str, ...] = (FAST_NOTE,) if fast else ()
+        self.notes: tuple[str, ...] = (
+            *([FAST_NOTE] if fast else []),
+            *vocabulary_notes(self._file),
+        )
         self._probed = False
         self._slots: SlotServer | None = None
         self._open(n_ctx or self._context_for(_CONTEXT_STEP))

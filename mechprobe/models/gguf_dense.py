@@ -17,17 +17,14 @@ from mechprobe.models.gguf_config import config_from_metadata
 from mechprobe.models.gguf_file import GgufFile, GgufTensor, read_gguf
 from mechprobe.models.gguf_info import quant_info, read_gguf_info
 from mechprobe.models.gguf_names import GgufArchitecture, Heads, architecture_of_file
-from mechprobe.models.gguf_tokenizer import check_vocabulary, load_gguf_tokenizer
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = [
-    "check_vocabulary",
     "dequantize",
     "load_gguf_dense",
-    "load_gguf_tokenizer",
     "read_gguf_info",
 ]
 

@@ -1,203 +1,209 @@
-"""The tokenizer inside a GGUF file: build it, or check that it is the one a model is read with."""
+"""The tokenizer inside a GGUF file, rebuilt so that it gives llama.cpp's ids."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mechprobe.errors import CheckpointError, VocabularyError
-from mechprobe.models.gguf_file import GgufFile, read_gguf
+from mechprobe.models.gguf_file import read_gguf
+from mechprobe.models.gguf_pretokenizer import DEFAULT, PRE_TOKENIZERS, PreTokenizer
+from mechprobe.models.gguf_vocabulary import (
+    CONTROL,
+    OWN_TOKENIZER,
+    SPACE,
+    UNKNOWN,
+    USER_DEFINED,
+    Vocabulary,
+    read_vocabulary,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CONTROL: Final = 3
-_USER_DEFINED: Final = 4
-_UNUSED: Final = 5
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_REGEX: Final = {
-    "llama-bpe": _WORDS + r"\p{N}{1,3}" + _REST,
-    "dbrx": _WORDS + r"\p{N}{1,3}" + _REST,
-    "qwen2": _WORDS + r"\p{N}" + _REST,
-}
-"""How text is cut before merging, by `tokenizer.ggml.pre`; as in the models' own tokenizer.json."""
-_GPT2: Final = frozenset({"gpt-2", "phi-2", "olmo"})
-_COMPOSED: Final = frozenset({"qwen2"})
-"""Those whose tokenizer.json composes Unicode first (NFC); llama.cpp does not."""
-_DIGITS: Final = frozenset({"smollm", "starcoder", "refact"})
-_SPECIAL: Final = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
 
-
-def _tokens(file: GgufFile) -> list[str]:
-    tokens = file.metadata.get("tokenizer.ggml.tokens")
-    if not tokens:
-        raise CheckpointError(f"{file.path}: holds no vocabulary; convert the model again")
-    return list(tokens)
-
-
-def _merges(file: GgufFile, tokens: list[str]) -> list[tuple[str, str]]:
+def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """The merges; each joins two tokens to a third, all of which the vocabulary must hold.
 
     Raises:
         VocabularyError: One does not: the vocabulary is damaged, or another model's.
     """
-    known, found = set(tokens), []
-    for number, merge in enumerate(file.metadata.get("tokenizer.ggml.merges", [])):
-        left, _, right = merge.partition(" ")
+    known, merges = set(vocabulary.tokens), []
+    for number, merge in enumerate(vocabulary.merges):
+        cut = merge.find(" ", 1)
+        left, right = (merge[:cut], merge[cut + 1 :]) if cut > 0 else (merge, "")
         missing = [token for token in (left, right, left + right) if token not in known]
         if missing:
             raise VocabularyError(
-                f"{file.path}: merge {number} ({merge!r}) needs the token {missing[0]!r}, which "
-                "the file lacks: its vocabulary is damaged or another model's; convert the model "
-                "again, or pass the model's own tokenizer (--tokenizer FOLDER_OR_ID)"
+                f"{vocabulary.path}: merge {number} ({merge!r}) needs the token {missing[0]!r}, "
+                "which the file lacks: its vocabulary is damaged or another model's; convert the "
+                f"model again, or {OWN_TOKENIZER}"
             )
-        found.append((left, right))
-    return found
+        merges.append((left, right))
+    return merges
 
 
-def pre_tokenizer_name(description: dict[str, Any]) -> str | None:
-    """llama.cpp's name for how a tokenizer cuts text, None where it has no such name here.
+def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """Merges of a SentencePiece vocabulary: any two tokens that join to a third, best score first.
 
-    Args:
-        description: A parsed `tokenizer.json`.
+    SentencePiece joins whatever neighbours give the token of the highest score (Kudo & Richardson
+    2018); the same order comes of a list of all such pairs.
     """
-    if description.get("model", {}).get("type") != "BPE":
-        return None
-    normalizer = (description.get("normalizer") or {}).get("type")
-    pre = description.get("pre_tokenizer") or {}
-    steps = pre.get("pretokenizers", []) if pre.get("type") == "Sequence" else [pre]
-    if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
-        return None
-    whole = bool(steps[-1].get("use_regex", True))
-    if len(steps) == 1 and whole and normalizer is None:
-        return "gpt-2"
-    if len(steps) != 2:
-        return None
-    first = steps[0]
-    if first.get("type") == "Digits" and whole and normalizer is None:
-        return "smollm" if first.get("individual_digits") else None
-    pattern = (first.get("pattern") or {}).get("Regex")
-    name = next((n for n, regex in _REGEX.items() if regex == pattern), None)
-    expected = "NFC" if name in _COMPOSED else None
-    return name if normalizer == expected and not whole else None
+    ids = {token: i for i, token in enumerate(vocabulary.tokens)}
+    pairs = [
+        (token[:cut], token[cut:], i)
+        for token, i in ids.items()
+        for cut in range(1, len(token))
+        if token[:cut] in ids and token[cut:] in ids
+    ]
+    pairs.sort(key=lambda pair: -vocabulary.scores[pair[2]])
+    return [(left, right) for left, right, _ in pairs]
 
 
-def _pre_tokenizer(path: Path, pre: str) -> Any:
-    from tokenizers import Regex, pre_tokenizers
+def _rule(vocabulary: Vocabulary) -> PreTokenizer:
+    """How text is cut before merging.
 
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    if pre in _GPT2:
-        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    if pre in _DIGITS:
-        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
-    if pre in _REGEX:
-        split = pre_tokenizers.Split(Regex(_REGEX[pre]), behavior="isolated")
-        return pre_tokenizers.Sequence([split, byte_level])
-    raise CheckpointError(
-        f"{path}: pre-tokenizer {pre!r} cannot be rebuilt; pass the model's own tokenizer "
-        "(--tokenizer FOLDER_OR_ID)"
+    Raises:
+        CheckpointError: llama.cpp knows no such rule, or it is no list of regular expressions.
+    """
+    name = "gemma4" if vocabulary.model == "gemma4" else vocabulary.pre
+    if name is None:
+        return DEFAULT
+    if name not in PRE_TOKENIZERS:
+        raise CheckpointError(
+            f"{vocabulary.path}: pre-tokenizer {name!r} cannot be rebuilt; {OWN_TOKENIZER}"
+        )
+    return PRE_TOKENIZERS[name]
+
+
+def _sentencepiece_decoder(*, strip: bool) -> Any:
+    from tokenizers import decoders
+
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if strip else steps)
+
+
+def _bpe(vocabulary: Vocabulary) -> Any:
+    """A BPE tokenizer with a list of merges and a rule that cuts text before them."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    rule = _rule(vocabulary)
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(vocabulary.tokens)},
+            merges=_merges(vocabulary),
+            ignore_merges=rule.ignore_merges,
+            byte_fallback=not rule.byte_level,
+        )
     )
-
-
-def _byte_level(file: GgufFile) -> Any:
-    """A byte-level BPE `tokenizers.Tokenizer` from the file's tokens and merges."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
-
-    tokens = _tokens(file)
-    kinds = file.metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=_merges(file, tokens)))
-    pre = str(file.metadata.get("tokenizer.ggml.pre", "gpt-2"))
-    tokenizer.pre_tokenizer = _pre_tokenizer(file.path, pre)
-    if pre in _COMPOSED:
-        tokenizer.normalizer = normalizers.NFC()
-    tokenizer.decoder = decoders.ByteLevel()
-    for token, kind in zip(tokens, kinds, strict=True):
-        if kind == _CONTROL:
-            tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
-        elif kind == _USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(token, normalized=False)])
+    steps: list[Any] = [
+        pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in rule.patterns
+    ]
+    if rule.byte_level:
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+        tokenizer.decoder = _sentencepiece_decoder(strip=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     return tokenizer
+
+
+def _sentencepiece(vocabulary: Vocabulary) -> Any:
+    """A SentencePiece BPE tokenizer; llama.cpp begins the text after each special token anew."""
+    from tokenizers import Tokenizer, models, normalizers
+
+    unknown = vocabulary.special.get("unk")
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(vocabulary.tokens)},
+            merges=_merges_by_score(vocabulary),
+            unk_token=None if unknown is None else vocabulary.tokens[unknown],
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    prefix = vocabulary.add_space_prefix is not False
+    steps = [normalizers.Prepend(SPACE)] if prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    tokenizer.decoder = _sentencepiece_decoder(strip=prefix)
+    return tokenizer
+
+
+_BUILD: Final[dict[str, Callable[[Vocabulary], Any]]] = {
+    "gpt2": _bpe,
+    "gemma4": _bpe,
+    "llama": _sentencepiece,
+}
+"""By `tokenizer.ggml.model`."""
+_STRIPS_NOTHING: Final = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+"""Phi-3's tokens that leave the spaces after them alone."""
+
+
+def _adds(vocabulary: Vocabulary) -> tuple[bool, bool]:
+    """Whether llama.cpp puts BOS before a text, and EOS behind it."""
+    bos = vocabulary.add_bos
+    if bos is None:
+        bos = True if vocabulary.model == "llama" else _rule(vocabulary).add_bos
+    return bos or vocabulary.model == "gemma4", bool(vocabulary.add_eos)
+
+
+def _add_tokens_at_the_ends(backend: Any, vocabulary: Vocabulary) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    names = [
+        name
+        for name, added in zip(("bos", "eos"), _adds(vocabulary), strict=True)
+        if added and name in vocabulary.special
+    ]
+    if not names:
+        return
+    token = {name: vocabulary.tokens[vocabulary.special[name]] for name in names}
+    before, behind = token.get("bos", ""), token.get("eos", "")
+    backend.post_processor = TemplateProcessing(
+        single=[part for part in (before, "$A", behind) if part],
+        pair=[part for part in (before, "$A", "$B", behind) if part],
+        special_tokens=[(token[name], vocabulary.special[name]) for name in names],
+    )
 
 
 def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """The tokenizer stored in a GGUF file, with its chat template.
 
     Args:
-        path: A `.gguf` file. Byte-level BPE vocabularies are rebuilt here; SentencePiece ones by
-            transformers' own GGUF reader.
+        path: A `.gguf` file whose vocabulary is a byte-level BPE with a pre-tokenizer that is
+            known by name, a SentencePiece BPE, or Gemma 4's.
 
     Raises:
-        CheckpointError: No vocabulary, or a kind that cannot be rebuilt.
-        VocabularyError: Its merges need tokens that it lacks.
+        CheckpointError: No vocabulary, a damaged one, or a kind that cannot be rebuilt so that
+            it gives llama.cpp's ids.
+        VocabularyError: Its merges need tokens that it lacks, or a token is no Unicode.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
 
-    file = read_gguf(path)
-    if file.metadata.get("tokenizer.ggml.model") != "gpt2":
-        try:
-            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                str(path.parent), gguf_file=path.name
-            )
-        except (ValueError, KeyError, OSError, NotImplementedError) as error:
-            raise CheckpointError(
-                f"{path}: its {file.metadata.get('tokenizer.ggml.model')!r} vocabulary cannot be "
-                "rebuilt; pass the model's own tokenizer (--tokenizer FOLDER_OR_ID)"
-            ) from error
-        return found
-    tokens = _tokens(file)
-    backend = _byte_level(file)
-    ids = {
-        name: file.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()
-    }
-    special = {f"{name}_token": tokens[i] for name, i in ids.items() if i is not None}
-    if file.metadata.get("tokenizer.ggml.add_bos_token") and ids["bos"] is not None:
-        from tokenizers.processors import TemplateProcessing
-
-        bos = special["bos_token"]
-        backend.post_processor = TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, ids["bos"])]
+    vocabulary = read_vocabulary(read_gguf(path))
+    if vocabulary.model not in _BUILD:
+        raise CheckpointError(
+            f"{path}: its {vocabulary.model!r} vocabulary cannot be rebuilt; {OWN_TOKENIZER}"
         )
+    for i, token in enumerate(vocabulary.tokens):
+        if not token.isascii() and any("\ud800" <= character <= "\udfff" for character in token):
+            raise VocabularyError(
+                f"{path}: token {i} ({token!r}) is no UTF-8 and cannot be rebuilt; {OWN_TOKENIZER}"
+            )
+    backend = _BUILD[vocabulary.model](vocabulary)
+    for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True):
+        if kind in (CONTROL, UNKNOWN, USER_DEFINED):
+            strips = vocabulary.strips_right and token not in _STRIPS_NOTHING
+            added = AddedToken(token, normalized=False, rstrip=strips, special=kind != USER_DEFINED)
+            add = backend.add_tokens if kind == USER_DEFINED else backend.add_special_tokens
+            add([added])
+    _add_tokens_at_the_ends(backend, vocabulary)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        chat_template=file.metadata.get("tokenizer.chat_template"),
+        chat_template=vocabulary.chat_template,
         clean_up_tokenization_spaces=False,
-        **special,
+        **{f"{name}_token": vocabulary.tokens[i] for name, i in vocabulary.special.items()},
     )
-
-
-def check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make sure that ids mean the same to a GGUF file and to the tokenizer that renders prompts.
-
-    Padding rows that a converter appends (unused tokens past the tokenizer's end) may differ.
-
-    Raises:
-        VocabularyError: A token or a special token differs; the message names the first id.
-        CheckpointError: The file is broken or holds no vocabulary.
-    """
-    file = read_gguf(path)
-    tokens = _tokens(file)
-    kinds = file.metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    size = len(tokenizer)
-    if size > len(tokens):
-        raise VocabularyError(
-            f"{path}: holds {len(tokens)} tokens and the tokenizer {size}; it belongs to another "
-            "model"
-        )
-    expected = tokenizer.convert_ids_to_tokens(list(range(size)))
-    for i, (found, wanted) in enumerate(zip(tokens, expected, strict=False)):
-        if found != wanted and not (wanted is None and kinds[i] == _UNUSED):
-            raise VocabularyError(
-                f"{path}: id {i} is {found!r} and the tokenizer's is {wanted!r}; "
-                "use the tokenizer of the model that this file was made from"
-            )
-    for name in ("bos", "eos"):
-        found_id = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
-        wanted_id = getattr(tokenizer, f"{name}_token_id")
-        if found_id is not None and wanted_id is not None and found_id != wanted_id:
-            raise VocabularyError(
-                f"{path}: its {name.upper()} is id {found_id} ({tokens[found_id]!r}) and the "
-                f"tokenizer's is {wanted_id} ({tokens[wanted_id]!r})"
-            )

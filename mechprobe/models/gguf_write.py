@@ -6,6 +6,7 @@ models trained here go through the `gguf` package. Other tokenizers are left to 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from mechprobe.models.gguf_check import compare_with_source
 from mechprobe.models.gguf_config import metadata_from_config
 from mechprobe.models.gguf_head import EMBEDDING, HEAD, embedding_and_head
 from mechprobe.models.gguf_names import GgufArchitecture, Heads, architecture_of_model
-from mechprobe.models.gguf_tokenizer import pre_tokenizer_name
+from mechprobe.models.gguf_pretokenizer import pre_tokenizer_name
 from mechprobe.models.quantized import read_claim
 from mechprobe.models.weight_files import unambiguous, weight_files
 
@@ -58,6 +59,25 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[list[str
     return tokens, kinds
 
 
+def _added(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
+    """Whether the tokenizer puts BOS before a text, and EOS behind it.
+
+    Raises:
+        CheckpointError: It adds other tokens, which GGUF cannot say.
+    """
+    text = "a"
+    bare, ids = (tokenizer(text, add_special_tokens=add)["input_ids"] for add in (False, True))
+    for bos, eos in itertools.product((False, True), repeat=2):
+        before = [tokenizer.bos_token_id] if bos else []
+        if [*before, *bare, *([tokenizer.eos_token_id] if eos else [])] == ids:
+            return bos, eos
+    raise CheckpointError(
+        f"{tokenizer.name_or_path}: the tokenizer reads {text!r} as "
+        f"{tokenizer.convert_ids_to_tokens(ids)}; a GGUF file can say that BOS comes first and EOS "
+        "last, nothing else"
+    )
+
+
 def _add_tokenizer(
     writer: Any, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any], size: int
 ) -> None:
@@ -73,9 +93,9 @@ def _add_tokenizer(
     writer.add_eos_token_id(tokenizer.eos_token_id)
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)
-    # Prompts arrive as ids with whatever BOS the template wrote; a second one must not be added.
-    writer.add_add_bos_token(False)
-    writer.add_add_eos_token(False)
+    bos, eos = _added(tokenizer)
+    writer.add_add_bos_token(bos)
+    writer.add_add_eos_token(eos)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
 

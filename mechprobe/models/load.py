@@ -193,13 +193,16 @@ def _load_folder(request: _Request) -> Checkpoint:
 
 
 def _load_gguf(request: _Request) -> Checkpoint:
+    from mechprobe.models.gguf_file import read_gguf
     from mechprobe.models.gguf_info import read_gguf_info
-    from mechprobe.models.gguf_tokenizer import check_vocabulary, load_gguf_tokenizer
+    from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
+    from mechprobe.models.gguf_vocabulary import check_vocabulary, vocabulary_notes
     from mechprobe.models.tokenizer import set_chat_template
     from mechprobe.models.verify import check_expected
 
     path = request.source.path
     quant = read_gguf_info(path)
+    quant = replace(quant, notes=(*quant.notes, *vocabulary_notes(read_gguf(path))))
     check_expected(quant, request.expect, request.source.text)
     tokenizer = request.tokenizer
     if tokenizer is None:

@@ -1,9 +1,15 @@
 """Tiny random-weight models with a real byte-level tokenizer, as folders and as GGUF files."""
 
+import http.client
+import json
+import urllib.parse
+from collections.abc import Sequence
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -201,3 +207,68 @@ def id_prompts() -> list[list[int]]:
     draw = np.random.default_rng(0)
     lengths = draw.integers(4, 25, size=48)
     return [draw.integers(3, VOCABULARY - 8, size=n).tolist() for n in lengths]
+
+
+@pytest.fixture(scope="session")
+def llama_cpp_ids():
+    """`llama_cpp_ids(path, texts)`: ids that llama.cpp itself gives, special tokens read."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+
+    def tokenize(path: Path, texts: Sequence[str], *, add_special: bool = True) -> list[list[int]]:
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx, params.n_parallel, params.verbosity = 64, 1, -1
+        params.warmup = params.fit_params = params.ui = False
+        server = xllamacpp.Server(params)
+        address = urllib.parse.urlsplit(server.listening_address)
+        with closing(http.client.HTTPConnection(address.hostname, address.port)) as connection:
+            found = []
+            for text in texts:
+                body = {"content": text, "add_special": add_special, "parse_special": True}
+                connection.request("POST", "/tokenize", json.dumps(body))
+                found.append(json.loads(connection.getresponse().read())["tokens"])
+        return found
+
+    return tokenize
+
+
+@pytest.fixture(scope="session")
+def save_vocabulary():
+    """`save_vocabulary(path, metadata)`: a GGUF with the tokenizer that `metadata` describes."""
+    return _save_vocabulary
+
+
+def _save_vocabulary(
+    path: Path, metadata: dict[str, Any], *, name: str = "", width: int = 32
+) -> Path:
+    """The smallest llama that llama.cpp loads, with the tokenizer that `metadata` describes."""
+    draw = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, "llama")
+    if name:
+        writer.add_name(name)
+    for key in ("embedding_length", "feed_forward_length", "rope.dimension_count"):
+        writer.add_uint32(f"llama.{key}", width)
+    for key in ("block_count", "attention.head_count", "attention.head_count_kv"):
+        writer.add_uint32(f"llama.{key}", 1)
+    writer.add_uint32("llama.context_length", 64)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+    for key, value in metadata.items():
+        add = {
+            str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32,
+            list: writer.add_array,
+        }[type(value)]  # fmt: skip
+        add(f"tokenizer.{key}", value)
+    names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    matrices = [f"blk.0.{name}.weight" for name in names]
+    norms = ["output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"]
+    rows = len(metadata["ggml.tokens"])
+    writer.add_tensor("token_embd.weight", draw.normal(size=(rows, width)).astype(np.float16))
+    for name in matrices:
+        writer.add_tensor(name, draw.normal(size=(width, width)).astype(np.float16))
+    for name in norms:
+        writer.add_tensor(name, np.ones(width, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -1,12 +1,18 @@
 """The tokenizer in a GGUF file: the same ids as the folder's, and a check that notices others."""
 
+import shutil
+
 import gguf
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from mechprobe.cli import main
 from mechprobe.errors import CheckpointError, VocabularyError
-from mechprobe.models.gguf_tokenizer import check_vocabulary, load_gguf_tokenizer
+from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
+from mechprobe.models.gguf_vocabulary import check_vocabulary
+from mechprobe.models.gguf_write import write_f16_gguf
+from mechprobe.models.load import load_checkpoint
 
 TEXTS = [
     "the quick brown fox, it's 2024!",
@@ -83,10 +89,125 @@ def _only_vocabulary(path, pre, model="gpt2", tokens=("a", "b", "ab"), merges=("
 
 
 def test_kinds_that_cannot_be_rebuilt(tmp_path):
-    with pytest.raises(CheckpointError, match="pre-tokenizer 'viking' cannot be rebuilt"):
-        load_gguf_tokenizer(_only_vocabulary(tmp_path / "m.gguf", "viking"))
-    with pytest.raises(CheckpointError, match="'rwkv' vocabulary cannot be rebuilt"):
-        load_gguf_tokenizer(_only_vocabulary(tmp_path / "n.gguf", "default", "rwkv"))
+    for pre in ("kimi-k2", "superbpe", "another"):
+        with pytest.raises(CheckpointError, match=f"pre-tokenizer '{pre}' cannot be rebuilt"):
+            load_gguf_tokenizer(_only_vocabulary(tmp_path / f"{pre}.gguf", pre))
+    for model in ("rwkv", "bert", "t5", "plamo2", "whitespace"):
+        with pytest.raises(CheckpointError, match=f"'{model}' vocabulary cannot be rebuilt"):
+            load_gguf_tokenizer(_only_vocabulary(tmp_path / f"{model}.gguf", "default", model))
+
+
+def _metadata(**changes):
+    tokens = [*map(chr, range(33, 127)), "\u0120", "ab", "<s>"]
+    return {
+        "ggml.model": "gpt2",
+        "ggml.pre": "gpt-2",
+        "ggml.tokens": tokens,
+        "ggml.token_type": [1] * (len(tokens) - 1) + [3],
+        "ggml.merges": ["a b"],
+        "ggml.eos_token_id": len(tokens) - 1,
+    } | changes
+
+
+def test_a_file_without_pre_tokenizer_is_cut_as_llama_cpp_cuts_it(
+    tmp_path, save_vocabulary, llama_cpp_ids
+):
+    """Its default, which no model has: it cuts " $" and "12345" where GPT-2's rule does not."""
+    metadata = _metadata(**{"ggml.tokens": ["\u0120$", "34", *_metadata()["ggml.tokens"]]})
+    metadata["ggml.token_type"] = [1] * (len(metadata["ggml.tokens"]) - 1) + [3]
+    metadata["ggml.merges"] = ["\u0120 $", "3 4", "a b"]
+    named = save_vocabulary(tmp_path / "gpt2.gguf", metadata)
+    del metadata["ggml.pre"]
+    path = save_vocabulary(tmp_path / "m.gguf", metadata)
+    texts = ["a $", "12345", "a b ab"]
+    ids = llama_cpp_ids(path, texts)
+    assert load_gguf_tokenizer(path)(texts)["input_ids"] == ids
+    other = load_gguf_tokenizer(named)(texts)["input_ids"]
+    assert [a == b for a, b in zip(ids, other, strict=True)] == [False, False, True]
+    checkpoint = load_checkpoint(str(path), kernel="native")
+    assert "names no pre-tokenizer (tokenizer.ggml.pre)" in checkpoint.quant.notes[-1]
+    assert not any(
+        "pre-tokenizer" in n for n in load_checkpoint(str(named), kernel="native").quant.notes
+    )
+
+
+@pytest.mark.parametrize("others", [(), ("<|tool_response>",)])
+def test_tokens_that_llama_cpp_knows_by_name(others, tmp_path, save_vocabulary, llama_cpp_ids):
+    """Read as one token though the file calls them normal; "</s>" is normal in Gemma 4."""
+    named = ["<|im_end|>", "<fim_prefix>", "</s>", "<|file_sep|>", "<|im_start|>", *others]
+    metadata = _metadata()
+    metadata["ggml.tokens"] += named
+    metadata["ggml.token_type"] += [1] * len(named)
+    path = save_vocabulary(tmp_path / "m.gguf", metadata)
+    texts = [f"a{name}b" for name in named]
+    ids = llama_cpp_ids(path, texts)
+    assert load_gguf_tokenizer(path)(texts)["input_ids"] == ids
+    assert [len(row) == 3 for row in ids][:5] == [True, True, not others, True, False]
+
+
+def test_spaces_after_phi3s_special_tokens(tmp_path, save_vocabulary, llama_cpp_ids):
+    """llama.cpp knows the model by its name alone, and gives them to the token."""
+    metadata = _metadata()
+    metadata["ggml.tokens"] += ["<|user|>", "<|endoftext|>", "</s>", "<unk>"]
+    metadata["ggml.token_type"] += [3, 3, 3, 2]
+    texts = ["<|user|> a", "<|user|>\n\n a b", "<|endoftext|> a", "<s> a", "</s>  a"]
+    found = []
+    for name in ("another", "Phi-3-mini"):
+        path = save_vocabulary(tmp_path / f"{name}.gguf", metadata, name=name)
+        found.append(llama_cpp_ids(path, texts))
+        assert load_gguf_tokenizer(path)(texts)["input_ids"] == found[-1]
+    same = [a == b for a, b in zip(*found, strict=True)]
+    assert same == [False, False, True, True, False]
+
+
+@pytest.mark.parametrize("adds", [("<s>",), ("</s>",), ("<s>", "</s>"), ()])
+def test_a_written_file_adds_what_the_source_adds(adds, tiny_folder, tmp_path, llama_cpp_ids):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("llama"))
+    parts = [t for t in ("<s>", "$A", "</s>") if t in adds or t == "$A"]
+    ids = tokenizer.convert_tokens_to_ids(list(adds))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=parts, pair=[*parts, "$B"], special_tokens=list(zip(adds, ids, strict=True))
+    )
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_folder("llama"), folder)
+    tokenizer.save_pretrained(folder)
+    source = AutoTokenizer.from_pretrained(folder)
+    path = write_f16_gguf(folder, tmp_path / "m.gguf")
+    expected = source(TEXTS)["input_ids"]
+    assert [row[0] == 0 for row in expected] == ["<s>" in adds] * len(TEXTS)
+    assert llama_cpp_ids(path, TEXTS) == expected
+    assert load_gguf_tokenizer(path)(TEXTS)["input_ids"] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ggml.tokens": [1, 2, 3]}, "tokenizer.ggml.tokens is no list of str"),
+        ({"ggml.token_type": [1, 1]}, "token_type has 2 entries for 97 tokens"),
+        ({"ggml.token_type": ["a"] * 97}, "token_type is no list of int"),
+        ({"ggml.merges": "a b"}, "merges is no list of str"),
+        ({"ggml.model": 3}, "tokenizer.ggml.model is 3 and must be of type str"),
+        ({"ggml.pre": True}, "tokenizer.ggml.pre is True and must be of type str"),
+        ({"ggml.eos_token_id": 97}, "its EOS is id 97 and there are 97 tokens"),
+        ({"ggml.bos_token_id": "0"}, "bos_token_id is '0' and must be of type int"),
+        ({"chat_template": 5}, "tokenizer.chat_template is 5 and must be of type str"),
+        ({"ggml.tokens": [*_metadata()["ggml.tokens"][:-1], "ab"]}, "ids 95 and 96 are both 'ab'"),
+    ],
+)
+def test_wrong_values_are_one_line(changes, message, tmp_path, save_vocabulary):
+    path = save_vocabulary(tmp_path / "m.gguf", _metadata(**changes))
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_gguf_tokenizer(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_token_that_is_no_unicode_is_one_line(tmp_path, save_vocabulary):
+    path = save_vocabulary(tmp_path / "m.gguf", _metadata())
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"\x02\0\0\0\0\0\0\0ab", b"\x02\0\0\0\0\0\0\0a\xff", 1))
+    with pytest.raises(VocabularyError, match=r"token 95 \('a\\udcff'\) is no UTF-8") as error:
+        load_gguf_tokenizer(path)
+    str(error.value).encode()  # and can be printed
 
 
 @pytest.mark.parametrize(
