@@ -25,9 +25,10 @@ from mechprobe.errors import (
     MissingExtraError,
     require,
 )
+from mechprobe.models.gguf_config import config_from_metadata
 from mechprobe.models.gguf_fields import suspects
 from mechprobe.models.gguf_file import GgufFile, read_gguf
-from mechprobe.models.gguf_names import architecture_of_model
+from mechprobe.models.gguf_names import architecture_of_file, architecture_of_model
 from mechprobe.models.llamacpp import logprobs_apart
 from mechprobe.models.memory import give_back
 from mechprobe.models.weight_files import weight_files
@@ -45,6 +46,7 @@ _LONGEST: Final = 512
 takes longer than writing it. What llama.cpp's graphs do with them is known from the configuration.
 """
 _POSITIONS: Final = 8
+_LIKELIEST: Final = 4096
 _DENSE_LIMIT: Final = 0.1
 """Of the yardstick. The dense graph is the source's; float32 sums in another order are 2^-13 of
 float16's rounding."""
@@ -75,7 +77,7 @@ class Comparison:
     """What was not compared, and why."""
 
 
-def compare_with_source(path: Path, folder: Path) -> Comparison:
+def compare_with_source(path: Path, folder: Path, *, converted: bool = False) -> Comparison:
     """Compare a 16-bit GGUF's logits with those of the folder it was written from.
 
     One text of random ids, 32 tokens longer than a sliding window of up to 480 tokens; logits
@@ -84,6 +86,8 @@ def compare_with_source(path: Path, folder: Path) -> Comparison:
     Args:
         path: The file.
         folder: The transformers folder.
+        converted: llama.cpp's converter wrote it, which rounds some vectors as well (it adds 1 to
+            Gemma's gains in the type that they are stored in).
 
     Returns:
         The distances; what cannot be compared here is said in the notes.
@@ -102,10 +106,10 @@ def compare_with_source(path: Path, folder: Path) -> Comparison:
     exact, rounded = _source_logits(folder, config, ids, ends)
     if not np.isfinite(exact).all():
         raise CheckpointError(f"{folder}: the model's logits are not finite")
-    yardstick = _distance(exact, rounded)
     floor = _FLOOR * _distance(exact, np.zeros_like(exact))
     found: dict[str, float] = {}
-    engines = {"dense": (_dense_logits, _DENSE_LIMIT), "llama.cpp": (_native_logits, _NATIVE_LIMIT)}
+    dense_limit = _NATIVE_LIMIT if converted else _DENSE_LIMIT
+    engines = {"dense": (_dense_logits, dense_limit), "llama.cpp": (_native_logits, _NATIVE_LIMIT)}
     for engine, (logits, limit) in engines.items():
         try:
             theirs = logits(file, ids, ends)
@@ -114,25 +118,40 @@ def compare_with_source(path: Path, folder: Path) -> Comparison:
             continue
         except CheckpointError as error:
             raise CheckpointError(
-                f"{folder}: as a GGUF it cannot be read: {_without(path, error)}{_reasons(config)}"
+                f"{folder}: as a GGUF it cannot be read: {_without(path, error)}"
+                f"{_reasons(config, file)}"
             ) from error
         found[engine] = _distance(exact, theirs)
-        if not found[engine] <= limit * yardstick + floor:
+        allowed = limit * _distance(exact, _where(theirs, rounded)) + floor
+        if not found[engine] <= allowed:
             raise CheckpointError(
                 f"{folder}: the GGUF would be another model: {engine} is {found[engine]:.2g} (RMS "
                 f"of logits over {len(ids)} tokens) from the source, and rounding to float16 "
-                f"explains {limit * yardstick + floor:.1g}{_reasons(config)}"
+                f"explains {allowed:.1g}{_reasons(config, file)}"
             )
-    return Comparison(len(ids), yardstick, found.get("dense"), found.get("llama.cpp"), notes)
+    return Comparison(
+        len(ids), _distance(exact, rounded), found.get("dense"), found.get("llama.cpp"), notes
+    )
 
 
-def _reasons(config: PretrainedConfig) -> str:
+def _reasons(config: PretrainedConfig, file: GgufFile) -> str:
     """What in the configuration may be the cause."""
     try:
         fields = suspects(config, architecture_of_model(config.model_type))
-    except ArchitectureError:
-        return ""
+        architecture = architecture_of_file(file.path, file.architecture)
+        fields += _rope_differences(config, config_from_metadata(file, architecture, {}))
+    except CheckpointError:
+        fields = []
     return f"; it may be {', '.join(fields)}" if fields else ""
+
+
+def _rope_differences(source: PretrainedConfig, written: PretrainedConfig) -> list[str]:
+    theirs = getattr(written, "rope_parameters", None) or {}
+    return [
+        f"rope_parameters.{field}: {value!r}"
+        for field, value in (getattr(source, "rope_parameters", None) or {}).items()
+        if isinstance(value, int | float) and theirs.get(field) != value
+    ]
 
 
 def _without(path: Path, error: Exception) -> str:
@@ -236,9 +255,17 @@ def _native_logits(file: GgufFile, ids: Sequence[int], ends: Ends) -> Array:
 
     require("xllamacpp", "gguf")
     beginnings = [ids[: int(end) + 1] for end in ends]
-    found = logprobs_apart(file, beginnings, threads=torch.get_num_threads()).astype(np.float64)
+    found = logprobs_apart(
+        file, beginnings, threads=torch.get_num_threads(), likeliest=_LIKELIEST
+    ).astype(np.float64)
     # llama.cpp takes the logarithm of float32 probabilities: below this they are none.
     return np.where(found < _UNDERFLOW, np.nan, found)
+
+
+def _where(theirs: Array, values: Array) -> Array:
+    """`values` where `theirs` has numbers, NaN elsewhere."""
+    width = min(theirs.shape[1], values.shape[1])
+    return np.where(np.isfinite(theirs[:, :width]), values[:, :width], np.nan)
 
 
 def _distance(left: Array, right: Array) -> float:

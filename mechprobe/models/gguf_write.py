@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mechprobe.errors import ArchitectureError, CheckpointError
+from mechprobe.errors import ArchitectureError, CheckpointError, warn_of_checkpoint
 from mechprobe.models.gguf_check import compare_with_source
 from mechprobe.models.gguf_config import metadata_from_config
 from mechprobe.models.gguf_head import EMBEDDING, HEAD, embedding_and_head
@@ -277,15 +277,18 @@ def write_f16_gguf(model_dir: Path, out: Path) -> Path:
     half_written = temporary.with_suffix(".json")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        writer = "mechprobe (gguf)"
-        if pre_tokenizer_name(json.loads(text)) is None:
-            writer = "convert_hf_to_gguf.py"
+        converted = pre_tokenizer_name(json.loads(text)) is None
+        if converted:
             _convert_with_llama_cpp(model_dir, temporary)
         elif tokenizer.eos_token_id is None:
             raise CheckpointError(f"{model_dir}: the tokenizer has no end-of-sequence token")
         else:
             _write(model_dir, temporary, tokenizer, text)
-        record = {"writer": writer, "compared": asdict(compare_with_source(temporary, model_dir))}
+        comparison = compare_with_source(temporary, model_dir, converted=converted)
+        if comparison.dense is None or comparison.llama_cpp is None:
+            warn_of_checkpoint(str(model_dir), comparison.notes)
+        writer = "convert_hf_to_gguf.py" if converted else "mechprobe (gguf)"
+        record = {"writer": writer, "compared": asdict(comparison)}
         half_written.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         half_written.replace(out.with_name(f"{out.name}.json"))
         temporary.replace(out)

@@ -76,7 +76,9 @@ def anchor(file: GgufFile) -> int:
     raise GenerationError(f"{file.path}: no plain ASCII token in the vocabulary")
 
 
-def logprobs_apart(file: GgufFile, prompts: Sequence[Sequence[int]], *, threads: int) -> Array:
+def logprobs_apart(
+    file: GgufFile, prompts: Sequence[Sequence[int]], *, threads: int, likeliest: int | None = None
+) -> Array:
     """Log-probabilities (nats) of the token after each prompt, shape (n_prompts, vocabulary).
 
     Computed in a process of its own: where a graph of llama.cpp does not expect what a file says,
@@ -86,6 +88,8 @@ def logprobs_apart(file: GgufFile, prompts: Sequence[Sequence[int]], *, threads:
         file: What to load.
         prompts: Token ids, one sequence after the other.
         threads: Of the CPU.
+        likeliest: So many tokens of each row alone, NaN elsewhere: a large vocabulary takes
+            seconds to pass on. None takes all.
 
     Raises:
         CheckpointError: llama.cpp cannot load the file or fails on it.
@@ -96,7 +100,8 @@ def logprobs_apart(file: GgufFile, prompts: Sequence[Sequence[int]], *, threads:
             "path": str(file.path.resolve()),
             "prompts": [list(map(int, prompt)) for prompt in prompts],
             "anchor": anchor(file),
-            "vocabulary": len(file.metadata["tokenizer.ggml.tokens"]),
+            "vocabulary": (vocabulary := len(file.metadata["tokenizer.ggml.tokens"])),
+            "likeliest": min(likeliest or vocabulary, vocabulary),
             "threads": threads,
             "out": str(out),
         }
@@ -145,7 +150,7 @@ def _answer(request: dict[str, Any]) -> None:
                 "samplers": ["temperature"],
                 "cache_prompt": False,
                 "max_tokens": 1,
-                "logprobs": vocabulary,
+                "logprobs": int(request["likeliest"]),
                 "logit_bias": [[request["anchor"], 1e6]],
             }
         )

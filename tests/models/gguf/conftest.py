@@ -4,7 +4,7 @@ import http.client
 import json
 import urllib.parse
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from mechprobe.models import gguf_write
+from mechprobe.models.gguf_check import Comparison
 from mechprobe.models.gguf_write import write_f16_gguf
 from mechprobe.models.quantize_gguf import quantize_gguf
 
@@ -176,6 +178,14 @@ def save_tiny(name: str, folder: Path, gain: float) -> Path:
     return folder
 
 
+@contextmanager
+def uncompared():
+    """Write without the comparison with the source, where a test makes its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf_write, "compare_with_source", lambda *_, **__: Comparison(0))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """`tiny_folder(name, gain)`: a transformers folder, made once."""
@@ -195,7 +205,8 @@ def tiny_gguf(tiny_folder, tmp_path_factory):
     def make(name: str = "llama", level: str = "F16", gain: float = 0.6) -> Path:
         out = tmp_path_factory.mktemp("gguf") / f"{level}.gguf"
         if level == "F16":
-            return write_f16_gguf(tiny_folder(name, gain), out)
+            with uncompared():
+                return write_f16_gguf(tiny_folder(name, gain), out)
         return quantize_gguf(make(name, "F16", gain), level, out)
 
     return make

@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from mechprobe.errors import ArchitectureError, CheckpointError, MissingExtraError
 from mechprobe.generation.llamacpp import LlamaCppEngine
-from mechprobe.models import gguf_check, gguf_config
-from mechprobe.models.gguf_check import compare_with_source
+from mechprobe.models import gguf_check, gguf_config, gguf_write
+from mechprobe.models.gguf_check import Comparison, compare_with_source
+from mechprobe.models.gguf_config import metadata_from_config
 from mechprobe.models.gguf_dense import load_gguf_dense
 from mechprobe.models.gguf_fields import known_fields
 from mechprobe.models.gguf_file import read_gguf
-from mechprobe.models.gguf_names import ARCHITECTURES
+from mechprobe.models.gguf_names import ARCHITECTURES, architecture_of_model
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.gguf_write import write_f16_gguf
 from mechprobe.models.quantize import quantize
@@ -150,7 +151,8 @@ CARRIED = [
 
 
 @pytest.mark.parametrize(("name", "changes"), CARRIED)
-def test_what_a_gguf_carries(folder, tmp_path, name, changes):
+def test_what_a_gguf_carries(folder, tmp_path, monkeypatch, name, changes):
+    monkeypatch.setattr(gguf_write, "compare_with_source", lambda *_, **__: Comparison(0))
     source = folder(name, **changes)
     assert_same_model(source, write_f16_gguf(source, tmp_path / "m.gguf"))
 
@@ -212,10 +214,17 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "changes", "field"), REFUSED)
-def test_what_a_gguf_cannot_carry_is_refused_by_name(folder, tmp_path, name, changes, field):
+def test_what_a_gguf_cannot_carry_is_refused_by_name(tiny_folder, name, changes, field):
+    written = json.loads((tiny_folder(name, LIVELY) / "config.json").read_text())
+    config = transformers.AutoConfig.for_model(**written | changes)
     with pytest.raises(ArchitectureError, match=f"a GGUF would be another model: .*{field}"):
-        write_f16_gguf(folder(name, **changes), tmp_path / "m.gguf")
-    assert [p.name for p in tmp_path.iterdir()] == [name]
+        metadata_from_config(config, architecture_of_model(config.model_type))
+
+
+def test_a_refusal_says_where_and_leaves_nothing(folder, tmp_path):
+    with pytest.raises(ArchitectureError, match=r"mistral: a GGUF would .*; measure the folder"):
+        quantize(str(folder("mistral", sliding_window=8)), "Q8_0", tmp_path / "m.gguf")
+    assert [p.name for p in tmp_path.iterdir()] == ["mistral"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_truncated_weights(folder, tmp_path):
 
 def test_no_weights(folder, tmp_path):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="no safetensors weights"):
+    with pytest.raises(CheckpointError, match="no safetensors file"):
         write_f16_gguf(folder, tmp_path / "m.gguf")
 
 

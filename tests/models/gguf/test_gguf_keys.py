@@ -1,0 +1,109 @@
+"""Metadata as llama.cpp's converter and older writers leave them: dense is llama.cpp, or refuses.
+
+Each file is one of ours with other keys; llama.cpp, which reads the same file, is the reference.
+"""
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from mechprobe.errors import ArchitectureError
+from mechprobe.models.gguf_dense import load_gguf_dense
+from mechprobe.models.gguf_file import read_gguf
+from mechprobe.models.llamacpp import logprobs_apart
+
+LIVELY = 1.5
+TEXT = np.random.default_rng(2).integers(3, 310, size=60).tolist()
+
+
+def rekeyed(path, out, changes):
+    """A copy whose architecture's keys are changed; None drops one."""
+    reader = gguf.GGUFReader(path)
+    name = read_gguf(path).architecture
+    writer = gguf.GGUFWriter(out, name)
+    changes = {f"{name}.{key}": value for key, value in changes.items()}
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        if field.name not in changes:
+            inner = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+    for key, value in changes.items():
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+        add |= {str: writer.add_string, list: writer.add_array, type(None): lambda *_: None}
+        add[type(value)](key, value)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, np.ascontiguousarray(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
+def both(path):
+    model = load_gguf_dense(path, dtype=torch.float32, device="cpu")
+    with torch.no_grad():
+        dense = model(torch.tensor([TEXT])).logits[0, -1].double().log_softmax(-1).numpy()
+    return dense, logprobs_apart(read_gguf(path), [TEXT], threads=1)[0].astype(np.float64)
+
+
+SCALED = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
+SCALED |= {"rope.scaling.original_context_length": 64}
+EQUAL = [
+    # an explicit factor of attention: the converter's key, which llama.cpp reads for others alone
+    ("qwen2", SCALED | {"rope.scaling.yarn_attn_factor": 1.5}, True),
+    ("qwen2", SCALED | {"rope.scaling.attn_factor": 1.5}, True),
+    ("qwen2", SCALED | {"rope.scaling.yarn_beta_fast": 8.0, "rope.scaling.yarn_beta_slow": 2.0},
+     True),
+    ("llama", SCALED | {"rope.scaling.yarn_log_multiplier": 0.5}, True),
+    ("llama", SCALED | {"rope.scaling.original_context_length": None}, True),
+    # scaling is linear where no type is given, also under its old name
+    ("llama", {"rope.scaling.factor": 4.0}, True),
+    ("llama", {"rope.scale_linear": 4.0}, True),
+    ("llama", {"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, False),
+    ("llama", {"attention.sliding_window": 8}, False),
+    ("phi3", {"attention.sliding_window": 8}, False),
+    ("phi3_longrope", {"rope.scaling.attn_factor": None}, True),
+    ("phi3_longrope", {"rope.scaling.type": None}, False),
+    ("gemma2", {"attention.sliding_window_pattern": 0}, True),
+    ("gemma2", {"attention.sliding_window_pattern": [False, True]}, True),
+    ("gemma2", {"attn_logit_softcapping": 3.0}, True),
+    ("gemma3", {"attention.sliding_window": None}, True),
+    ("gemma3", {"attention.sliding_window": 0}, True),
+    ("gemma3", {"attention.sliding_window_pattern": 3}, True),
+    ("gemma3", {"attention.sliding_window_pattern": 0}, True),
+    ("gemma3", {"rope.freq_base_swa": None}, False),
+    ("gemma3", SCALED, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "changes", "matters"), EQUAL)
+def test_dense_reads_a_key_as_llama_cpp_does(tiny_gguf, tmp_path, name, changes, matters):
+    original = tiny_gguf(name, "F16", LIVELY)
+    dense, native = both(rekeyed(original, tmp_path / "m.gguf", changes))
+    assert (np.exp(dense) * (dense - native)).sum() < 1e-5
+    before, _ = both(original)
+    assert bool(np.abs(before - dense).max() > 1e-3) is matters
+
+
+REFUSED = [
+    ("llama", {"rope.scaling.attn_factor": 1.5}, r"rope\.scaling\.attn_factor 1\.5 without YaRN"),
+    ("gemma3", SCALED | {"rope.scaling.attn_factor": 1.5}, r"rope\.scaling\.attn_factor"),
+    ("phi3_longrope", {"rope.scaling.factor": 2.0}, r"rope\.scaling\.factor 2 \(longrope\)"),
+    ("llama_other_bands", {"rope.scaling.factor": 2.0}, r"rope\.scaling\.factor 2 \(linear\)"),
+    ("llama", {"rope.dimension_count": 32}, r"rope\.dimension_count 32 of 64"),
+    ("llama", {"attention.value_length": 32}, r"attention\.value_length"),
+    ("llama", {"attention.causal": False}, r"attention\.causal"),
+    ("olmo2", {"attention.sliding_window": 8}, r"attention\.sliding_window"),
+    ("granite", {"rope.scaling.finetuned": False}, r"rope\.scaling\.finetuned"),
+    ("gemma2", {"rope.freq_base_swa": 5e5}, r"rope\.freq_base_swa"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "key"), REFUSED)
+def test_what_the_graph_cannot_express_is_named(tiny_gguf, tmp_path, name, changes, key):
+    path = rekeyed(tiny_gguf(name, "F16", LIVELY), tmp_path / "m.gguf", changes)
+    with pytest.raises(ArchitectureError, match=key):
+        load_gguf_dense(path, dtype=torch.float32, device="cpu")
