@@ -12,6 +12,7 @@ from mechprobe.experiments import made
 from mechprobe.experiments.sources import find_source, weight_bytes
 from mechprobe.experiments.spec import SIXTEEN_BITS, CellSpec, ModelSpec, Spec
 from mechprobe.models.cell import Cell
+from mechprobe.models.gguf_config import READING
 from mechprobe.models.weight_files import weight_files
 from mechprobe.models.weights import read_table, stored_dtype
 
@@ -152,6 +153,8 @@ def _planned(
     try:
         source, params["digest"] = find_source(cell.source, cell.revision, local_only=local_only)
         size = weight_bytes(source)
+        if source.kind == "gguf":
+            params["reading"] = READING
         if given.quantize:
             if source.kind != "folder":
                 raise CheckpointError(f"{cell.source}: quantize from the transformers folder")

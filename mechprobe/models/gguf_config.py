@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
+READING: Final = 2
+"""Raised when the same file is read as another model than before."""
 _SPECIAL: Final = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 
 
