@@ -4,77 +4,102 @@ An answer that names no option, or more than one, is unparsable: it is a class o
 never credited. What is read, in this order:
 
 1. the answer is an option's letter or an option's text and nothing else;
-2. it says which one the answer is ("the answer is B", "Option (C)"), always the same;
-3. it begins with a letter and a mark ("B) …", "C: …"), or brackets one letter alone ("(B)");
-4. it contains the text, of two words or more, of exactly one option.
+2. it says which one its final answer is, or puts it into a box;
+3. it says which one the answer is ("the answer is B", "I choose C", "It's oxygen"), always the same;
+4. it begins with a letter ("B) …", "C, because …"), brackets one alone or gives it its own line;
+5. it begins with an option's text as a clause, or contains the text, of two words or more, of
+   exactly one option.
 
-From 2 on, an option with a negation in its clause ("I don't think the answer is B", "(A) is wrong")
-makes the answer unparsable, but that in 2 another one may be said to be it ("Option (A) is wrong.
-Option (C) is right."). So does a correction in the clause or after it ("A, no wait, B"). What an
-option's own text denies is no negation, nor is a reason that follows ("B because it is not red") or
-leads ("since nobody says so, C"), what the option is set against ("B, not A") or "no doubt".
+A letter beside the text of another option ("A) water vapor" where that is C) is unparsable. An `A:`
+at the start may be the letter or short for *Answer*: it is the letter before its own text or a
+reason, and else what follows is read.
+
+From 2 on, an option with a negation or a reproach in its clause ("I don't think the answer is B",
+"(A) is wrong", "Choosing the old man would be biased") is not chosen; another one may be, where the
+answer says so. A correction in the clause or after it ("A, no wait, B"), a doubt before it ("It might
+be B") and a question make the answer unparsable. What an option's own text denies is no negation,
+nor is a reason that follows ("B because it is not red") or leads ("since nobody says so, C"), what
+the option is set against ("B, not A") or "no doubt".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from mechprobe.behavior.multiple_choice import LETTERS
+from mechprobe.behavior.tasks import phrases
+from mechprobe.behavior.tasks.phrases import bare, clean, plain
 
-_MARKS = re.compile(r"[*_`#>]+")
-_STATED = re.compile(
-    r"(?i:\b(?:answer|option|choice)(?:\s+is)?(?:\s*:)?)\s*(?:(?i:option)\s+)?"
-    r"(?:\(([A-J])\)|([A-J])(?=\s*(?:$|[^\w\s'])|\s*\n|\s+(?:because|since|as|rather than|"
-    r"instead of|is (?:the )?(?:correct|right|best|true))\b))"
-)
-_SAID = re.compile(r"\b(?:answer|option|choice)(?:\s+is)?\s*:?\s+(?:the option\s+)?(.+)")
-_MARKED = re.compile(r"(?:^|(?<=\s))\(?([A-J])(?:\)|[.:](?=\s|$))")
-_BRACKETED = re.compile(r"\(([A-J])\)")
-
-_NEGATION = re.compile(
-    r"n't\b|\b(?:no|not|nor|neither|never|none|nobody|nothing|cannot|dont|doesnt|isnt|cant|wont|"
-    r"wrong|incorrect|false|untrue|unlikely|except|anything but|instead of|rather than|either|"
-    r"rul(?:e|es|ed|ing) out|(?:exclud|eliminat)(?:e|es|ed|ing)|"
-    r"(?:reject|doubt)(?:s|ed|ing|ful)?)\b"
-)
-_CORRECTION = re.compile(r"\b(?:wait|actually|or rather|i mean|scratch that|oops|correction)\b")
-_TAKEN_BACK = re.compile(
-    r"(?:^\W*|[.!?;\n][^\w.!?;\n]*)"
-    r"(?:no[,.!;]|(?:no,? )?(?:wait|actually|or rather|i mean|scratch that|sorry|"
-    r"oops|correction|on second thought)\b)"
-)
-_ENDS = ".!?;\n"
 _REACH = 1000
 """Characters of a clause on either side of an option: answers that loop are clauses without end."""
-_THUS = re.compile(r"\b(?:so|therefore|thus|hence)\b")
-_LEADING_REASON = re.compile(r"^\W*(?:because|since|as)\b[^,]*,")
-_RIGHT = re.compile(r"[.!?;:\n\u2013\u2014]|\s-\s|\b(?i:because|since|as)\b")
-_AGAINST = re.compile(
-    r"(?:^|,)\s*(?i:not|rather than|instead of)\s+(?i:option\s+)?"
-    r"(?:\([A-J]\)|[A-J](?=\s*(?:$|[^\w\s'])))"
-)
-_NO_DOUBT = re.compile(
-    r"\b(?:no|without|beyond)(?: (?:an?|any|all|reasonable|shadow of an?))* doubt\b"
-)
-_SUPPOSED = re.compile(r"\b(?:if|whether|unless|suppose|assuming)(?: \w+){0,2}\W*$")
-_JUDGED = re.compile(
-    r"\W*(?:is|isn't|isnt|was|wasn't|can|cannot|can't|could|couldn't|does|doesn't|would|wouldn't|"
-    r"must|seems|looks|no|not|never|nor|or|wrong|incorrect|false)\b"
-)
 
-Said = tuple[int, Literal["chosen", "denied", "taken back"]]
+Fate = Literal["chosen", "denied", "unclear"]
+Said = tuple[int, Fate]
 """An option that stands at a place of a text, and what becomes of it there."""
 
 
-def _straight(text: str) -> str:
-    return text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+@dataclass(frozen=True)
+class _Answer:
+    """A clean text, and the options that it may name."""
 
+    text: str
+    texts: tuple[frozenset[str], ...]
+    """Per option what means it, plain."""
 
-def plain(text: str) -> str:
-    """Lower case, single spaces, straight apostrophes, no marks of emphasis, no full stop."""
-    return " ".join(_MARKS.sub("", _straight(text)).lower().split()).strip(" .!\"'")
+    @property
+    def letters(self) -> str:
+        return LETTERS[: len(self.texts)]
+
+    @cached_property
+    def owners(self) -> dict[str, set[int]]:
+        """Which options a plain text, with or without its article, means."""
+        found: dict[str, set[int]] = {}
+        for shorten in (bare, str):  # the whole text counts before one without its article
+            own: dict[str, set[int]] = {}
+            for option, mine in enumerate(self.texts):
+                for one in mine:
+                    own.setdefault(shorten(one), set()).add(option)
+            found |= own
+        return found
+
+    @cached_property
+    def option(self) -> re.Pattern[str]:
+        """The longest text of an option at a place."""
+        longest = sorted(filter(None, self.owners), key=len, reverse=True)
+        words = "|".join(re.escape(one).replace(r"\ ", r"\s") for one in longest)
+        return re.compile(rf"(?:(?:the|an?) )?({words})(?!\w)", re.I)
+
+    @cached_property
+    def last(self) -> int:
+        """Where the text is last taken back, or -1."""
+        found = phrases.TAKEN_BACK.finditer(self.hidden(self.text).lower())
+        return max((match.start() for match in found if match.start()), default=-1)
+
+    @cached_property
+    def _denials(self) -> re.Pattern[str] | None:
+        own = {one for mine in self.texts for one in mine}
+        denials = sorted((t for t in own if " " in t and phrases.NEGATION.search(t)), key=len)
+        longest = "|".join(re.escape(denial) for denial in reversed(denials))
+        return re.compile(longest, re.I) if longest else None
+
+    def hidden(self, text: str) -> str:
+        """A text without what the options' own texts deny, at its length."""
+        return self._denials.sub(lambda m: "#" * len(m[0]), text) if self._denials else text
+
+    def text_at(self, start: int) -> tuple[set[int], int] | None:
+        """The options whose text stands at a place and may end a clause, and where it ends."""
+        match = self.option.match(self.text, start)
+        if not match or not phrases.TEXT_ENDS.match(self.text, match.end()):
+            return None
+        return self.meant(match), match.end()
+
+    def meant(self, match: re.Match[str]) -> set[int]:
+        """The options that a match of `option` means."""
+        return self.owners[" ".join(match[1].lower().split())]
 
 
 def parse_choice(
@@ -90,147 +115,175 @@ def parse_choice(
         text: The answer, without a thinking block.
         options: Texts of the options, in the order of their letters.
         aliases: Per option, other texts that mean it.
-        contained: Whether step 4 is taken.
+        contained: Whether step 5 is taken.
 
     Returns:
         None where it names none, or more than one: unparsable.
     """
-    letters = LETTERS[: len(options)]
-    texts = [
-        {plain(option), *map(plain, aliases[i] if aliases else ())}
+    texts = tuple(
+        frozenset({plain(option), *map(plain, aliases[i] if aliases else ())})
         for i, option in enumerate(options)
-    ]
-    stripped = _laid(_MARKS.sub("", text))
-    alone = re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", stripped)
-    if alone and alone.group(1).upper() in letters:
-        return letters.index(alone.group(1).upper())
-    whole = _only(texts, plain(stripped))
-    if whole is not None:
-        return whole
-    if stated := _stated(stripped, texts, letters):
-        denied = {option for option, fate in stated if fate == "denied"}
-        return _certain({one for one in stated if one[1] != "denied"}, but=denied)
-    if marked := _marked(stripped, texts, letters):
-        return _certain(marked)
-    return _certain(_contained(stripped, texts)) if contained else None
+    )
+    return _read(_Answer(clean(text), texts), contained)
 
 
-def _certain(found: set[Said], but: Collection[int] = ()) -> int | None:
-    """The one option that was found, where it is chosen and none of some others."""
-    option, fate = found.pop() if len(found) == 1 else (None, "")
-    return option if fate == "chosen" and option not in but else None
+def _read(answer: _Answer, contained: bool) -> int | None:
+    alone = phrases.ALONE.fullmatch(answer.text)
+    letter = answer.letters.find(alone[1].upper()) if alone else -1
+    said = plain(answer.text)
+    whole = answer.owners.get(said) or answer.owners.get(bare(said)) or set()
+    if letter >= 0 or whole:
+        return _one(whole | ({letter} if letter >= 0 else set()))
+    if abbreviated := phrases.ABBREVIATED.match(answer.text):
+        rest = answer.text[abbreviated.end() :]
+        own = answer.option.match(rest)
+        if not (0 in answer.meant(own) if own else phrases.REASON.match(rest)):
+            return _read(_Answer(rest, answer.texts), contained)
+        answer = _Answer(f"A: {rest}", answer.texts)
+    said = (
+        set(_said(answer, phrases.FINAL))
+        or set(_said(answer, phrases.STATED)) | set(_judged(answer))
+    )
+    if said:
+        return _certain(said)
+    if led := set(_led(answer)):
+        return _certain(led) if len(led) == 1 else None
+    return _certain(set(_contained(answer))) if contained else None
 
 
-def _only(texts: Sequence[set[str]], said: str) -> int | None:
-    """The one option whose text this is."""
-    found = [i for i, mine in enumerate(texts) if said and said in mine]
-    return found[0] if len(found) == 1 else None
+def _one(options: set[int]) -> int | None:
+    return options.copy().pop() if len(options) == 1 else None
 
 
-def _laid(text: str) -> str:
-    """Lines without white space around or twice within them, none empty; straight apostrophes."""
-    lines = (" ".join(line.split()) for line in _straight(text).splitlines())
-    return "\n".join(line for line in lines if line)
+def _certain(found: set[Said]) -> int | None:
+    """The one option that is chosen, where nothing is unclear and it is nowhere denied."""
+    chosen = {option for option, fate in found if fate != "denied"}
+    sure = all(fate != "unclear" for _, fate in found)
+    return _one(chosen) if sure and not chosen & {o for o, fate in found if fate == "denied"} else None
 
 
-def _hidden(text: str, texts: Sequence[set[str]]) -> str:
-    """A text without what the options' own texts deny, at its length."""
-    denials = sorted((t for mine in texts for t in mine if _NEGATION.search(t)), key=len)
-    longest = "|".join(re.escape(denial) for denial in reversed(denials) if " " in denial)
-    return re.sub(longest, lambda m: "#" * len(m[0]), text, flags=re.I) if longest else text
+def _said(answer: _Answer, trigger: re.Pattern[str]) -> Iterator[Said]:
+    """Options, by letter or by text, that follow what says that they are the answer."""
+    for match in trigger.finditer(answer.text):
+        named = phrases.NAMED.match(answer.text, match.end())
+        for start in {match.end(), named.end() if named else match.end()}:
+            letter = phrases.LETTER.match(answer.text, start)
+            if letter and (letter[1] or letter[2] or letter[3]).upper() in answer.letters:
+                yield from _lettered(answer, letter)
+            elif found := answer.text_at(start):
+                options, end = found
+                for option in options:
+                    yield _fate(answer, option, start, end)
 
 
-def _last_word(text: str, texts: Sequence[set[str]]) -> int:
-    """Where a text is last taken back, or -1."""
-    taken = _TAKEN_BACK.finditer(_hidden(text, texts).lower())
-    return max((m.start() for m in taken if m.start()), default=-1)
+def _judged(answer: _Answer) -> Iterator[Said]:
+    """Letters that are said to be right."""
+    for match in phrases.JUDGED_RIGHT.finditer(answer.text):
+        if match[1] in answer.letters:
+            yield _fate(answer, answer.letters.index(match[1]), match.start(1), match.end(1))
+        if before := phrases.ONE_BEFORE.search(answer.text[: match.start(1)]):
+            yield answer.letters.find(before[1]), "unclear"
 
 
-def _fate(
-    option: int,
-    text: str,
-    start: int,
-    end: int,
-    texts: Sequence[set[str]],
-    last: int,
-    *,
-    marked: bool = False,
-) -> Said:
+def _led(answer: _Answer) -> Iterator[Said]:
+    """Letters with a mark where one leads; else those in brackets or on a line of their own."""
+    lead = phrases.LEADING.match(answer.text) or phrases.LEADING_SMALL.match(answer.text)
+    if lead and lead[1].upper() not in answer.letters:
+        lead = None
+    matches = [lead] if lead else []
+    matches += (phrases.MARKED if lead else phrases.BRACKETED).finditer(answer.text)
+    for match in matches:
+        if match[1].upper() in answer.letters:
+            yield from _lettered(answer, match, marked=bool(lead))
+    for line in answer.text.splitlines():
+        alone = phrases.ALONE.fullmatch(line)
+        if alone and alone[1] in answer.letters:
+            yield answer.letters.index(alone[1]), "chosen"
+    leading = answer.letters.find(answer.text[:1])
+    if leading >= 0 and not lead and answer.text[1:2] == " ":  # "B liquid water"
+        found = answer.text_at(2)
+        if found and leading in found[0]:
+            yield leading, "chosen"
+
+
+def _lettered(
+    answer: _Answer, letter: re.Match[str], *, marked: bool = False
+) -> Iterator[Said]:
+    """What becomes of a letter, and whether another one or another option's text goes with it."""
+    name = next(group for group in letter.groups() if group)
+    option, place = answer.letters.index(name.upper()), letter.start() + letter[0].index(name)
+    another = phrases.ANOTHER.match(answer.text, place + 1)
+    ends = phrases.BETWEEN.match(answer.text, place + 1).end()
+    follows = [answer.text_at(at) for at in range(place + 1, ends + 1)]
+    beside = next((options for options, _ in filter(None, follows)), None)
+    if not marked:
+        for led in answer.option.finditer(answer.text, max(0, place - _REACH), place):
+            if phrases.BETWEEN_BACK.fullmatch(answer.text, led.end(), place):
+                beside, place = answer.meant(led), led.start()
+    if (beside and option not in beside) or (another and another[1] in answer.letters):
+        yield option, "unclear"
+    else:
+        yield _fate(answer, option, place, letter.end(), marked=marked)
+
+
+def _fate(answer: _Answer, option: int, start: int, end: int, *, marked: bool = False) -> Said:
     """What becomes of an option that stands at a place of a text.
 
     Args:
+        answer: The text.
         option: Its position.
-        text: The answer, as `_laid` leaves it.
         start: Where it is named there.
         end: Where its name ends.
-        texts: Texts of all options.
-        last: Where the answer is last taken back.
         marked: It leads as "B)" does; what follows is then its own words unless it is a judgement.
     """
-    rest = text[end : end + _REACH]
+    rest = answer.text[end : end + _REACH]
     words = rest.lstrip(" ).:")
-    own = max((t for t in texts[option] if words[: len(t)].lower() == t), key=len, default="")
+    own = max((t for t in answer.texts[option] if words[: len(t)].lower() == t), key=len, default="")
     after = words[len(own) :] if own else rest.lstrip(" )")
-    if last >= end + len(rest) - len(after):
-        return option, "taken back"
-    before, after = (_hidden(part, texts) for part in (text[max(0, start - _REACH) : start], after))
-    before = before[max(before.rfind(mark) for mark in _ENDS) + 1 :].lower()
-    before = before[max((thus.end() for thus in _THUS.finditer(before)), default=0) :]
-    before = _NO_DOUBT.sub("surely", _LEADING_REASON.sub("", before))
-    right = _RIGHT.search(after)
-    clause = after[: right.start()] if right else after
-    clause = _NO_DOUBT.sub("surely", _AGAINST.split(clause, maxsplit=1)[0].lower())
-    sentence = re.split(r"[.!?\n]", after.lower(), maxsplit=1)[0]
-    if _CORRECTION.search(sentence) or _TAKEN_BACK.match(after.lower()):
-        return option, "taken back"
-    judged = not marked or _JUDGED.match(clause)
-    if _NEGATION.search(before) or _SUPPOSED.search(before):
+    if answer.last >= end + len(rest) - len(after):
+        return option, "unclear"
+    before = answer.hidden(answer.text[max(0, start - _REACH) : start]).lower()
+    before = before[max((m.end() for m in phrases.STARTS.finditer(before)), default=0) :]
+    before = phrases.NO_DOUBT.sub("surely", phrases.LEADING_REASON.sub("", before))
+    after = answer.hidden(after)
+    ends = phrases.ENDS.search(after)
+    clause = after[: ends.start()] if ends else after
+    for against in phrases.AGAINST.finditer(clause):
+        if phrases.LETTER.match(clause, against.end()) or answer.option.match(clause, against.end()):
+            clause = clause[: against.start()]
+            break
+    clause = phrases.NO_DOUBT.sub("surely", clause.lower())
+    sentence = re.match(r"[^.!?\n]*\??", after.lower())[0]
+    if phrases.CORRECTION.search(sentence) or phrases.TAKEN_BACK.match(after.lower()):
+        return option, "unclear"
+    if phrases.NEGATION.search(before) or phrases.SUPPOSED.search(before):
         return option, "denied"
-    return option, "denied" if judged and _NEGATION.search(clause) else "chosen"
+    judged = not marked or phrases.JUDGED.match(clause)
+    if judged and phrases.NEGATION.search(clause):
+        return option, "denied"
+    doubted = phrases.DOUBT.search(before) or sentence.endswith("?")
+    return option, "unclear" if doubted else "chosen"
 
 
-def _stated(text: str, texts: Sequence[set[str]], letters: str) -> set[Said]:
-    last = _last_word(text, texts)
-    found = {
-        _fate(letters.index(m[1] or m[2]), text, m.start(), m.end(), texts, last)
-        for m in _STATED.finditer(text)
-        if (m[1] or m[2]) in letters
-    }
-    if found:
-        return found
-    for line in text.splitlines():
-        said = plain(line)
-        match = _SAID.search(said)
-        option = _only(texts, match[1]) if match else None
-        if match and option is not None:
-            last = _last_word(said, texts)
-            found.add(_fate(option, said, match.start(), match.end(), texts, last))
-    return found
-
-
-def _marked(text: str, texts: Sequence[set[str]], letters: str) -> set[Said]:
-    leads, last = bool(_MARKED.match(text)), _last_word(text, texts)
-    return {
-        _fate(letters.index(m[1]), text, m.start(), m.end(), texts, last, marked=leads)
-        for m in (_MARKED if leads else _BRACKETED).finditer(text)
-        if m[1] in letters
-    }
-
-
-def _contained(text: str, texts: Sequence[set[str]]) -> set[Said]:
-    said = text.lower()
-    last = _last_word(said, texts)
+def _contained(answer: _Answer) -> Iterator[Said]:
+    """Texts of options: of two words or more anywhere, of any length as the first clause."""
+    if first := answer.text_at(0):
+        options, end = first
+        second = answer.text_at(phrases.BETWEEN.match(answer.text, end).end())
+        for option in options:
+            yield option, "unclear" if second and option not in second[0] else "chosen"
     hits = {
         (option, i, match.span())
-        for i, mine in enumerate(texts)
+        for i, mine in enumerate(answer.texts)
         for option in mine
         if " " in option
-        for match in re.finditer(rf"(?<!\w){re.escape(option)}(?!\w)".replace(r"\ ", r"\s"), said)
+        for match in re.finditer(
+            rf"(?<!\w){re.escape(option)}(?!\w)".replace(r"\ ", r"\s"), answer.text, re.I
+        )
     }
     # an option that only stands within a longer one that was found was not named itself
     named = {option for option, _, _ in hits}
-    return {
-        (i, "chosen") if _NEGATION.search(option) else _fate(i, said, *span, texts, last)
-        for option, i, span in hits
-        if not any(option != other and option in other for other in named)
-    }
+    for option, i, span in hits:
+        if not any(option != other and option in other for other in named):
+            denies = phrases.NEGATION.search(option)
+            yield (i, "chosen") if denies else _fate(answer, i, *span)

@@ -1,0 +1,136 @@
+"""Words in which answers name an option, deny it, doubt it and take it back, as patterns."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'") | {"\u00ad": ""})
+_DOUBLE_QUOTES = re.compile("[\"\u201c\u201d\u201e\u201f\u00ab\u00bb]")
+_FENCE = re.compile(r"```\w*")
+_TAG = re.compile(r"</?[A-Za-z]\w*>")
+_MARKS = re.compile(r"[*_`#>]+")
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_LATEX = re.compile(r"\\[A-Za-z]+\s*(?=\{)|\\[()\[\]]|\$")
+_BRACES = re.compile(r"[{}]")
+_BRACKETS = str.maketrans("[]", "()")
+_ARTICLE = re.compile(r"^(?:the|an?) (?=\S)")
+
+
+def clean(text: str) -> str:
+    """A text in straight quotes and plain letters, without Markdown, LaTeX, tags and double quotes.
+
+    What is boxed is said to be the final answer. No line is empty, has white space around it or two
+    spaces within it.
+    """
+    text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
+    text = _LATEX.sub("", _BOXED.sub("\nfinal answer: {", text))
+    text = _MARKS.sub("", _TAG.sub(" ", _FENCE.sub("", text)))
+    text = _BRACES.sub("", _DOUBLE_QUOTES.sub("", text)).translate(_BRACKETS)
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def plain(text: str) -> str:
+    """A clean text in lower case and one line, without the full stop or quotes at its ends."""
+    return " ".join(clean(text).lower().split()).strip(" .!'")
+
+
+def bare(text: str) -> str:
+    """A plain text without an article at its start."""
+    return _ARTICLE.sub("", text)
+
+
+_IS = r"(?:is|was|would be|should be|must be|has to be|will be)"
+_NOUN = (
+    r"(?:answer|option|choice|solution|antwort|antwoord|respuesta|réponse|risposta|resposta|"
+    r"odpowiedź|ответ|cevap|svar|答案|答え|정답)"
+)
+_VERB = (
+    r"(?:choos(?:e|ing)|chose|pick(?:ed|ing)?|select(?:ed|ing)?|go(?:ing)? (?:with|for)|opt for|"
+    r"vote for|say|answer|guess|think|believe|conclude)"
+)
+_SURELY = r"(?:(?:most )?(?:likely|probably|clearly|definitely|surely|certainly|therefore|thus) )?"
+_COLON = r"(?:[:=]|[\u2013\u2014-](?=\s))*"
+ABBREVIATED = re.compile(r"(?:q(?:uestion)?\s?:[^\n]*\n)?(?-i:A)\s?:\s?(?=\S)", re.I)
+"""`A:`, which stands for the letter or for the word."""
+REASON = re.compile(r"(?:because|since|as)\b", re.I)
+FINAL = re.compile(rf"\bfinal {_NOUN}(?:\s{_IS})?\s?{_COLON}\s*", re.I)
+"""What an option after it is said to be, whatever was said before."""
+STATED = re.compile(
+    rf"(?<![^\W\d_]){_NOUN}(?:(?: [\w']+){{0,5}}? {_IS}|是|は)?\s?{_COLON}\s*{_SURELY}"
+    rf"|\b(?:it|that|this)(?:'s| {_IS}) {_SURELY}"
+    rf"|(?:\b(?:i|we|let's|let us)\b[^.!?;\n]{{0,30}}? |^|(?<=[.!?\n] )){_VERB}"
+    rf"(?: that)?(?: it(?:'s| {_IS}))?:? "
+    r"|\b(?:therefore|thus|so|hence|definitely|clearly|obviously|probably|surely|certainly|correct)"
+    r"[,:]? (?:it's )?"
+    r"|\bnot (?:option )?\(?[a-j]\)?,? but (?:rather )?",
+    re.I | re.M,
+)
+"""Before an option that is said to be the answer."""
+NAMED = re.compile(r"(?:the )?(?:option|letter|choice|answer) ?", re.I)
+JUDGED_RIGHT = re.compile(
+    rf"(?:(?<=\s)|^|(?<=\())([A-J])\)? (?:it is(?=[.!,\n]|$)|(?:{_IS}|seems|looks)"
+    r"(?: \w+){0,2}? (?:correct|right|best|true|answer|option|choice)\b)",
+    re.M,
+)
+"""A letter that is said to be right."""
+BREAK = r"\s?(?:$|\n|[.,;:!?)]+(?![^\s)])|\s[-=\u2013\u2014]|[\u2013\u2014])"
+"""Where a clause may end."""
+_GOES_ON = r"\s(?:because|since|as|rather than|instead of|is|was|seems|would|it is)\b"
+LETTER = re.compile(
+    rf"\(([A-Ja-j])\)|'?([A-J])'?(?={BREAK}|\s\(|{_GOES_ON})|'?([a-j])'?(?=\s?(?:$|\n|[.,;!)]))"
+)
+TEXT_ENDS = re.compile(rf"{BREAK}|\s\(|\s(?:because|since|as|rather than|instead of)\b", re.I)
+ANOTHER = re.compile(
+    r"\)?(?:\s?[,/&+]\s?(?:and |or )?| (?:and|or|nor) )(?:option )?\(?([A-J])(?:\)|(?=\s?(?:$|[.,;!?&/\n]| and| or)))"
+)
+"""A letter that follows another one in a list."""
+ONE_BEFORE = re.compile(r"\b([A-J])\)?(?:\s?[,/&+]\s?(?:and |or )?| (?:and|or|nor) )(?:option )?$")
+LEADING = re.compile(r"\(?([A-J])(?:\)|[.:](?=\s|$)|\s?[,;\u2013\u2014]|\s-\s|\s\(|\s(?=because|since))")
+LEADING_SMALL = re.compile(r"\(?([a-j])(?:\)|[.:](?=\s|$))")
+MARKED = re.compile(r"(?:^|(?<=\s))\(?([A-J])(?:\)|[.:](?=\s|$))")
+BRACKETED = re.compile(r"\(([A-J])\)")
+ALONE = re.compile(r"[\s().:,;!?'-]*([A-Za-z])[\s().:,;!?'-]*")
+BETWEEN = re.compile(r"[\s).:,;=(\u2013\u2014'-]*(?:(?:namely|i\.e\.|that is|which is),? )?")
+"""Between a letter and the text that goes with it."""
+BETWEEN_BACK = re.compile(
+    r"[\s.,(:;\u2013\u2014-]*(?:(?:namely|that is|which is) )?"
+    r"(?:(?:the )?(?:option|letter|choice|answer) )?\(?",
+    re.I,
+)
+
+NEGATION = re.compile(
+    r"n't\b|\b(?:no|not|nor|neither|never|none|nobody|nothing|cannot|dont|doesnt|isnt|cant|wont|"
+    r"wrong|incorrect|false|untrue|unlikely|except|anything but|instead of|rather than|either|"
+    r"rul(?:e|es|ed|ing) out|(?:exclud|eliminat)(?:e|es|ed|ing)|"
+    r"(?:reject|doubt)(?:s|ed|ing|ful)?|"
+    r"bias(?:ed)?|prejudic\w+|stereotyp\w+|discriminat\w+|unfair\w*|unjust\w*|unfounded|racist|"
+    r"sexist|offensive|inappropriate|jump(?:s|ed|ing)? to (?:a )?conclusions?|"
+    r"(?:assum|presum)(?:e|es|ed|ing)|assumptions?)\b"
+)
+DOUBT = re.compile(r"\b(?:may|might|could|perhaps|possibly|maybe)\b")
+CORRECTION = re.compile(r"\b(?:wait|actually|or rather|i mean|scratch that|oops|correction)\b")
+TAKEN_BACK = re.compile(
+    r"(?:^\W*|[.!?;\n][^\w.!?;\n]*)"
+    r"(?:no[,.!;]|(?:no,? )?(?:wait|actually|or rather|i mean|scratch that|sorry|"
+    r"oops|correction|on second thought)\b)"
+)
+STARTS = re.compile(
+    r"[.!?;\n]|\b(?:so|therefore|thus|hence|but)\b"
+    rf"|,(?= (?:it(?:'s| {_IS})|the (?:correct |right )?answer)\b)"
+)
+"""Where the clause before an option begins."""
+LEADING_REASON = re.compile(r"^\W*(?:because|since|as)\b[^,]*,")
+ENDS = re.compile(r"[.!?;:\n\u2013\u2014]|\s-\s|\b(?:because|since|as)\b", re.I)
+"""Where the clause after an option ends."""
+AGAINST = re.compile(r"(?:^|,)\s*(?:not|rather than|instead of)\s+(?:option\s+)?", re.I)
+"""Before an option that the chosen one is set against."""
+NO_DOUBT = re.compile(
+    r"\b(?:no|without|beyond)(?: (?:an?|any|all|reasonable|shadow of an?))* doubt\b"
+)
+SUPPOSED = re.compile(r"\b(?:if|whether|unless|suppose|assuming)(?: \w+){0,2}\W*$")
+JUDGED = re.compile(
+    r"\W*(?:is|isn't|isnt|was|wasn't|can|cannot|can't|could|couldn't|does|doesn't|would|wouldn't|"
+    r"must|seems|looks|no|not|never|nor|or|wrong|incorrect|false)\b"
+)
