@@ -1,8 +1,8 @@
 """How close an answer is to a reference: exact match, ROUGE-L, BERTScore, coherence.
 
 Each is a number in [0, 1] (those of an encoder: [-1, 1]), the best over an answer's references; an
-empty answer is 0 by definition. The last two depend on a neural encoder. Its name and a digest of its
-weights are part of the instrument's name, and values of different encoders are not comparable.
+empty answer is 0 by definition. The last two depend on a neural encoder. Its name and a digest of
+its weights are part of the instrument's name, and values of different encoders are not comparable.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ BERT_SCORE = [
     (" \n", "Rain.", (0.0, 0.0, 0.0)),
     ("\u200b", "Rain.", (0.0, 0.0, 0.0)),
 ]
-"""Precision, recall and F1 of bert-score 0.3.13 with transformers 4.46.3, layer 5 of the encoder."""
+"""Precision, recall and F1 of bert-score 0.3.13 with transformers 4.46.3, layer 5."""
 
 
 @pytest.mark.parametrize(("answer", "reference", "expected"), BERT_SCORE)
@@ -119,7 +120,7 @@ def test_bertscore_is_that_of_its_package_where_it_is_installed(folder):
     texts += [text[: len(text) // 2] for text in texts[:10]]
     pairs = [
         *((answer, reference) for answer, reference, _ in BERT_SCORE),
-        *zip(texts, texts[1:], strict=False),
+        *pairwise(texts),
     ]
     for layer in (1, 4, 6):  # 6 is the last one
         theirs = package.BERTScorer(model_type=str(folder), num_layers=layer, device="cpu")

@@ -6,9 +6,9 @@ import re
 import unicodedata
 
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'") | {"\u00ad": ""})
-_DOUBLE_QUOTES = re.compile("[\"\u201c\u201d\u201e\u201f\u00ab\u00bb]")
+_DOUBLE_QUOTES = re.compile('["\u201c\u201d\u201e\u201f\u00ab\u00bb]')
 _FENCE = re.compile(r"```\w*")
-_TAG = re.compile(r"</?[A-Za-z]\w*>")
+_TAG = re.compile(r"</?[A-Za-z]\w*>|<\|[^|>]*\|>")
 _MARKS = re.compile(r"[*_`#>]+")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _LATEX = re.compile(r"\\[A-Za-z]+\s*(?=\{)|\\[()\[\]]|\$")
@@ -43,9 +43,10 @@ def bare(text: str) -> str:
 
 _IS = r"(?:is|was|would be|should be|must be|has to be|will be)"
 _NOUN = (
-    r"(?:answer|option|choice|solution|antwort|antwoord|respuesta|réponse|risposta|resposta|"
+    r"(?:answer|ans|option|choice|letter|solution|antwort|antwoord|respuesta|réponse|risposta|resposta|"
     r"odpowiedź|ответ|cevap|svar|答案|答え|정답)"
 )
+_BE = r"(?:est|es|ist|é|è|är|er|jest)"
 _VERB = (
     r"(?:choos(?:e|ing)|chose|pick(?:ed|ing)?|select(?:ed|ing)?|go(?:ing)? (?:with|for)|opt for|"
     r"vote for|say|answer|guess|think|believe|conclude)"
@@ -58,9 +59,9 @@ REASON = re.compile(r"(?:because|since|as)\b", re.I)
 FINAL = re.compile(rf"\bfinal {_NOUN}(?:\s{_IS})?\s?{_COLON}\s*", re.I)
 """What an option after it is said to be, whatever was said before."""
 STATED = re.compile(
-    rf"(?<![^\W\d_]){_NOUN}(?:(?: [\w']+){{0,5}}? {_IS}|是|は)?\s?{_COLON}\s*{_SURELY}"
+    rf"(?<![A-Za-z]){_NOUN}(?:(?: [\w']+){{0,5}}? (?:{_IS}|{_BE})\b|是|は)?\s?{_COLON}\s*{_SURELY}"
     rf"|\b(?:it|that|this)(?:'s| {_IS}) {_SURELY}"
-    rf"|(?:\b(?:i|we|let's|let us)\b[^.!?;\n]{{0,30}}? |^|(?<=[.!?\n] )){_VERB}"
+    rf"|(?:\b(?:i|we|you|one|let's|let us)\b[^.!?;\n]{{0,30}}? |^|(?<=[.!?\n] )){_VERB}"
     rf"(?: that)?(?: it(?:'s| {_IS}))?:? "
     r"|\b(?:therefore|thus|so|hence|definitely|clearly|obviously|probably|surely|certainly|correct)"
     r"[,:]? (?:it's )?"
@@ -69,13 +70,20 @@ STATED = re.compile(
 )
 """Before an option that is said to be the answer."""
 NAMED = re.compile(r"(?:the )?(?:option|letter|choice|answer) ?", re.I)
+_RIGHT = (
+    r"(?: \w+){0,2}? (?:correct|right|best|true|answer|option|choice|"
+    r"most (?:accurate|likely|appropriate|suitable))\b"
+)
 JUDGED_RIGHT = re.compile(
     rf"(?:(?<=\s)|^|(?<=\())([A-J])\)? (?:it is(?=[.!,\n]|$)|(?:{_IS}|seems|looks)"
-    r"(?: \w+){0,2}? (?:correct|right|best|true|answer|option|choice)\b)",
+    rf"{_RIGHT})",
     re.M,
 )
 """A letter that is said to be right."""
-BREAK = r"\s?(?:$|\n|[.,;:!?)]+(?![^\s)])|\s[-=\u2013\u2014]|[\u2013\u2014])"
+TEXT_RIGHT = re.compile(rf" (?:{_IS}|seems|looks){_RIGHT}", re.I)
+"""After the text of an option that is said to be right."""
+COPULA = re.compile(r"(?:\b(?:is|was|are|were)|[=:]) (?:(?:the|an?) )?$", re.I)
+BREAK = r"\s?(?:$|\n|[.,;:!?)。]+(?![^\s)])|\s[-=\u2013\u2014]|[\u2013\u2014])"
 """Where a clause may end."""
 _GOES_ON = r"\s(?:because|since|as|rather than|instead of|is|was|seems|would|it is)\b"
 LETTER = re.compile(
@@ -83,15 +91,23 @@ LETTER = re.compile(
 )
 TEXT_ENDS = re.compile(rf"{BREAK}|\s\(|\s(?:because|since|as|rather than|instead of)\b", re.I)
 ANOTHER = re.compile(
-    r"\)?(?:\s?[,/&+]\s?(?:and |or )?| (?:and|or|nor) )(?:option )?\(?([A-J])(?:\)|(?=\s?(?:$|[.,;!?&/\n]| and| or)))"
+    r"\)?(?:\s?[,/&+]\s?(?:and |or )?| (?:and|or|nor) )(?:option )?"
+    r"\(?([A-J])(?:\)|(?=\s?(?:$|[.,;!?&/\n]| and| or)))"
 )
 """A letter that follows another one in a list."""
 ONE_BEFORE = re.compile(r"\b([A-J])\)?(?:\s?[,/&+]\s?(?:and |or )?| (?:and|or|nor) )(?:option )?$")
-LEADING = re.compile(r"\(?([A-J])(?:\)|[.:](?=\s|$)|\s?[,;\u2013\u2014]|\s-\s|\s\(|\s(?=because|since))")
+LEADING = re.compile(
+    r"\(?([A-J])(?:\)|[.:](?=\s|$)|"
+    r"(?<!I)(?:\s?[,;\u2013\u2014]|\s-\s|\s(?=because|since|instead|rather)))"
+)
 LEADING_SMALL = re.compile(r"\(?([a-j])(?:\)|[.:](?=\s|$))")
 MARKED = re.compile(r"(?:^|(?<=\s))\(?([A-J])(?:\)|[.:](?=\s|$))")
 BRACKETED = re.compile(r"\(([A-J])\)")
-ALONE = re.compile(r"[\s().:,;!?'-]*([A-Za-z])[\s().:,;!?'-]*")
+ALONE = re.compile(r"[\s().:,;!'-]*([A-Za-z])[\s().:,;!'-]*")
+LAST = re.compile(r"(?<=[.!?\n] )\(?([A-J])[).!]*$")
+"""A letter that is the last sentence."""
+LAST_SENTENCE = re.compile(r"(?s:.*)(?:[.!?] |\n)")
+"""All that is before the last sentence."""
 BETWEEN = re.compile(r"[\s).:,;=(\u2013\u2014'-]*(?:(?:namely|i\.e\.|that is|which is),? )?")
 """Between a letter and the text that goes with it."""
 BETWEEN_BACK = re.compile(
@@ -105,8 +121,11 @@ NEGATION = re.compile(
     r"wrong|incorrect|false|untrue|unlikely|except|anything but|instead of|rather than|either|"
     r"rul(?:e|es|ed|ing) out|(?:exclud|eliminat)(?:e|es|ed|ing)|"
     r"(?:reject|doubt)(?:s|ed|ing|ful)?|"
-    r"bias(?:ed)?|prejudic\w+|stereotyp\w+|discriminat\w+|unfair\w*|unjust\w*|unfounded|racist|"
-    r"sexist|offensive|inappropriate|jump(?:s|ed|ing)? to (?:a )?conclusions?|"
+    r"refus(?:e|es|ed|ing)|declin(?:e|es|ed|ing)|avoid(?:s|ed|ing)?)\b"
+)
+REPROACH = re.compile(
+    r"\b(?:bias(?:ed)?|prejudic\w+|stereotyp\w+|discriminat\w+|unfair\w*|unjust\w*|unfounded|"
+    r"racist|sexist|offensive|inappropriate|jump(?:s|ed|ing)? to (?:a )?conclusions?|"
     r"(?:assum|presum)(?:e|es|ed|ing)|assumptions?)\b"
 )
 DOUBT = re.compile(r"\b(?:may|might|could|perhaps|possibly|maybe)\b")
@@ -114,17 +133,18 @@ CORRECTION = re.compile(r"\b(?:wait|actually|or rather|i mean|scratch that|oops|
 TAKEN_BACK = re.compile(
     r"(?:^\W*|[.!?;\n][^\w.!?;\n]*)"
     r"(?:no[,.!;]|(?:no,? )?(?:wait|actually|or rather|i mean|scratch that|sorry|"
-    r"oops|correction|on second thought)\b)"
+    r"oops|correction|on second thought)\b)",
+    re.I,
 )
 STARTS = re.compile(
     r"[.!?;\n]|\b(?:so|therefore|thus|hence|but)\b"
-    rf"|,(?= (?:it(?:'s| {_IS})|the (?:correct |right )?answer)\b)"
+    rf"|,(?= (?:it(?:'s| {_IS})|the (?:correct |right )?answer|(?:option )?\(?[a-j]\)? {_IS})\b)"
 )
 """Where the clause before an option begins."""
 LEADING_REASON = re.compile(r"^\W*(?:because|since|as)\b[^,]*,")
 ENDS = re.compile(r"[.!?;:\n\u2013\u2014]|\s-\s|\b(?:because|since|as)\b", re.I)
 """Where the clause after an option ends."""
-AGAINST = re.compile(r"(?:^|,)\s*(?:not|rather than|instead of)\s+(?:option\s+)?", re.I)
+AGAINST = re.compile(r"(?:^|[,(])\s*(?:not|rather than|instead of)\s+(?:option\s+)?", re.I)
 """Before an option that the chosen one is set against."""
 NO_DOUBT = re.compile(
     r"\b(?:no|without|beyond)(?: (?:an?|any|all|reasonable|shadow of an?))* doubt\b"

@@ -1,0 +1,162 @@
+"""Where an answer names an option, and whether it chooses or denies it there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from mechprobe.behavior.multiple_choice import LETTERS
+from mechprobe.behavior.tasks import phrases
+from mechprobe.behavior.tasks.phrases import bare
+
+_REACH = 1000
+"""Characters of a clause on either side of an option: answers that loop are clauses without end."""
+_GAP = 20
+"""Characters between a letter and the text of its option."""
+
+Fate = Literal["chosen", "denied", "unclear"]
+Said = tuple[int, Fate]
+"""An option that stands at a place of a text, and what becomes of it there."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A clean text, and the options that it may name."""
+
+    text: str
+    texts: tuple[frozenset[str], ...]
+    """Per option what means it, plain."""
+
+    @property
+    def letters(self) -> str:
+        """Of the options, in order."""
+        return LETTERS[: len(self.texts)]
+
+    @cached_property
+    def owners(self) -> dict[str, set[int]]:
+        """Which options a plain text, with or without its article, means."""
+        found: dict[str, set[int]] = {}
+        for shorten in (bare, str):  # the whole text counts before one without its article
+            own: dict[str, set[int]] = {}
+            for option, mine in enumerate(self.texts):
+                for one in mine:
+                    own.setdefault(shorten(one), set()).add(option)
+            found |= own
+        return found
+
+    @cached_property
+    def option(self) -> re.Pattern[str]:
+        """The longest text of an option at a place."""
+        longest = sorted(filter(None, self.owners), key=len, reverse=True)
+        words = "|".join(re.escape(one).replace(r"\ ", r"\s") for one in longest)
+        return re.compile(rf"(?:(?:the|an?) )??({words or '(?!)'})(?!\w)", re.I)
+
+    @cached_property
+    def last(self) -> int:
+        """Where the text is last taken back, or -1."""
+        found = phrases.TAKEN_BACK.finditer(self.hidden(self.text))
+        return max((match.start() for match in found if match.start()), default=-1)
+
+    @cached_property
+    def _denials(self) -> re.Pattern[str] | None:
+        own = {one for mine in self.texts for one in mine}
+        denials = sorted((t for t in own if " " in t and _against(t)), key=len)
+        longest = "|".join(re.escape(denial) for denial in reversed(denials))
+        return re.compile(longest, re.I) if longest else None
+
+    def hidden(self, text: str) -> str:
+        """A text without what the options' own texts deny, at its length."""
+        return self._denials.sub(lambda m: "#" * len(m[0]), text) if self._denials else text
+
+    def text_at(self, start: int) -> tuple[set[int], int] | None:
+        """The options whose text stands at a place and may end a clause, and where it ends."""
+        match = self.option.match(self.text, start)
+        if not match or not phrases.TEXT_ENDS.match(self.text, match.end()):
+            return None
+        return self.meant(match), match.end()
+
+    def meant(self, match: re.Match[str]) -> set[int]:
+        """The options that a match of `option` means."""
+        return self.owners.get(" ".join(match[1].lower().split()), set())
+
+
+def past(pattern: re.Pattern[str], text: str, start: int) -> int:
+    """Where a pattern that begins at a place ends; the place itself where there is none."""
+    match = pattern.match(text, start)
+    return match.end() if match else start
+
+
+def _against(text: str) -> bool:
+    return bool(phrases.NEGATION.search(text) or phrases.REPROACH.search(text))
+
+
+def lettered(answer: Answer, letter: re.Match[str], *, marked: bool = False) -> Said:
+    """What becomes of a letter, and whether another one or another option's text goes with it."""
+    name = next(group for group in letter.groups() if group)
+    option, place = answer.letters.index(name.upper()), letter.start() + letter[0].index(name)
+    another = phrases.ANOTHER.match(answer.text, place + 1)
+    ends = min(past(phrases.BETWEEN, answer.text, place + 1), place + _GAP)
+    follows = (answer.option.match(answer.text, at) for at in range(place + 1, ends + 1))
+    beside = next(
+        (
+            answer.meant(match)
+            for match in filter(None, follows)
+            if " " in match[1] or phrases.TEXT_ENDS.match(answer.text, match.end())
+        ),
+        None,
+    )
+    if not marked:
+        for led in answer.option.finditer(answer.text, max(0, place - _REACH), place):
+            if phrases.BETWEEN_BACK.fullmatch(answer.text, led.end(), place):
+                beside, place = answer.meant(led), led.start()
+    if (beside and option not in beside) or (another and another[1] in answer.letters):
+        return option, "unclear"
+    return fate(answer, option, place, letter.end(), marked=marked)
+
+
+def fate(answer: Answer, option: int, start: int, end: int, *, marked: bool = False) -> Said:
+    """What becomes of an option that stands at a place of a text.
+
+    Args:
+        answer: The text.
+        option: Its position.
+        start: Where it is named there.
+        end: Where its name ends.
+        marked: It leads as "B)" does; what follows is then its own words unless it is a judgement.
+    """
+    rest = answer.text[end : end + _REACH]
+    words = rest.lstrip(" ).:")
+    own = max(
+        (t for t in answer.texts[option] if words[: len(t)].lower() == t), key=len, default=""
+    )
+    # "The answer is A. Red is not …" gives a reason, where "A) red is not …" judges the option
+    if rest.startswith(".") and not marked and not phrases.TEXT_ENDS.match(words, len(own)):
+        own = ""
+    after = words[len(own) :] if own else rest.lstrip(" )")
+    if answer.last >= end + len(rest) - len(after):
+        return option, "unclear"
+    before = answer.hidden(answer.text[max(0, start - _REACH) : start]).lower()
+    before = before[max((m.end() for m in phrases.STARTS.finditer(before)), default=0) :]
+    before = phrases.NO_DOUBT.sub("surely", phrases.LEADING_REASON.sub("", before))
+    after = answer.hidden(after)
+    ends = phrases.ENDS.search(after)
+    clause = after[: ends.start()] if ends else after
+    for against in phrases.AGAINST.finditer(clause):
+        if phrases.LETTER.match(clause, against.end()) or answer.option.match(
+            clause, against.end()
+        ):
+            clause = clause[: against.start()]
+            break
+    clause = phrases.NO_DOUBT.sub("surely", clause.lower())
+    sentence = re.split(r"(?<=[.!?\n])", after.lower(), maxsplit=1)[0]
+    if phrases.CORRECTION.search(sentence) or phrases.TAKEN_BACK.match(after):
+        return option, "unclear"
+    if _against(before) or phrases.SUPPOSED.search(before):
+        return option, "denied"
+    judged = not marked or phrases.JUDGED.match(clause)
+    if judged and _against(clause):
+        return option, "denied"
+    doubted = phrases.DOUBT.search(before) or sentence.endswith("?")
+    return option, "unclear" if doubted else "chosen"
