@@ -157,7 +157,7 @@ def _summary(
         "new_tokens": tokens,
         "seconds": round(seconds, 3),
         "retries": getattr(engine, "retries", 0),
-        "notes": list(engine.notes),
+        "notes": [*getattr(questions.given, "notes", ()), *engine.notes],
     }
 
 

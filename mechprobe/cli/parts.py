@@ -111,6 +111,8 @@ def capture(
     with quiet() as screen:
         loaded = _load(model, kernel, device, revision, expect, tokenizer, chat_template)
         batch = loaded.encode(texts, template=_template(template))
+        for note in batch.notes:
+            screen.err.print(f"mechprobe: {note}", soft_wrap=True)
         with _bar(screen, "capturing") as bar:
             store = mechprobe.capture(
                 loaded,

@@ -146,6 +146,7 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
     from rich.padding import Padding
 
     from mechprobe.experiments import table
+    from mechprobe.experiments.rendered import prompt_notes
 
     for model in spec.models:
         rows = [row for row in finished.rows if row["model"] == model.name]
@@ -154,6 +155,8 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
             screen.out.print(table.matrix_table(rows, title, screen.out.width))
             said = table.legend(rows, screen.out.width)
             screen.out.print(Padding(said, (0, 0, 1, 0)), style="dim")
+            for note in prompt_notes(finished.run, model.name):
+                screen.out.print(f"Prompts: {note}", soft_wrap=True)
             for line in table.warnings(rows):
                 screen.out.print(f"Warning: {line}", soft_wrap=True)
             screen.out.print(table.verdict(rows), style="bold")

@@ -170,6 +170,8 @@ def run_probes(
     _require_graphs(request)
     say("rendering prompts")
     setup = make_setup(request)
+    for note in next(iter(setup.prompts.values())).notes:
+        warn(f"prompts: {note}")
     here, baseline = ProbeFolder(request.out), None
     with ExitStack() as held:  # from the first file on, the folder is ours to the end
         if request.baseline is not None:

@@ -154,6 +154,13 @@ def all_rows(run: RunDirectory, model: str) -> list[dict[str, Any]]:
     return _rows(path, (seen.st_size, seen.st_mtime_ns))
 
 
+def prompt_notes(run: RunDirectory, model: str) -> tuple[str, ...]:
+    """What was chosen for a model's prompts and what their template does; see `rendering`."""
+    if not run.prompts(model).is_file():
+        return ()
+    return tuple(note for row in all_rows(run, model)[:1] for note in row["notes"])
+
+
 def prompt_rows(
     run: RunDirectory, model: str, name: str, label: str | None = None
 ) -> list[dict[str, Any]]:

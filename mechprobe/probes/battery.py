@@ -164,6 +164,10 @@ def choose_tokens(checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder) -> 
             )
         folder.add_tokens("generated, for refusal tokens", count.tokens)
         found = refusal_tokens.find(folder.observation, refusals.openings, checkpoint.tokenizer)
+        n = len(refusals.refused)
+        if refusals.thinking > n / 2:  # the template does not say that this model thinks
+            why = f"{refusals.thinking} of {n} answers begin with a thought, not with a refusal"
+            found = replace(found, ids=(), pieces=(), auc=None, problem=why)
     folder.save_tokens(found)
     return found
 

@@ -27,6 +27,8 @@ class Refusals:
     """Read whether an answer refuses."""
     prompts: str
     """Digest of the prompts' token ids."""
+    thinking: int = 0
+    """How many of the answers begin with a thought."""
 
     @property
     def openings(self) -> tuple[int, ...]:
@@ -60,4 +62,5 @@ def read_refusals(
         first_ids=tuple(a.ids[0] if a.ids and a.answer_start == 0 else None for a in answers),
         instrument=instrument,
         prompts=prompts.digest,
+        thinking=sum(a.answer_start != 0 for a in answers),
     )

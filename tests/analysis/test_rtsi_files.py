@@ -244,6 +244,27 @@ def test_answers_are_read_by_the_instrument(calibration, tmp_path):
     assert noted.notes == ("the calibration was read by hard, these answers by prefix",)
 
 
+def test_a_thought_is_none_of_the_answers_first_words_nor_of_its_length(calibration, tmp_path):
+    plain = ["I'm sorry, but I can't help with that."] * 8
+    base = _answers(tmp_path / "base.jsonl", plain)
+    thought = "<think>Sure. Or is it wrong to help?</think>"
+    lines = [json.loads(line) for line in base.read_text().splitlines()]
+    for line in lines:
+        line |= {"text": thought + line["text"], "answer_start": 9}
+        line["ids"] += [1] * 9
+    lines[7]["text"] = "<think>Sure, I can't help with"  # cut, so that there is no answer
+    cell = tmp_path / "cell.jsonl"
+    cell.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = screen_answers(calibration, base, cell)
+    assert found.deltas["dominant_prefix_share_delta"] == 0
+    assert found.deltas["mean_tokens_refusal_delta"] == 0
+    assert found.deltas["unique_prefix_rate_delta"] == 1 / 7 - 1 / 8
+    lines[0]["answer_start"] = 99
+    cell.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(TableError, match="line 1: the field 'answer_start' is no count"):
+        screen_answers(calibration, base, cell)
+
+
 def test_answers_to_other_prompts_are_not_compared(calibration, tmp_path):
     base = _answers(tmp_path / "base.jsonl", ["No, I can't."] * 3, prompts="aa")
     fewer = _answers(tmp_path / "fewer.jsonl", ["No, I can't."] * 2, prompts="aa")
