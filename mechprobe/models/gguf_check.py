@@ -10,21 +10,16 @@ it.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mechprobe.errors import (
-    ArchitectureError,
-    CheckpointError,
-    GenerationError,
-    MissingExtraError,
-    require,
-)
+from mechprobe.errors import ArchitectureError, CheckpointError, GenerationError
 from mechprobe.models.gguf_config import config_from_metadata
 from mechprobe.models.gguf_fields import suspects
 from mechprobe.models.gguf_file import GgufFile, read_gguf
@@ -56,8 +51,9 @@ _FLOOR: Final = 1e-6
 """Of the logits' own spread, for models whose products are exact in float16."""
 _DENSE_BYTES: Final = 4.5
 """Memory per weight of a float32 graph and its largest tensor once more."""
+_HALF_MAX: Final = 65504.0
 _UNDERFLOW: Final = -80.0
-_NOT_COMPARED: Final = (ArchitectureError, GenerationError, MissingExtraError)
+_NOT_COMPARED: Final = (ArchitectureError, GenerationError)
 """The file may be right, but this side cannot show it."""
 
 
@@ -136,12 +132,11 @@ def compare_with_source(path: Path, folder: Path, *, converted: bool = False) ->
 
 def _reasons(config: PretrainedConfig, file: GgufFile) -> str:
     """What in the configuration may be the cause."""
-    try:
-        fields = suspects(config, architecture_of_model(config.model_type))
+    fields: list[str] = []
+    with suppress(CheckpointError):
+        fields += suspects(config, architecture_of_model(config.model_type))
         architecture = architecture_of_file(file.path, file.architecture)
         fields += _rope_differences(config, config_from_metadata(file, architecture, {}))
-    except CheckpointError:
-        fields = []
     return f"; it may be {', '.join(fields)}" if fields else ""
 
 
@@ -225,8 +220,11 @@ def _float16_products(model: PreTrainedModel) -> Iterator[None]:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
+    def rounded(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0].clamp(-_HALF_MAX, _HALF_MAX).half().float(), *args[1:])
+
     hooks = [
-        module.register_forward_pre_hook(lambda _, args: (args[0].half().float(), *args[1:]))
+        module.register_forward_pre_hook(rounded)
         for module in model.modules()
         if isinstance(module, nn.Linear | Conv1D)
     ]
@@ -253,7 +251,6 @@ def _dense_logits(file: GgufFile, ids: Sequence[int], ends: Ends) -> Array:
 def _native_logits(file: GgufFile, ids: Sequence[int], ends: Ends) -> Array:
     import torch
 
-    require("xllamacpp", "gguf")
     beginnings = [ids[: int(end) + 1] for end in ends]
     found = logprobs_apart(
         file, beginnings, threads=torch.get_num_threads(), likeliest=_LIKELIEST
@@ -271,9 +268,12 @@ def _where(theirs: Array, values: Array) -> Array:
 def _distance(left: Array, right: Array) -> float:
     """Root mean square of the difference between logits, over the numbers that both have.
 
-    Each row's mean is taken away: log-probabilities are logits up to a constant.
+    Each row's mean is taken away: log-probabilities are logits up to a constant. Infinite where a
+    row has none.
     """
     width = min(left.shape[1], right.shape[1])
     gap = left[:, :width] - right[:, :width]
+    if np.isnan(gap).all(axis=1).any():
+        return math.inf
     gap -= np.nanmean(gap, axis=1, keepdims=True)
     return float(np.sqrt(np.nanmean(gap**2)))

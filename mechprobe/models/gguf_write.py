@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,14 +20,14 @@ import numpy as np
 from mechprobe.errors import ArchitectureError, CheckpointError, warn_of_checkpoint
 from mechprobe.models.gguf_check import compare_with_source
 from mechprobe.models.gguf_config import metadata_from_config
-from mechprobe.models.gguf_head import EMBEDDING, HEAD, embedding_and_head
-from mechprobe.models.gguf_names import GgufArchitecture, Heads, architecture_of_model
+from mechprobe.models.gguf_names import architecture_of_model
 from mechprobe.models.gguf_pretokenizer import pre_tokenizer_name
+from mechprobe.models.gguf_tensors import add_tensors
 from mechprobe.models.quantized import read_claim
 from mechprobe.models.weight_files import unambiguous, weight_files
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _NORMAL: Final = 1
@@ -100,78 +99,6 @@ def _add_tokenizer(
         writer.add_chat_template(tokenizer.chat_template)
 
 
-def _weights(folder: Path) -> Iterator[tuple[str, Array]]:
-    """Every tensor of a folder's weights, in float32."""
-    import torch
-
-    from mechprobe.models.unpack import open_weights
-
-    with open_weights(weight_files(folder).files) as (table, read):
-        for name, entry in table.items():
-            yield name, read(entry).to(torch.float32).numpy()
-
-
-def _as_stored(name: str, array: Array, folder: Path) -> Array:
-    """Matrices in float16, everything else in float32, as llama.cpp's converter stores them."""
-    if array.ndim < 2:
-        return array.astype(np.float32)
-    with np.errstate(over="ignore"):
-        half = array.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise CheckpointError(
-            f"{folder}: {name} has values beyond float16's range or not finite; an F16 GGUF "
-            "cannot hold this model"
-        )
-    return half
-
-
-def _add_tensors(
-    writer: Any, folder: Path, config: PretrainedConfig, architecture: GgufArchitecture
-) -> None:
-    from mechprobe.models.hf import BUFFERS
-
-    known = architecture.name_map(int(config.num_hidden_layers))
-
-    def name_of(parameter: str) -> str | None:
-        # Gemma 2 has no output matrix in llama.cpp's table; a folder may hold one all the same.
-        return known(parameter) or (HEAD if parameter == "lm_head.weight" else None)
-
-    query = int(config.num_attention_heads)
-    heads = Heads(query, int(getattr(config, "num_key_value_heads", None) or query))
-    places = {name for p in _parameters(config) if (name := name_of(p)) is not None}
-    written: set[str] = set()
-    ends: dict[str, Array] = {}
-    for parameter, array in _weights(folder):
-        name = name_of(parameter)
-        if name is None or name not in places:
-            if parameter.endswith(BUFFERS):
-                continue
-            raise CheckpointError(f"{folder}: llama.cpp has no place for the tensor {parameter}")
-        if name in written:
-            raise CheckpointError(f"{folder}: {parameter} is there twice under different names")
-        written.add(name)
-        converted = architecture.convert(name, array, heads, "to_gguf")
-        stored = np.ascontiguousarray(_as_stored(name, converted, folder))
-        if name in (EMBEDDING, HEAD):
-            ends[name] = stored
-        else:
-            writer.add_tensor(name, stored)
-    for name, stored in embedding_and_head(ends, folder, config, architecture).items():
-        writer.add_tensor(name, stored)
-        written.add(name)
-    if lost := sorted(places - written - {HEAD}):
-        raise CheckpointError(
-            f"{folder}: {len(lost)} tensors that the model needs are missing, the first {lost[0]}"
-        )
-
-
-def _parameters(config: PretrainedConfig) -> list[str]:
-    from mechprobe.models.hf import empty_graph
-
-    graph = empty_graph(config, trust_remote_code=False)
-    return [name for name, _ in graph.named_parameters(remove_duplicate=False)]
-
-
 def _add_metadata(writer: Any, values: dict[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, bool):
@@ -215,7 +142,7 @@ def _write(folder: Path, out: Path, tokenizer: PreTrainedTokenizerBase, text: st
     _add_tokenizer(writer, tokenizer, json.loads(text), config.vocab_size)
     for name, array in factors.items():
         writer.add_tensor(name, array)
-    _add_tensors(writer, folder, config, architecture)
+    add_tensors(writer, folder, config, architecture)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from mechprobe.errors import ArchitectureError, CheckpointError, MissingExtraError
+from mechprobe.errors import ArchitectureError, CheckpointError, CheckpointWarning
 from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.models import gguf_check, gguf_config, gguf_write
 from mechprobe.models.gguf_check import Comparison, compare_with_source
@@ -285,19 +285,20 @@ def test_the_comparison_is_recorded(folder, tmp_path):
     assert json.loads(quantized.with_name("q.gguf.json").read_text())["f16"] == record
 
 
-def test_what_cannot_be_compared_is_said(tiny_folder, tiny_gguf, monkeypatch):
-    source, path = tiny_folder("gemma2", LIVELY), tiny_gguf("gemma2", "F16", LIVELY)
+def test_what_cannot_be_compared_is_said(folder, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise ArchitectureError("no graph computes this")
 
-    def missing(name, extra):
-        raise MissingExtraError(f"needs {name}")
-
-    monkeypatch.setattr(gguf_check, "require", missing)
-    found = compare_with_source(path, source)
-    assert found.llama_cpp is None and found.dense is not None
-    assert found.notes == ("llama.cpp: not compared: needs xllamacpp",)
+    source = folder("gemma2")
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf_check, "_dense_logits", refuse)
+        found = compare_with_source(write_f16_gguf(source, tmp_path / "m.gguf"), source)
+    assert found.dense is None and found.llama_cpp is not None
+    assert found.notes == ("dense: not compared: no graph computes this",)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 20))
-    found = compare_with_source(path, source)
-    assert found.dense is None and "not compared with its source: that takes" in found.notes[0]
+    with pytest.warns(CheckpointWarning, match="not compared with its source: that takes"):
+        write_f16_gguf(source, tmp_path / "m.gguf")
+    assert json.loads((tmp_path / "m.gguf.json").read_text())["compared"]["dense"] is None
 
 
 def test_a_packed_folder_is_no_source(folder, tmp_path):
