@@ -32,6 +32,12 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 _FOR_ALL = (401, 402, 403, 404, 408, 409, 425, 429)
 """Of these the latter four are refused only where their Retry-After is too long."""
 
+
+def is_hosted(url: str) -> bool:
+    """Tell whether a URL is of a provider whose requests have no defaults but OpenAI's own."""
+    return (urlsplit(url).hostname or "") in _KEYS
+
+
 Kind = Literal["time-out", "connection", "rate limit", "server", "garbled", "refused"]
 
 

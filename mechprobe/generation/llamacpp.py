@@ -36,7 +36,13 @@ from mechprobe.generation.base import (
     repeated,
     stream_seed,
 )
-from mechprobe.generation.llamacpp_server import SlotServer, slots_for, threads_for
+from mechprobe.generation.llamacpp_server import (
+    CONTEXT_STEP,
+    SlotServer,
+    original_context,
+    slots_for,
+    threads_for,
+)
 from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_info import quant_info
 from mechprobe.models.gguf_vocabulary import check_vocabulary, vocabulary_notes
@@ -44,7 +50,6 @@ from mechprobe.models.gguf_vocabulary import check_vocabulary, vocabulary_notes
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CONTEXT_STEP: Final = 256
 _PROBABILITIES_AT_ONCE: Final = 400_000
 _SEEDS: Final = 1 << 31
 """llama.cpp's seeds have 32 bits, the largest of which means a random one."""
@@ -98,6 +103,7 @@ class LlamaCppEngine:
         self._parallel = slots_for(gguf, parallel)
         self._threads = threads_for(gguf, threads)
         self._fixed = n_ctx
+        self._original, self._short = original_context(self._file)
         self._limit = int(self._file.get("context_length", 0)) or (1 << 30)
         self._vocabulary = len(self._file.metadata["tokenizer.ggml.tokens"])
         self._fast = fast
@@ -105,19 +111,33 @@ class LlamaCppEngine:
             *([FAST_NOTE] if fast else []),
             *vocabulary_notes(self._file),
         )
+        if n_ctx and self._original:
+            side = "long" if n_ctx > self._short else "short"
+            self.notes += (f"n_ctx {n_ctx}: LongRoPE's {side} factors for every prompt",)
+            self._short = 0
         self._probed = False
         self._slots: SlotServer | None = None
-        self._open(n_ctx or self._context_for(_CONTEXT_STEP))
+        self._open(n_ctx or self._context_for(CONTEXT_STEP))
 
     def _context_for(self, needed: int) -> int:
-        """Room for `needed` tokens, and no more than LongRoPE's short factors reach if they do.
+        return min(-(-needed // CONTEXT_STEP) * CONTEXT_STEP, self._limit)
 
-        llama.cpp takes the long factors for every prompt once the context, not the prompt, is
-        longer than the original one.
+    def _contexts(self, prompts: Sequence[Sequence[int]], new: int) -> list[list[int]]:
+        """Prompts, by number, that are read in one context.
+
+        llama.cpp takes LongRoPE's long factors for every prompt once the context, not the prompt,
+        is longer than the original one; transformers once prompt and answer are.
         """
-        original = int(self._file.get("rope.scaling.original_context_length", 0))
-        bounds = [self._limit, original] if original >= needed else [self._limit]
-        return min(-(-needed // _CONTEXT_STEP) * _CONTEXT_STEP, *bounds)
+        short = [n for n, row in enumerate(prompts) if len(row) + new <= self._short]
+        long = [n for n, row in enumerate(prompts) if len(row) + new > self._short]
+        if self._short and any(len(prompts[n]) <= self._original for n in long):
+            note = (
+                f"prompts that do not fit into {self._short} tokens with their answers were read "
+                "with LongRoPE's long factors from their beginning; transformers takes those past "
+                f"{self._original} tokens"
+            )
+            self.notes = tuple(dict.fromkeys((*self.notes, note)))
+        return [numbers for numbers in (short, long) if numbers]
 
     def _open(self, context: int) -> None:
         self.close()
@@ -143,7 +163,7 @@ class LlamaCppEngine:
                 f"{self._file.path}: the longest prompt and {new} new tokens need {needed} tokens "
                 f"of context and there are {room}"
             )
-        if needed > context:
+        if needed > context or needed <= self._short < context:
             self._open(self._context_for(needed))
 
     def _opened(self) -> SlotServer:
@@ -164,25 +184,33 @@ class LlamaCppEngine:
             GenerationError: An id or a length does not fit, or llama.cpp failed.
             NumericsError: The model's logits are not finite.
         """
-        if not prompts:
-            return []
-        self._make_room(prompts, max_new_tokens)
+        if sampling is not None and sampling.greedy:
+            return repeated(self.generate(prompts, max_new_tokens=max_new_tokens), sampling)
+        found: dict[int, list[Completion]] = {}
+        for numbers in self._contexts(prompts, max_new_tokens):
+            rows = [prompts[n] for n in numbers]
+            found.update(zip(numbers, self._answers(rows, max_new_tokens, sampling), strict=True))
+        return [answer for n in range(len(prompts)) for answer in found[n]]
+
+    def _answers(
+        self, prompts: Sequence[Sequence[int]], new: int, sampling: Sampling | None
+    ) -> list[list[Completion]]:
+        """Answers to prompts that are read in one context, those of each prompt together."""
+        self._make_room(prompts, new)
         if not self._probed:
-            self.next_token_logprobs(prompts[:1])
+            self._logprobs(prompts[:1])
         self._opened().settle()
-        if sampling is None or sampling.greedy:
+        if sampling is None:
             stream = self._opened().stream(
-                prompts, len(prompts), max_tokens=max_new_tokens, cache_prompt=self._parallel > 1
+                prompts, len(prompts), max_tokens=new, cache_prompt=self._parallel > 1
             )
-            found = [
-                self._completion(prompt, stream.ids[n], stream.reasons[n])
+            return [
+                [self._completion(prompt, stream.ids[n], stream.reasons[n])]
                 for n, prompt in enumerate(prompts)
             ]
-            return found if sampling is None else repeated(found, sampling)
         together = min(sampling.samples, self._parallel)
         with ThreadPoolExecutor(self._parallel // together if self._fast else 1) as pool:
-            drawn = pool.map(lambda p: self._samples(p, max_new_tokens, sampling), prompts)
-            return [answer for group in drawn for answer in group]
+            return list(pool.map(lambda p: self._samples(p, new, sampling), prompts))
 
     def _samples(self, prompt: Sequence[int], new: int, sampling: Sampling) -> list[Completion]:
         """Answers to one prompt; llama.cpp reads it once for as many as there are slots."""
@@ -228,9 +256,15 @@ class LlamaCppEngine:
             NumericsError: The model's logits are not finite.
         """
         found = np.full((len(prompts), self._vocabulary), np.nan, dtype=np.float32)
-        if not prompts:
-            return found
-        self._make_room(prompts, 1)
+        for numbers in self._contexts(prompts, 1):
+            rows = [prompts[n] for n in numbers]
+            self._make_room(rows, 1)
+            found[numbers] = self._logprobs(rows)
+        return found
+
+    def _logprobs(self, prompts: Sequence[Sequence[int]]) -> FloatArray:
+        """What `next_token_logprobs` gives of prompts that are read in one context."""
+        found = np.full((len(prompts), self._vocabulary), np.nan, dtype=np.float32)
         step = max(1, _PROBABILITIES_AT_ONCE // self._vocabulary)
         for first in range(0, len(prompts), step):
             slots = self._opened()

@@ -10,11 +10,25 @@ from mechprobe.errors import GenerationError
 from mechprobe.models.gguf_file import GgufFile
 from mechprobe.models.llamacpp import anchor, open_server
 
+CONTEXT_STEP: Final = 256
+"""llama.cpp rounds the context of a sequence up to a multiple of this."""
 _FEW_WEIGHTS: Final = 64 << 20
 """Bytes below which a second thread costs more in barriers than it brings."""
 _MANY_WEIGHTS: Final = 2 << 30
 """Bytes above which the caches of 16 sequences would take gigabytes."""
 _WITH_IDS: Final = {"return_tokens": True, "verbose": True}
+
+
+def original_context(file: GgufFile) -> tuple[int, int]:
+    """Return the original context of a LongRoPE file, and the largest that takes short factors.
+
+    Contexts have multiples of 256 tokens. Both are 0 where the file has no such factors.
+    """
+    if "rope_factors_long.weight" not in file.tensors:
+        return 0, 0
+    trained = int(file.get("context_length", 0))
+    original = int(file.get("rope.scaling.original_context_length", trained))
+    return original, original // CONTEXT_STEP * CONTEXT_STEP
 
 
 def threads_for(path: Path, asked: int | None) -> int:

@@ -24,10 +24,10 @@ from mechprobe.generation.server_forms import (
     plain_token,
     read_completion,
     request_for,
-    sampler_fields,
     stop_tokens,
     thoughts_of,
 )
+from mechprobe.generation.server_samplers import note_of, sampler_forms
 from mechprobe.models.rendering import EncodedPrompts
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _WIDTHS: Final = (1000, 20, 5)
 """Log-probabilities asked for: llama-server gives any number, vLLM 20 by default, others 5."""
 
 _TEXTS: Final = "texts were sent, parity: unverified"
+_CUT: Final = "answers were cut at fewer tokens than asked for, by a limit of the server's own"
 
 Prompts = Sequence[Sequence[int]] | Sequence[str] | EncodedPrompts
 
@@ -87,7 +88,7 @@ class ServerEngine:
         """What did not go as asked: text instead of ids, a sampler of the server's own."""
         self._takes_ids: bool | None = None
         self._no_ids = ""
-        self._takes_samplers: bool | None = None
+        self._form: int | None = None
 
     @property
     def retries(self) -> int:
@@ -163,6 +164,8 @@ class ServerEngine:
             if isinstance(reply, ApiError):
                 yield number, reply
                 continue
+            if reply.stop == "length" and 0 < (reply.completion_tokens or 0) < max_new_tokens:
+                self._note(_CUT)
             yield (
                 number,
                 read_completion(
@@ -245,7 +248,7 @@ class ServerEngine:
         if not ids:
             return []
         if self._takes_ids is None:
-            self._no_ids = self._refusal(request_for(ids[0], max_tokens=1, **self._ends))
+            self._no_ids = self._agree(ids[0])
             self._takes_ids = not self._no_ids
         if self._takes_ids:
             return list(ids)
@@ -271,25 +274,33 @@ class ServerEngine:
             return str(error).removeprefix(f"{self.endpoint}: ")
         return ""
 
+    def _agree(self, prompt: tuple[int, ...] | str) -> str:
+        """Find the fullest form of a request that the server takes; why none is, else empty."""
+        why = ""
+        for number, form in enumerate(sampler_forms(None)):
+            why = self._refusal(request_for(prompt, max_tokens=1, **self._ends, **form))
+            if not why:
+                self._form = number
+                break
+        return why
+
     def _options(
         self, sampling: Sampling | None, prompts: Sequence[tuple[int, ...] | str]
     ) -> dict[str, Any]:
-        """Fields of the body; servers truncate by defaults of their own unless told not to.
+        """Fields of the body; servers have defaults of their own for what is not in it.
 
         Raises:
             GenerationError: top-k is wanted and the server does not know it.
         """
-        if sampling is None or sampling.greedy:
-            return {"temperature": 0.0}
-        plain, full = sampler_fields(sampling)
-        if self._takes_samplers is None:
-            self._takes_samplers = not self._refusal(request_for(prompts[0], max_tokens=1, **full))
-        if self._takes_samplers:
-            return full
-        if sampling.top_k:
+        forms = sampler_forms(sampling)
+        if self._form is None and self._agree(prompts[0]):
+            self._form = len(forms) - 1  # the requests themselves will say what is wrong
+        assert self._form is not None
+        if self._form and sampling is not None and sampling.top_k:
             raise GenerationError(f"{self.endpoint}: does not know top_k; leave it out")
-        self._note("knows neither top_k nor min_p: where it has defaults, they applied")
-        return plain
+        if note := note_of(self._form):
+            self._note(note)
+        return forms[self._form]
 
     def _listable(self, prompt: tuple[int, ...] | str) -> int:
         """How many log-probabilities this server lists for a token."""

@@ -11,7 +11,7 @@ import numpy as np
 from mechprobe.errors import GenerationError, SpecError
 from mechprobe.generation.answer_text import THOUGHT_TAIL, answer_text, thought_of_prompt
 from mechprobe.generation.api import ApiError, Endpoint, Reply, Request
-from mechprobe.generation.base import Completion, FloatArray, Parity, Sampling, StopReason
+from mechprobe.generation.base import Completion, FloatArray, Parity, StopReason
 from mechprobe.generation.server_errors import shown_name
 from mechprobe.models.end_tokens import end_tokens
 from mechprobe.models.rendering import EncodedPrompts
@@ -218,20 +218,6 @@ def listed_in(reply: Reply | ApiError, where: str) -> dict[int, float]:
     with suppress(*_MALFORMED):  # not chained: their messages quote the server
         return listed(reply.choice)
     raise ApiError.of(f"{where}: its log-probabilities are malformed", "garbled", 200)
-
-
-def sampler_fields(sampling: Sampling) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields that every server knows, and those with the ones that not every server does.
-
-    Servers truncate by defaults of their own unless told not to.
-    """
-    plain = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-    full = plain | {
-        "top_k": sampling.top_k or -1,
-        "min_p": 0.0,
-        "samplers": ["temperature", "top_k", "top_p"],  # llama.cpp's order is another
-    }
-    return plain, full
 
 
 def plain_token(tokenizer: Any, where: str) -> int:

@@ -53,6 +53,8 @@ class FaultServer:
     answers: dict[str, str] = field(default_factory=dict)
     errors: dict[str, tuple[int, object]] = field(default_factory=dict)
     """Per item, a status and a body that every call about it gets."""
+    unknown: set[str] = field(default_factory=set)
+    """Fields of a body that are refused."""
     retry_after: str = "0.05"
     stuck_after: int | None = None
     """After so many whole replies no further one is sent: a place where a client can be killed."""
@@ -132,6 +134,10 @@ class _Handler(BaseHTTPRequestHandler):
         item = found[1] if found else "?"
         key = self.headers.get("authorization")
         owner._gathered.wait()
+        if owner.unknown & set(body):
+            owner.seen.append(Seen(item, monotonic(), self.path, body, key))
+            self._send(400, {"error": {"message": "Unrecognized request argument supplied"}})
+            return
         fault = owner.next_fault(Seen(item, monotonic(), self.path, body, key))
         if fault in ("none", "nonsense") and not owner.may_answer(item):
             fault = "time-out"

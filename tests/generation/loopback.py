@@ -8,13 +8,16 @@ from pathlib import Path
 
 
 @contextmanager
-def llama_server(gguf: Path, *, parallel: int = 4, context: int = 256) -> Iterator[str]:
+def llama_server(
+    gguf: Path, *, parallel: int = 4, context: int = 256, sampling: dict | None = None
+) -> Iterator[str]:
     """Serve a GGUF file; gives the base URL of the API.
 
     Args:
         gguf: The file.
         parallel: Slots.
         context: Tokens for each of them.
+        sampling: Defaults of the server's own, as its command line sets them.
     """
     import xllamacpp
 
@@ -23,6 +26,8 @@ def llama_server(gguf: Path, *, parallel: int = 4, context: int = 256) -> Iterat
     params.n_parallel = parallel
     params.n_ctx = context * parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    for name, value in (sampling or {}).items():
+        setattr(params.sampling, name, value)
     params.verbosity = -1
     params.warmup = False
     params.fit_params = False

@@ -15,7 +15,7 @@ from mechprobe.behavior.multiple_choice import as_question, score_letters
 from mechprobe.behavior.refusal import answer_of, rules_label
 from mechprobe.errors import GenerationError
 from mechprobe.generation import Sampling
-from mechprobe.generation.api import ApiError, Endpoint, Reply
+from mechprobe.generation.api import ApiClient, ApiError, Endpoint, Reply
 from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.generation.server import ServerEngine
 from mechprobe.generation.server_forms import listed_in
@@ -198,7 +198,8 @@ def test_a_server_of_texts_is_marked_and_scores_no_letters(tokenizer, prompts):
         assert [a.text for a in found] == [text[:5] for text in prompts.texts]
         assert {a.parity for a in found} == {"unverified"}
         assert engine.notes == ("takes no token ids: texts were sent, parity: unverified",)
-        assert len(seen) == 1 + len(prompts)  # asked once whether it takes ids
+        # asked once whether it takes ids, in three forms, and once which form it takes of a text
+        assert len(seen) == 3 + 1 + len(prompts)
         with pytest.raises(
             GenerationError, match="takes no token ids, so letters cannot be scored"
         ):
@@ -249,7 +250,7 @@ def test_a_server_that_knows_no_samplers_gets_the_plain_form():
 
     with canned(plain) as (url, seen), opened(url) as engine:
         engine.generate([[5, 6, 7]], sampling=Sampling(0.7, 0.9, seed=3))
-        assert engine.notes[0].startswith("knows neither top_k nor min_p")
+        assert engine.notes[0].startswith("does not take top_k, min_p")
         sent = seen[-1][1]
         assert (sent["temperature"], sent["top_p"], "min_p" in sent) == (0.7, 0.9, False)
         assert 0 <= sent["seed"] < 2**31
@@ -423,3 +424,61 @@ def test_a_server_is_told_where_answers_end_and_its_ids_are_read_here(tokenizer)
     ):
         (answer,) = engine.generate([prompt])
     assert said(answer) == ("UNCLEAR", "<think>fine")
+
+
+NEUTRAL = {
+    "temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
+    "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "typical_p": 1.0,
+    "dry_multiplier": 0.0, "xtc_probability": 0.0, "mirostat": 0, "ignore_eos": False,
+    "logit_bias": {}, "stop": [],
+}  # fmt: skip
+
+
+def test_nothing_is_left_to_the_defaults_of_a_server():
+    with canned(lambda path, body: reply()) as (url, seen), opened(url) as engine:
+        engine.generate([[5, 6, 7]])
+        assert NEUTRAL.items() <= seen[-1][1].items()
+        engine.generate([[5, 6, 7]], sampling=Sampling(0.7, 0.9, top_k=4))
+        drawn = NEUTRAL | {"temperature": 0.7, "top_p": 0.9, "top_k": 4}
+        assert drawn.items() <= seen[-1][1].items()
+        assert engine.notes == ()
+
+
+def test_a_strict_server_gets_the_fields_that_it_knows():
+    known = {"model", "prompt", "max_tokens", "temperature", "top_p", "seed", "return_token_ids"}
+    openai = known | {"presence_penalty", "frequency_penalty"}
+    for fields, kept in ((openai, True), (known, False)):
+
+        def strict(path, body, fields=fields):
+            return (400, {"error": "Unrecognized argument"}) if set(body) - fields else reply()
+
+        with canned(strict) as (url, seen), opened(url) as engine:
+            engine.generate([[5, 6, 7], [6, 7, 8]])
+            assert ("presence_penalty" in seen[-1][1]) is kept
+            assert len(engine.notes) == 1 and "where it has defaults" in engine.notes[0]
+            asked = len(seen)
+            engine.generate([[5, 6, 7]])
+            assert len(seen) == asked + 1  # what it takes is asked once
+
+
+def test_greedy_is_greedy_on_a_server_with_other_defaults(f16, local, prompts):
+    """Each of these alone changes answers that say nothing of it."""
+    ids = prompts.ids[:8]
+    expected = [a.text for a in local.generate(ids, max_new_tokens=9)]
+    others = {"penalty_repeat": 5.0, "penalty_present": 2.0, "min_p": 0.3}
+    with llama_server(f16, sampling=others) as url:
+        with ApiClient(Endpoint("m", url)) as plain:
+            bare = [plain.complete(row, max_tokens=9, temperature=0.0).text for row in ids]
+        with opened(url) as engine:
+            found = [a.text for a in engine.generate(ids, max_new_tokens=9)]
+    assert bare != expected  # the control
+    assert found == expected
+
+
+def test_a_limit_of_the_servers_own_is_said():
+    """vLLM caps what is asked for by `max_new_tokens` of the model's generation config."""
+    with canned(lambda path, body: reply(stop="length")) as (url, _), opened(url) as engine:
+        engine.generate([[5, 6, 7]], max_new_tokens=1)
+        assert engine.notes == ()
+        engine.generate([[5, 6, 7]], max_new_tokens=8)
+        assert "limit of the server's own" in engine.notes[0]

@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 
 from mechprobe.behavior.judges import prompt as wording
 from mechprobe.behavior.judges.base import Opinion
-from mechprobe.errors import JudgeError
+from mechprobe.errors import JudgeError, warn_of_checkpoint
 from mechprobe.generation.api import ApiClient, ApiError, Endpoint, Reply, Request
+from mechprobe.generation.endpoint import is_hosted
+from mechprobe.generation.server_samplers import REFUSED, note_of, sampler_forms
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Calls:
 
 def about_server(endpoint: Endpoint, calls: Calls) -> Mapping[str, Any]:
     """Everything that decides the labels of a server, as far as it can be told from here."""
-    return {
+    neutral = {"samplers": "neutral"} if _greedy(endpoint, calls) else {}
+    return neutral | {
         "judge": "openai",
         "model": endpoint.model,
         "url": endpoint.url,
@@ -40,6 +43,11 @@ def about_server(endpoint: Endpoint, calls: Calls) -> Mapping[str, Any]:
         "max_tokens": calls.max_tokens,
         "temperature": calls.temperature,
     }
+
+
+def _greedy(endpoint: Endpoint, calls: Calls) -> bool:
+    """Whether neutral samplers are sent: greedy, and no hosted API, which has no others."""
+    return calls.temperature == 0.0 and not is_hosted(endpoint.url)
 
 
 class RemoteJudge:
@@ -70,6 +78,11 @@ class RemoteJudge:
         ours = urlsplit(endpoint.url).hostname == "api.openai.com"
         self._limit = "max_completion_tokens" if ours else "max_tokens"
         self.about = about_server(endpoint, how)
+        self._forms: tuple[Mapping[str, Any], ...] = ({},)
+        """What is sent beside limit and temperature, fullest first; only the form that a server
+        takes is left."""
+        if _greedy(endpoint, how):
+            self._forms = (*sampler_forms(None)[:2], {})
         self._client: ApiClient | None = None
         if asks:
             self._client = ApiClient(
@@ -91,9 +104,38 @@ class RemoteJudge:
         """
         if self._client is None:
             raise JudgeError(f"{self.name}: opened to count questions, not to ask them")
-        questions = (self._question(prompt, answer, attempt) for prompt, answer in pairs)
-        for number, found in self._client.map(questions):
+        asked: list[tuple[str, str]] = []
+        fullest = self._forms[0]
+
+        def questions() -> Iterator[Request]:
+            for pair in pairs:
+                asked.append(pair)
+                yield self._question(*pair, attempt, fullest)
+
+        refused: list[tuple[int, ApiError]] = []
+        for number, found in self._client.map(questions()):
+            if isinstance(found, Reply):
+                self._forms = (fullest,)
+            elif len(self._forms) > 1 and found.status in REFUSED:
+                refused.append((number, found))
+                continue
             yield number, _opinion(found)
+        for number, error in refused:
+            yield number, self._ask_plainly(asked[number], attempt, error)
+
+    def _ask_plainly(self, pair: tuple[str, str], attempt: int, error: ApiError) -> Opinion:
+        """Ask again with fewer fields, and remember the form that is taken."""
+        assert self._client is not None
+        found: Reply | ApiError = error
+        for number, form in enumerate(self._forms):
+            if number or len(self._forms) == 1:  # the fullest was refused
+                ((_, found),) = self._client.map([self._question(*pair, attempt, form)])
+            if isinstance(found, Reply):
+                if number:
+                    warn_of_checkpoint(self.name, [note_of(number)])
+                self._forms = (form,)
+                break
+        return _opinion(found)
 
     def tokens(self, prompt: str, answer: str) -> tuple[int, int]:
         """UTF-8 bytes of the message / 4, rounded up, and the most that may be generated."""
@@ -105,9 +147,9 @@ class RemoteJudge:
         if self._client is not None:
             self._client.close()
 
-    def _question(self, prompt: str, answer: str, attempt: int) -> Request:
+    def _question(self, prompt: str, answer: str, attempt: int, form: Mapping[str, Any]) -> Request:
         message = wording.render(prompt, answer, again=attempt > 0)
-        body: dict[str, Any] = {self._limit: self._calls.max_tokens}
+        body: dict[str, Any] = {**form, self._limit: self._calls.max_tokens}
         if self._calls.temperature is not None:
             body["temperature"] = self._calls.temperature
         # one user message, since some templates know no system role

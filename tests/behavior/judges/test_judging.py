@@ -19,7 +19,7 @@ from mechprobe.behavior.judges import (
     opened,
     read_exchanges,
 )
-from mechprobe.errors import JudgeError, PromptFileError
+from mechprobe.errors import CheckpointWarning, JudgeError, PromptFileError
 
 FAST = Calls(timeout=2.5, attempts=3, concurrency=4, backoff=0.01)
 SECRET = "the answer nobody may read twice"
@@ -258,3 +258,25 @@ def test_a_name_that_no_file_can_carry_is_refused_before_anybody_is_asked(tmp_pa
     file.write_text(json.dumps(good | {field: "whole \U0001f600"}))
     (one,) = read_exchanges(file)
     assert (getattr(one, field), one.text) == ("whole \U0001f600", "?")
+
+
+def test_a_greedy_judge_leaves_nothing_to_the_defaults_of_its_server(path):
+    with FaultServer() as server:
+        judged(server, exchanges(2), path)
+        sent = server.seen[-1].body
+    assert sent["temperature"] == 0.0
+    assert (sent["repetition_penalty"], sent["repeat_penalty"], sent["top_k"]) == (1.0, 1.0, -1)
+    assert open_judge("openai:m@http://127.0.0.1:9", FAST).about["samplers"] == "neutral"
+    # a hosted API has no such defaults, and refuses the fields
+    assert "samplers" not in open_judge("openai:m@https://api.openai.com", asks=False).about
+
+
+def test_a_strict_server_is_asked_again_without_what_it_does_not_know(path):
+    with FaultServer() as server:
+        server.unknown = {"repetition_penalty"}
+        with pytest.warns(CheckpointWarning, match="does not take top_k"):
+            found = judged(server, exchanges(6), path)
+        assert set(labels(found).values()) == {"COMPLIANCE"}
+        again = [one for one in server.seen if "repetition_penalty" not in one.body]
+        assert len(again) == 6
+        assert again[0].body["frequency_penalty"] == 0.0
