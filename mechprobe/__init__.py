@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mechprobe import probes
     from mechprobe.activations import Ablate, ActivationStore, Add, Patch
     from mechprobe.experiments.opened import open_run
+    from mechprobe.experiments.quantization import quantize
     from mechprobe.session import Model, capture, load
 
 __version__ = "0.1.0.dev0"
@@ -23,6 +24,7 @@ _HOMES = {
     "capture": "mechprobe.session",
     "load": "mechprobe.session",
     "open_run": "mechprobe.experiments.opened",
+    "quantize": "mechprobe.experiments.quantization",
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "load",
     "open_run",
     "probes",
+    "quantize",
 ]
 
 

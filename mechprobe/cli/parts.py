@@ -180,17 +180,9 @@ def quantize(
     if writer not in ("gptqmodel", "autoawq"):
         raise SpecError(f"--writer {writer}: use gptqmodel or autoawq")
     texts, name = (_calibration(calibration), calibration.name) if calibration else (None, None)
-    if (
-        texts is None
-        and not model.startswith("organism:")
-        and to.lower().startswith(("awq", "gptq"))
-    ):
-        from mechprobe.behavior import load_builtin
-
-        texts, name = load_builtin().texts("harmless", "train"), "builtin harmless train"
     with quiet() as screen:
         with screen.err.status(f"{model} to {to}"), explained(out):
-            from mechprobe.models.quantize import quantize as make
+            from mechprobe.experiments.quantization import quantize as make
 
             path = make(
                 model,
@@ -198,7 +190,7 @@ def quantize(
                 out,
                 calibration=texts,
                 calibration_name=name,
-                writer=writer,  # type: ignore[arg-type]
+                writer=writer,
                 group_size=group_size,
                 device=device,
                 seed=seed,

@@ -27,6 +27,7 @@ SCHEMA = 2
 
 def recipe(source: str, digest: str, to: str, revision: str | None = None) -> dict[str, Any]:
     """All that a made checkpoint depends on, as plain values."""
+    from mechprobe.experiments.quantization import default_calibration, needs_calibration
     from mechprobe.models.quantize_awq_gptq import THREADS
 
     how = {
@@ -38,7 +39,12 @@ def recipe(source: str, digest: str, to: str, revision: str | None = None) -> di
         "writer": writer_versions(to),
         "seed": 0,
     }
-    return how if to[0].isupper() else {**how, "threads": THREADS}
+    if not needs_calibration(to):
+        return how
+    how["threads"] = THREADS
+    if not source.startswith("organism:"):  # the digest of an organism's world is its own
+        how["calibration"] = default_calibration(source).digest
+    return how
 
 
 def entry(how: Mapping[str, Any]) -> Path:
@@ -115,13 +121,13 @@ def _made_file(home: Path) -> Path | None:
 
 
 def _quantize(how: Mapping[str, Any], folder: Path) -> Path:
-    from mechprobe.models.quantize import quantize
+    from mechprobe.experiments.quantization import quantize
 
     to = str(how["to"])
     gguf = to[0].isupper()
     out = folder / (f"model-{to}.gguf" if gguf else "model")
-    # an organism goes by its name, which is how the quantizer finds its calibration prompts
+    # an organism goes by its name, by which its calibration prompts are found
     model = str(how["source"])
     if how["revision"] is not None:
         model = str(find_source(model, how["revision"])[0].path)
-    return Path(quantize(model, to, out, seed=int(how["seed"])))
+    return quantize(model, to, out, seed=int(how["seed"]))

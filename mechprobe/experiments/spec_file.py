@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from mechprobe.errors import SpecError
 from mechprobe.experiments.spec import TAKEN, ModelSpec, Spec, study_baseline
 from mechprobe.experiments.yaml_lines import Lines, Location, read_yaml
-from mechprobe.models.cell import TRANSFORMERS_PRECISIONS, Cell
+from mechprobe.models.cell import TRANSFORMERS_PRECISIONS, Cell, bits_of_mix
 from mechprobe.textfiles import read_text
 
 _PACKED = re.compile(r"(AWQ|GPTQ)-(INT[1-8]|MIXED)|W(\d+|mixed)A\d+")
@@ -179,7 +179,7 @@ def known_precisions() -> tuple[str, ...]:
 
 def precision_mistake(label: str) -> str | None:
     """What is wrong with a label; None where a reader can find it."""
-    if label in known_precisions() or _PACKED.fullmatch(label):
+    if label in known_precisions() or _PACKED.fullmatch(label) or bits_of_mix(label):
         return None
     near = _near(label.upper(), list(known_precisions()))
     near = near or "; there are FP16, BF16, AWQ-INT4, GPTQ-INT4, W4A16, F16, Q8_0, Q4_K_M, …"

@@ -6,15 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mechprobe.errors import CheckpointError
 from mechprobe.models.rendering import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-ORGANISM_PROMPTS: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +28,20 @@ class Calibration:
         return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
 
-def choose_calibration(
-    source: str, given: Sequence[str] | None, name: str | None, seed: int
-) -> Calibration:
-    """The caller's prompts; for an organism, harmless training prompts of its world.
+def named_calibration(texts: Sequence[str] | None, name: str | None) -> Calibration:
+    """Name the prompts that a caller gives.
 
     Raises:
-        CheckpointError: No prompts were given, and the model is no organism.
+        CheckpointError: There are none.
     """
-    if given is not None:
-        texts = tuple(given)
-        if not texts:
-            raise CheckpointError("the calibration prompts are empty; give 128 or so")
-        return Calibration(name or "caller's prompts", texts)
-    if not source.startswith("organism:"):
+    if texts is None:
         raise CheckpointError(
-            f"{source}: AWQ and GPTQ need calibration prompts; pass calibration=[…] "
-            "(--calibration FILE), 128 harmless ones or so"
+            "AWQ and GPTQ need calibration prompts; pass calibration=[…], 128 harmless ones or so, "
+            "or call mechprobe.quantize, which has a default"
         )
-    from mechprobe.organisms.world import requests
-
-    twins = requests("train", ORGANISM_PROMPTS, seed)
-    harmless = tuple(request.text for request in twins if request.label == "harmless")
-    return Calibration(name or f"organism world, harmless, train, seed {seed}", harmless)
+    if not texts:
+        raise CheckpointError("the calibration prompts are empty; give 128 or so")
+    return Calibration(name or "caller's prompts", tuple(texts))
 
 
 def calibration_ids(

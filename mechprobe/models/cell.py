@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 EngineName = Literal["transformers", "llama.cpp"]
 
@@ -12,6 +13,18 @@ TRANSFORMERS_PRECISIONS = ("FP32", "BF16", "FP16", "AWQ-INT4", "GPTQ-INT4", "GPT
 
 GGUF_LADDER = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K")
 """The published ladder. `F16` is the 16-bit GGUF, `FP16` the transformers one."""
+
+_MIX: Final = re.compile(r"UD-(I?Q[0-9])_[A-Z0-9_]+|(Q[0-9])_K_XL|(Q[24568])_K_L")
+
+
+def bits_of_mix(precision: str) -> str | None:
+    """Return how the levels begin that a maker's own mix can be labelled with, else None.
+
+    llama.cpp has no level for unsloth's dynamic mixes (`UD-Q4_K_XL`) and for those with wider
+    embeddings (`Q4_K_L`); such files are labelled with a level of as many bits: `Q4`.
+    """
+    found = _MIX.fullmatch(precision.upper())
+    return next(filter(None, found.groups())) if found else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ specification of the ggml project.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Mapping
@@ -172,19 +173,50 @@ def _tensor_table(cursor: _Cursor, count: int, alignment: int) -> dict[str, Gguf
                 "a newer `gguf` package may know it"
             ) from error
         rows.append((name, shape, kind, int(cursor.take(_U64))))
-    start = -(-cursor.at // alignment) * alignment
+    start = cursor.at + -cursor.at % alignment
     table: dict[str, GgufTensor] = {}
+    at = end = 0
     for name, shape, kind, offset in rows:
-        block, block_bytes = GGML_QUANT_SIZES[kind]
-        weights = int(np.prod([float(n) for n in shape]))
-        nbytes = weights // block * block_bytes
-        if start + offset + nbytes > len(cursor.data):
+        if name in table:
+            raise CheckpointError(f"{cursor.path}: corrupt: two tensors are called {name}")
+        if offset != at:
             raise CheckpointError(
-                f"{cursor.path}: truncated: tensor {name} ends at byte {start + offset + nbytes} "
-                f"and the file has {len(cursor.data)}; fetch or convert the file again"
+                f"{cursor.path}: corrupt: tensor {name} begins {offset} bytes into the data, and "
+                f"the tensors before it end at {at}; fetch or convert the file again"
             )
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+        if shape and shape[-1] % block:
+            raise CheckpointError(
+                f"{cursor.path}: corrupt: tensor {name} has rows of {shape[-1]} weights, and "
+                f"{kind.name} stores {block} together; fetch or convert the file again"
+            )
+        nbytes = math.prod(shape) // block * block_bytes
         table[name] = GgufTensor(name, shape, kind.name, start + offset, nbytes)
+        end = start + at + nbytes
+        at += nbytes + -nbytes % alignment
+    _check_length(cursor, table, {end, start + at} if rows else set())
     return table
+
+
+def _check_length(cursor: _Cursor, table: Mapping[str, GgufTensor], ends: set[int]) -> None:
+    """Refuse a file that does not end with its last tensor, or with the padding after it.
+
+    Bytes put into the data or taken out of it shift what follows, and change the length.
+    """
+    size = len(cursor.data)
+    if not ends or size in ends:
+        return
+    for tensor in table.values():
+        if tensor.offset + tensor.nbytes > size:
+            raise CheckpointError(
+                f"{cursor.path}: truncated: tensor {tensor.name} ends at byte "
+                f"{tensor.offset + tensor.nbytes} and the file has {size}; fetch or convert the "
+                "file again"
+            )
+    raise CheckpointError(
+        f"{cursor.path}: corrupt: {size} bytes where the tensors end at {max(ends)}; fetch or "
+        "convert the file again"
+    )
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -221,13 +253,18 @@ def _parse(data: mmap.mmap, path: Path) -> GgufFile:
     metadata: dict[str, Any] = {}
     for _ in range(key_count):
         key = cursor.string()
+        if key in metadata:
+            raise CheckpointError(f"{path}: corrupt: the key {key} is there twice")
         metadata[key] = cursor.value(int(cursor.take(_SCALARS[4])))
     parts = int(metadata.get("split.count", 0))
     if parts > 1:
         raise CheckpointError(
             f"{path}: one of {parts} parts; join them first: llama-gguf-split --merge FIRST OUT"
         )
-    alignment = int(metadata.get("general.alignment", 32))
-    if alignment < 1:
-        raise cursor.truncated()
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise CheckpointError(
+            f"{path}: corrupt: general.alignment is {alignment!r:.20}, which is no power of 2; "
+            "fetch or convert the file again"
+        )
     return GgufFile(path, metadata, _tensor_table(cursor, tensor_count, alignment))

@@ -1,4 +1,9 @@
-"""Which precision a GGUF file really has: its label checked against the types of its tensors."""
+"""Which precision a GGUF file really has: its label checked against the types of its tensors.
+
+A level names the type that most matrices are meant to have. Which matrices get another is the
+maker's choice: llama.cpp's own mixes differ between its versions, and dynamic mixes go below the
+level's type too. So a label is false where its type is nowhere, and no mix is expected of it.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,18 @@ from mechprobe.models.checkpoint import QuantInfo
 from mechprobe.models.gguf_file import GgufFile, GgufTensor, read_gguf
 
 _FLOAT_BITS: Final = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
-_FALLBACK: Final = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1"} | {
-    "Q6_K": "Q8_0"
+_FALLBACKS: Final = {
+    "Q2_K": ("IQ4_NL", "Q4_0"),
+    "Q3_K": ("IQ4_NL", "Q4_0"),
+    "IQ4_XS": ("IQ4_NL",),
+    "Q4_K": ("Q5_0",),
+    "Q5_K": ("Q5_1",),
+    "Q6_K": ("Q8_0",),
 }
-"""What llama.cpp's quantizer takes where a width is no multiple of 256 (F16 where none of 32)."""
+"""What llama.cpp's quantizer takes where a width is no multiple of 256 (F16 where none of 32): its
+older versions the first, its newer ones the last."""
+_RELEASED_PACKED: Final = "MXFP4"
+"""Experts of gpt-oss are published in this type; a 16-bit file of it keeps them."""
 _BASES: Final = {
     "F32": "F32",
     "F16": "F16",
@@ -69,11 +82,22 @@ def _label(file: GgufFile) -> str | None:
     return str(name).removeprefix("MOSTLY_").removeprefix("ALL_")
 
 
+def _block(kind: str) -> int:
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    return int(GGML_QUANT_SIZES[GGMLQuantizationType[kind]][0])
+
+
+def _fits(tensor: GgufTensor, kind: str) -> bool:
+    """Whether rows of this tensor can be stored in that type at all."""
+    return tensor.shape[-1] % _block(kind) == 0
+
+
 def _is_fallback(tensor: GgufTensor, base: str) -> bool:
-    width = tensor.shape[-1]
-    if tensor.type == _FALLBACK.get(base):
-        return width % 256 != 0
-    return tensor.type in ("F16", "F32") and base not in _FLOAT_BITS and width % 32 != 0
+    """Whether llama.cpp's quantizer takes this type where it cannot take `base`."""
+    if tensor.type in ("F16", "F32"):
+        return base not in _FLOAT_BITS and tensor.shape[-1] % 32 != 0
+    return tensor.type in _FALLBACKS.get(base, ()) and not _fits(tensor, base)
 
 
 def _counted(tensors: Iterable[GgufTensor]) -> str:
@@ -81,18 +105,45 @@ def _counted(tensors: Iterable[GgufTensor]) -> str:
     return ", ".join(f"{n} x {kind}" for kind, n in counts.most_common())
 
 
-def _check_label(path: Path, label: str, matrices: list[GgufTensor]) -> None:
+def _is_false(label: str, matrices: list[GgufTensor]) -> bool:
+    """Whether no reading of the label fits the matrices."""
+    kinds = {t.type for t in matrices}
     base = _BASES.get(label)
-    if base is None or not matrices:
-        return
-    made_of_base = [t for t in matrices if t.type == base or _is_fallback(t, base)]
-    below = [t for t in matrices if _bits(t.type) < _bits(base)]
-    if made_of_base and not below:
-        return
-    raise PrecisionError(
-        f"{path}: mislabelled: general.file_type says {label} but the matrices are "
-        f"{_counted(matrices)}; quantize the model again, or correct the label"
-    )
+    if base is None:
+        return kinds <= _FLOAT_BITS.keys()
+    if base in _FLOAT_BITS:
+        below = {kind for kind in kinds if _bits(kind) < _bits(base)}
+        return base not in kinds or not below <= {_RELEASED_PACKED}
+    if len(kinds) == 1:
+        return not any(t.type == base or _is_fallback(t, base) for t in matrices)
+    return not any(t.type == base or not _fits(t, base) for t in matrices)
+
+
+def _check_label(path: Path, label: str, matrices: list[GgufTensor]) -> None:
+    if matrices and _is_false(label, matrices):
+        raise PrecisionError(
+            f"{path}: mislabelled: general.file_type says {label} but the matrices are "
+            f"{_counted(matrices)}; quantize the model again, or correct the label"
+        )
+
+
+def _warnings(label: str, matrices: list[GgufTensor], bits: float) -> tuple[str, ...]:
+    """Fall-backs and what lies below the label, of a file with so many bits per weight."""
+    base = _BASES.get(label)
+    if base is None:
+        return ()
+    fallbacks = Counter((t.type, t.shape[-1]) for t in matrices if not _fits(t, base))
+    found = [
+        f"{n} matrices fell back to {kind}: width {width} is no multiple of {_block(base)}"
+        for (kind, width), n in sorted(fallbacks.items())
+    ]
+    below = [t for t in matrices if _fits(t, base) and _bits(t.type) < _bits(base)]
+    if below:
+        found.append(
+            f"a mix of its maker's: {_counted(below)} among {len(matrices)} matrices lie below "
+            f"{base}; {bits:.2f} bits per weight"
+        )
+    return tuple(found)
 
 
 def _notes(label: str, named: bool, matrices: list[GgufTensor]) -> tuple[str, ...]:
@@ -100,13 +151,7 @@ def _notes(label: str, named: bool, matrices: list[GgufTensor]) -> tuple[str, ..
     base = _BASES.get(label)
     if base is None:
         return (*notes, f"the types of level {label} were not checked against the label")
-    fallbacks = Counter((t.type, t.shape[-1]) for t in matrices if _is_fallback(t, base))
-    notes += [
-        f"{n} matrices fell back to {kind}: width {width} is no multiple of "
-        f"{256 if base in _FALLBACK else 32}"
-        for (kind, width), n in sorted(fallbacks.items())
-    ]
-    raised = [t for t in matrices if t.type != base and not _is_fallback(t, base)]
+    raised = [t for t in matrices if _fits(t, base) and _bits(t.type) > _bits(base)]
     if raised:
         notes.append(f"mixed level: {_counted(raised)} among {len(matrices)} matrices")
     return tuple(notes)
@@ -117,7 +162,7 @@ def quant_info(file: GgufFile) -> QuantInfo:
 
     Raises:
         CheckpointError: The label is unknown.
-        PrecisionError: The tensors are not of the labelled level.
+        PrecisionError: The labelled level's type is nowhere.
     """
     matrices = [t for t in file.tensors.values() if len(t.shape) > 1 and t.name.startswith("blk.")]
     label = _label(file)
@@ -130,6 +175,7 @@ def quant_info(file: GgufFile) -> QuantInfo:
     _check_label(file.path, label, matrices)
     everything = list(file.tensors.values())
     quantized = [t for t in everything if t.type not in _FLOAT_BITS]
+    bits = _bits_per_weight(quantized or matrices or everything)
     kinds = {t.type for t in matrices}
     uniform = next(iter(kinds)) if len(kinds) == 1 else None
     return QuantInfo(
@@ -138,10 +184,11 @@ def quant_info(file: GgufFile) -> QuantInfo:
         bits=int(_bits(uniform)) if uniform and uniform not in _FLOAT_BITS else None,
         group_size=32 if uniform in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1") else None,
         packing="gguf",
-        bits_per_weight=_bits_per_weight(quantized or matrices or everything),
+        bits_per_weight=bits,
         bits_per_weight_total=_bits_per_weight(everything),
         tensor_types=dict(Counter(t.type for t in everything).most_common()),
         notes=_notes(label, named, matrices),
+        warnings=_warnings(label, matrices, bits),
     )
 
 

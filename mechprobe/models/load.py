@@ -135,7 +135,7 @@ def _load_folder(request: _Request) -> Checkpoint:
     from mechprobe.models import hf, verify
     from mechprobe.models.architectures import architecture_for
     from mechprobe.models.native import load_native
-    from mechprobe.models.quantized import packed_modules, read_claim
+    from mechprobe.models.quantized import packed_modules, read_claim, serving_parameters
     from mechprobe.models.tokenizer import load_tokenizer, set_chat_template
     from mechprobe.models.unpack import open_weights
 
@@ -150,6 +150,8 @@ def _load_folder(request: _Request) -> Checkpoint:
             quant = verify.inspect_tensors(table, modules, claim, read)
         except CheckpointError as error:
             raise type(error)(f"{folder}: {error}") from error
+        unused = serving_parameters(table, claim)
+        table = {name: entry for name, entry in table.items() if name not in unused}
         quant = replace(quant, warnings=(*weights.warnings, *quant.warnings))
         verify.check_expected(quant, request.expect, request.source.text)
         tokenizer = request.tokenizer

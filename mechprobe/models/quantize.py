@@ -49,8 +49,7 @@ def quantize(
         to: `awq`, `gptq`, `gptq-int8`, or a GGUF level: `F16`, `Q8_0`, … `Q2_K`.
         out: The folder to write; for GGUF levels a `.gguf` file, or a folder to put one in.
             It must not exist.
-        calibration: User messages for AWQ and GPTQ. None takes harmless training prompts of the
-            world when the model is an organism.
+        calibration: User messages for AWQ and GPTQ; `mechprobe.quantize` has a default.
         calibration_name: What the record calls them.
         writer: `gptqmodel`, or `autoawq` for AWQ.
         group_size: Input features that share a scale; -1 is a whole row.
@@ -58,7 +57,7 @@ def quantize(
             symmetric.
         desc_act: GPTQ's activation ordering.
         device: Where the quantizer computes.
-        seed: Of calibration prompts and writer. The same seed gives the same tensors on the same
+        seed: Of the writer. The same seed gives the same tensors on the same
             kind of processor: the number of threads is fixed. On a GPU nobody promises that.
         verbose: Let the writer print.
 
@@ -78,7 +77,7 @@ def quantize(
     out.parent.mkdir(parents=True, exist_ok=True)
     if lower not in TARGETS:
         return _quantize_gguf(source, to, out)
-    from mechprobe.models.calibration import calibration_ids, choose_calibration
+    from mechprobe.models.calibration import calibration_ids, named_calibration
     from mechprobe.models.quantize_awq_gptq import THREADS, Job, Scheme, write, writer_version
     from mechprobe.models.quantized import read_claim
     from mechprobe.models.tokenizer import load_tokenizer
@@ -102,7 +101,7 @@ def quantize(
     warn_of_checkpoint(source.text, weights.warnings)
     dtype = stored_dtype(read_table(weights.files))
     config = read_json(folder / "config.json")
-    prompts = choose_calibration(source.text, calibration, calibration_name, seed)
+    prompts = named_calibration(calibration, calibration_name)
     window = min(int(config.get("max_position_embeddings") or 512), 512)
     ids = calibration_ids(prompts, load_tokenizer(folder), window)
     record = {
@@ -182,7 +181,7 @@ def _quantize_gguf(source: Source, to: str, out: Path) -> Path:
             f16.replace(made)
             compared.replace(sidecar)
         else:
-            quantize_gguf(f16, level, made)
+            quantize_gguf(f16, level, made, source=source.text)
             if source.kind == "folder":
                 record["f16"] = read_json(compared)
                 f16.unlink()

@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from mechprobe.errors import CheckpointError, require
+from mechprobe.errors import CheckpointError, PrecisionError, require
+from mechprobe.models.checkpoint import QuantInfo
 from mechprobe.models.gguf_info import read_gguf_info
 
 LADDER: Final = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K")
@@ -40,21 +42,32 @@ def _file_type(level: str) -> int:
     return int(names[level])
 
 
-def _run(command: list[str], what: str) -> None:
+def _run(command: list[str], what: str, names: Mapping[Path, str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         last = lines[-1].strip() if lines else f"exit status {done.returncode}"
+        for path, name in names.items():
+            last = last.replace(str(path), name)
         raise CheckpointError(f"{what} failed: {last}")
 
 
-def quantize_gguf(f16: Path, level: str, out: Path) -> Path:
+def _info(path: Path, name: str) -> QuantInfo:
+    """The precision of a file that goes by a name of its own in messages."""
+    try:
+        return read_gguf_info(path)
+    except CheckpointError as error:
+        raise type(error)(str(error).replace(str(path), name)) from error
+
+
+def quantize_gguf(f16: Path, level: str, out: Path, *, source: str | None = None) -> Path:
     """Quantize an F16 GGUF, whole or not at all, and record the tool in `<out>.json`.
 
     Args:
         f16: A 16- or 32-bit GGUF.
         level: llama.cpp's name of the level: one of `LADDER`, or Q4_0, Q3_K_M, IQ4_XS, ….
         out: The `.gguf` to write; replaced if it exists.
+        source: What messages call the model; by default the path of `f16`.
 
     Returns:
         `out`.
@@ -65,32 +78,37 @@ def quantize_gguf(f16: Path, level: str, out: Path) -> Path:
         MissingExtraError: Neither `llama-quantize` on PATH nor cyllama.
     """
     number = _file_type(level)
-    source = read_gguf_info(f16)
-    if source.precision not in ("F16", "BF16", "F32"):
+    source = source or str(f16)
+    if (found := _info(f16, source).precision) not in ("F16", "BF16", "F32"):
         raise CheckpointError(
-            f"{f16}: is {source.precision}; quantize from the F16 file, a second rounding would "
+            f"{source}: is {found}; quantize from the F16 file, a second rounding would "
             "measure something else"
         )
     threads = str(os.cpu_count() or 1)
     program = shutil.which("llama-quantize")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    names = {f16: "the source", temporary: "the result"}
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         if program is not None:
             tool, version = "llama-quantize", _program_version(program)
-            _run([program, str(f16), str(temporary), level, threads], f"{f16}: llama-quantize")
+            command = [program, str(f16), str(temporary), level, threads]
+            _run(command, f"{source}: llama-quantize", names)
         else:
             tool, version = "cyllama", str(require("cyllama", "quant").__version__)
             arguments = [str(f16), str(temporary), str(number), threads]
-            _run([sys.executable, "-c", _BINDING, *arguments], f"{f16}: llama.cpp's quantizer")
-        info = read_gguf_info(temporary)
+            command = [sys.executable, "-c", _BINDING, *arguments]
+            _run(command, f"{source}: llama.cpp's quantizer", names)
+        info = _info(temporary, f"{source} as {level}")
+        if info.precision != level:
+            raise PrecisionError(f"{source} as {level}: {tool} wrote {info.precision}")
         record = {
             "writer": tool,
             "writer_version": version,
             "level": level,
             "bits_per_weight": round(info.bits_per_weight, 4),
             "tensor_types": dict(info.tensor_types),
-            "notes": list(info.notes),
+            "notes": [*info.warnings, *info.notes],
         }
         sidecar = out.with_name(f"{out.name}.json")
         half_written = sidecar.with_name(f".{sidecar.name}.{os.getpid()}.tmp")

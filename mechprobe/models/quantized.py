@@ -5,6 +5,7 @@ The claim is a JSON file that anyone can edit; bits and group sizes are read fro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ _PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "weight_scale": ("weight", "weight_scale", "weight_zero_point", "weight_g_idx"),
 }  # fmt: skip
+_CACHE_PARAMETERS: Final = r"[qkv]_(?:scale|zero_point)|[kv]_proj\.output_(?:scale|zero_point)"
 _OPTIONAL: Final = {"g_idx", "weight_zero_point", "weight_g_idx", "weight_shape"}
 _FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "awq": ("gemm",),
@@ -81,6 +83,8 @@ def read_claim(folder: Path) -> QuantClaim:
             raw.setdefault("quant_method", "awq" if "w_bit" in raw else "gptq")
     if not raw:
         return QuantClaim("none")
+    if _plain_weights(raw):
+        return QuantClaim("none", raw=raw)
     method = str(raw.get("quant_method") or raw.get("method") or "").lower()
     if method not in _FORMATS:
         raise CheckpointError(
@@ -94,6 +98,29 @@ def read_claim(folder: Path) -> QuantClaim:
             f"{' or '.join(_FORMATS[method])} is"
         )
     return claim
+
+
+def _plain_weights(raw: Mapping[str, Any]) -> bool:
+    """Whether compressed-tensors quantizes the KV cache alone, when the model is served."""
+    return not raw.get("config_groups") and bool(raw.get("kv_cache_scheme"))
+
+
+def serving_parameters(table: Mapping[str, TensorEntry], claim: QuantClaim) -> frozenset[str]:
+    """Return the names of tensors that only a server's quantized cache and activations need.
+
+    Scales and zero points of keys and values, and of statically quantized inputs and outputs, as
+    `compressed_tensors` 0.20 names them (`KVCacheScaleType`, `QuantizationMetadata`).
+    """
+    raw = claim.raw or {}
+    groups = (raw.get("config_groups") or {}).values()
+    patterns = [_CACHE_PARAMETERS] if raw.get("kv_cache_scheme") else []
+    patterns += [
+        rf"{kind}_(?:scale|zero_point|global_scale)"
+        for kind in ("input", "output")
+        if any(group.get(f"{kind}_activations") for group in groups)
+    ]
+    either = re.compile(rf".*\.(?:{'|'.join(patterns)})") if patterns else None
+    return frozenset(name for name in table if either and either.fullmatch(name))
 
 
 def _claim(method: str, raw: Mapping[str, Any]) -> QuantClaim:

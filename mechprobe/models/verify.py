@@ -9,6 +9,7 @@ from typing import Final
 import torch
 
 from mechprobe.errors import CheckpointError, PrecisionError
+from mechprobe.models.cell import bits_of_mix
 from mechprobe.models.checkpoint import QuantInfo
 from mechprobe.models.quantized import PackedModule, QuantClaim
 from mechprobe.models.unpack import Reader, group_index, scales_of, zero_format, zeros_of
@@ -49,6 +50,7 @@ def inspect_tensors(
             bits_per_weight_total=total,
             tensor_types=dict(types),
             notes=remarks,
+            warnings=_cache_warning(claim),
         )
     symmetric, ordered, wrapped = _scan(modules, claim, read)
     widths = {module.bits for module in modules.values()}
@@ -82,6 +84,18 @@ def inspect_tensors(
         bits_per_weight_total=total,
         tensor_types=dict(types),
         notes=tuple(notes),
+        warnings=_cache_warning(claim),
+    )
+
+
+def _cache_warning(claim: QuantClaim) -> tuple[str, ...]:
+    """What a server does to keys and values, and no kernel here does."""
+    scheme = (claim.raw or {}).get("kv_cache_scheme")
+    if not scheme:
+        return ()
+    return (
+        f"served with keys and values in {scheme.get('num_bits', 8)}-bit {scheme.get('type')} "
+        "(kv_cache_scheme); here they stay in floating point",
     )
 
 
@@ -149,10 +163,15 @@ def _scan(
 def check_expected(info: QuantInfo, expect: str | None, what: str) -> None:
     """Refuse a checkpoint whose precision is not the one that was asked for.
 
+    The name of a maker's own mix is found in a file that is labelled with as many bits.
+
     Raises:
         PrecisionError: It is another.
     """
-    if expect is not None and info.precision.casefold() != expect.casefold():
+    if expect is None or info.precision.casefold() == expect.casefold():
+        return
+    bits = bits_of_mix(expect) if info.method == "gguf" else None
+    if bits is None or not info.precision.startswith(f"{bits}_"):
         raise PrecisionError(
             f"{what}: {expect} was asked for, the tensors are {info.precision} "
             f"({info.bits_per_weight:.2f} bits per weight)"

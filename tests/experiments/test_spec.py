@@ -165,8 +165,11 @@ def test_an_unreadable_file_is_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     "label",
-    ["FP32", "BF16", "GPTQ-INT8", "GPTQ-INT3", "GPTQ-MIXED", "W4A16", "W8A8", "Q4_0", "IQ4_XS"],
-)
+    [
+        "FP32", "BF16", "GPTQ-INT8", "GPTQ-INT3", "GPTQ-MIXED", "W4A16", "W8A8", "Q4_0", "IQ4_XS",
+        "UD-Q4_K_XL", "UD-IQ2_M", "Q4_K_L",
+    ],
+)  # fmt: skip
 def test_every_precision_that_a_reader_can_find_is_known(label):
     assert precision_mistake(label) is None
 

@@ -1,11 +1,13 @@
 """compressed-tensors checkpoints, packed bit by bit as the format's description says."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from mechprobe.errors import CheckpointError
+from mechprobe.errors import CheckpointError, CheckpointWarning
 from mechprobe.models.load import load_checkpoint
 
 
@@ -91,6 +93,60 @@ def test_int8(plain, bench, tmp_path):
     assert checkpoint.quant.precision == "W8A8"
     assert any("not the quantized activations" in note for note in checkpoint.quant.notes)
     assert torch.isfinite(checkpoint.module(torch.arange(9)[None]).logits).all()
+
+
+CACHE = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
+CACHE_NAMES = ("k_scale", "v_scale", "k_zero_point", "k_proj.output_scale", "v_proj.output_scale")
+
+
+def add(folder, names):
+    """Scales of a layer's attention, as llm-compressor stores them."""
+    tensors = load_file(folder / "model.safetensors")
+    for name in names:
+        tensors[f"model.layers.1.self_attn.{name}"] = np.full(1, 0.5, np.float16)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_a_quantized_cache_is_read_and_warned_of(plain, bench, tmp_path, name):
+    claim = config(4, 64, True)
+    kept = layers(bench, 4, 64, True, [])
+    folder = bench.repack(plain(), tmp_path / "m", kept, {**claim, "kv_cache_scheme": CACHE})
+    before = load_checkpoint(folder).module.state_dict()
+    add(folder, [name])
+    with pytest.warns(CheckpointWarning, match=r"keys and values in 8-bit float"):
+        found = load_checkpoint(folder, expect="W4A16")
+    state = found.module.state_dict()
+    assert state.keys() == before.keys()
+    assert all(torch.equal(state[key], value) for key, value in before.items())
+    bench.edit(folder / "config.json", quantization_config=claim)
+    with pytest.raises(CheckpointError, match=f"in the files but not in the model.*{name}"):
+        load_checkpoint(folder)
+
+
+def test_the_cache_alone_may_be_quantized(plain, bench, tmp_path):
+    folder = shutil.copytree(plain(), tmp_path / "m")
+    claim = {"quant_method": "compressed-tensors", "format": "dense", "config_groups": {}}
+    bench.edit(folder / "config.json", quantization_config={**claim, "kv_cache_scheme": CACHE})
+    add(folder, ["k_scale", "v_scale"])
+    with pytest.warns(CheckpointWarning, match="kv_cache_scheme"):
+        found = load_checkpoint(folder, expect="FP16")
+    ids = torch.arange(9)[None]
+    assert torch.equal(found.module(ids).logits, load_checkpoint(plain()).module(ids).logits)
+
+
+def test_scales_of_static_activations_are_left_to_the_server(plain, bench, tmp_path):
+    rng = np.random.default_rng(0)
+
+    def layer(rows, columns):
+        q = rng.integers(-127, 128, (rows, columns)).astype(np.int8)
+        return {"weight": q, "weight_scale": np.full((rows, 1), 0.001, np.float32)}
+
+    static = {"num_bits": 8, "type": "int", "dynamic": False}
+    claim = config(8, None, True, "int-quantized", static)
+    folder = bench.repack(plain(), tmp_path / "m", layer, claim)
+    add(folder, ["q_proj.input_scale", "q_proj.input_zero_point"])
+    assert load_checkpoint(folder).quant.precision == "W8A8"
 
 
 def test_no_native_kernel(plain, bench, tmp_path):

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mechprobe.errors import CheckpointError, MissingExtraError
-from mechprobe.models.calibration import choose_calibration
 from mechprobe.models.load import load_checkpoint
 from mechprobe.models.quantize import quantize
 
@@ -119,18 +118,6 @@ def test_an_empty_folder_is_filled(tmp_path):
     made = quantize("organism:llama-s", "F16", tmp_path / "out")
     assert made == tmp_path / "out" / "model-F16.gguf" and made.is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_an_organisms_calibration_is_harmless_and_named():
-    found = choose_calibration("organism:llama-s", None, None, 0)
-    from mechprobe.organisms.world import requests
-
-    labels = {request.text: request.label for request in requests("train")}
-    labels |= {request.text: request.label for request in requests("train", 128, 0)}
-    assert len(found.texts) == 128 and {labels[text] for text in found.texts} == {"harmless"}
-    assert found.name == "organism world, harmless, train, seed 0"
-    assert found.digest == choose_calibration("organism:x", None, None, 0).digest
-    assert found.digest != choose_calibration("organism:x", None, None, 1).digest
 
 
 @needs("awq")

@@ -11,8 +11,8 @@ import pytest
 
 from mechprobe.behavior.multiple_choice import as_question
 from mechprobe.experiments.probing import ProbeRequest, run_probes
+from mechprobe.experiments.quantization import quantize
 from mechprobe.models.load import load_checkpoint
-from mechprobe.models.quantize import quantize
 from mechprobe.models.rendering import encode
 from mechprobe.organisms.world import questions, requests
 from mechprobe.probes import battery

@@ -59,6 +59,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
     ),
     "llama_biases": ("Llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}),
+    "llama_width_192": (
+        "Llama",
+        {"hidden_size": 192, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 64},
+    ),
     "mistral": ("Mistral", {"head_dim": 64}),
     "qwen2": ("Qwen2", {}),
     "qwen2_yarn": (

@@ -1,0 +1,85 @@
+"""Quantizing for everybody who names no calibration prompts: command, run and Python alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from mechprobe.models.calibration import Calibration
+from mechprobe.models.quantize import TARGETS
+from mechprobe.models.quantize import quantize as write_quantized
+
+_ORGANISM: Final = "organism:"
+_ORGANISM_PROMPTS: Final = 128
+
+
+def needs_calibration(to: str) -> bool:
+    """Return whether a target is made by looking at prompts: AWQ and GPTQ are, GGUF levels not."""
+    return to.lower() in TARGETS
+
+
+def default_calibration(source: str, seed: int = 0) -> Calibration:
+    """Return the calibration prompts of a model for which none were given.
+
+    Args:
+        source: Any source of a model. An organism gets harmless training requests of its world,
+            any other model the built-in harmless ones of the train split.
+        seed: Of an organism's requests.
+    """
+    if not source.startswith(_ORGANISM):
+        from mechprobe.behavior import load_builtin
+
+        texts = load_builtin().texts("harmless", "train")
+        return Calibration("builtin harmless train", tuple(texts))
+    from mechprobe.organisms.world import requests
+
+    twins = requests("train", _ORGANISM_PROMPTS, seed)
+    harmless = tuple(request.text for request in twins if request.label == "harmless")
+    return Calibration(f"organism world, harmless, train, seed {seed}", harmless)
+
+
+def quantize(
+    model: str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    calibration: Sequence[str] | None = None,
+    calibration_name: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Path:
+    """Write a quantized checkpoint, whole or not at all, with a record of how it was made.
+
+    Example:
+        >>> mp.quantize("org/Model", "gptq", "model-gptq")                # doctest: +SKIP
+
+    Args:
+        model: Any source of an unquantized model; for GGUF levels a 16-bit `.gguf` as well.
+        to: `awq`, `gptq`, `gptq-int8`, or a GGUF level: `F16`, `Q8_0`, … `Q2_K`.
+        out: The folder to write; for GGUF levels a `.gguf` file, or a folder to put one in.
+        calibration: User messages for AWQ and GPTQ; None takes `default_calibration`.
+        calibration_name: What the record calls them.
+        seed: Of default prompts and writer.
+        options: Of `mechprobe.models.quantize.quantize`: `writer`, `group_size`, `device`, …
+
+    Returns:
+        `out`, or the `.gguf` file inside it.
+
+    Raises:
+        CheckpointError: The model is quantized already, the target is unknown, `out` holds
+            something, or the writer fails.
+        MissingExtraError: The writer is not installed.
+    """
+    if calibration is None and needs_calibration(to):
+        chosen = default_calibration(str(model), seed)
+        calibration, calibration_name = chosen.texts, calibration_name or chosen.name
+    return write_quantized(
+        str(model),
+        to,
+        Path(out),
+        calibration=calibration,
+        calibration_name=calibration_name,
+        seed=seed,
+        **options,
+    )
