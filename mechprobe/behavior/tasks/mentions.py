@@ -11,7 +11,7 @@ from mechprobe.behavior.multiple_choice import LETTERS
 from mechprobe.behavior.tasks import phrases
 from mechprobe.behavior.tasks.phrases import bare
 
-_REACH = 1000
+_REACH = 400
 """Characters of a clause on either side of an option: answers that loop are clauses without end."""
 _GAP = 20
 """Characters between a letter and the text of its option."""
@@ -88,6 +88,17 @@ def past(pattern: re.Pattern[str], text: str, start: int) -> int:
     return match.end() if match else start
 
 
+def listed(answer: Answer, option: int, end: int) -> bool:
+    """Whether another option follows, by letter or text, as in a list."""
+    letter = phrases.ANOTHER.match(answer.text, end)
+    if letter and answer.letters.find(letter[1]) not in (-1, option):
+        return True
+    start = past(phrases.AND, answer.text, end)
+    other = answer.option.match(answer.text, start) if start > end else None
+    ends = other and phrases.LISTED.match(answer.text, other.end())
+    return bool(other and ends and option not in answer.meant(other))
+
+
 def _against(text: str) -> bool:
     return bool(phrases.NEGATION.search(text) or phrases.REPROACH.search(text))
 
@@ -96,22 +107,24 @@ def lettered(answer: Answer, letter: re.Match[str], *, marked: bool = False) -> 
     """What becomes of a letter, and whether another one or another option's text goes with it."""
     name = next(group for group in letter.groups() if group)
     option, place = answer.letters.index(name.upper()), letter.start() + letter[0].index(name)
-    another = phrases.ANOTHER.match(answer.text, place + 1)
     ends = min(past(phrases.BETWEEN, answer.text, place + 1), place + _GAP)
     follows = (answer.option.match(answer.text, at) for at in range(place + 1, ends + 1))
-    beside = next(
+    own = next(
         (
-            answer.meant(match)
+            match
             for match in filter(None, follows)
-            if " " in match[1] or phrases.TEXT_ENDS.match(answer.text, match.end())
+            if " " in match[1] or phrases.LISTED.match(answer.text, match.end())
         ),
         None,
     )
+    beside = answer.meant(own) if own else set()
+    several = any(listed(answer, option, at) for at in (place + 1, own.end() if own else place + 1))
     if not marked:
-        for led in answer.option.finditer(answer.text, max(0, place - _REACH), place):
+        reach = max(map(len, answer.owners)) + _GAP
+        for led in answer.option.finditer(answer.text, max(0, place - reach), place):
             if phrases.BETWEEN_BACK.fullmatch(answer.text, led.end(), place):
                 beside, place = answer.meant(led), led.start()
-    if (beside and option not in beside) or (another and another[1] in answer.letters):
+    if several or (beside and option not in beside):
         return option, "unclear"
     return fate(answer, option, place, letter.end(), marked=marked)
 
@@ -140,7 +153,7 @@ def fate(answer: Answer, option: int, start: int, end: int, *, marked: bool = Fa
     before = answer.hidden(answer.text[max(0, start - _REACH) : start]).lower()
     before = before[max((m.end() for m in phrases.STARTS.finditer(before)), default=0) :]
     before = phrases.NO_DOUBT.sub("surely", phrases.LEADING_REASON.sub("", before))
-    after = answer.hidden(after)
+    whole, after = after, answer.hidden(after)
     ends = phrases.ENDS.search(after)
     clause = after[: ends.start()] if ends else after
     for against in phrases.AGAINST.finditer(clause):
@@ -151,12 +164,16 @@ def fate(answer: Answer, option: int, start: int, end: int, *, marked: bool = Fa
             break
     clause = phrases.NO_DOUBT.sub("surely", clause.lower())
     sentence = re.split(r"(?<=[.!?\n])", after.lower(), maxsplit=1)[0]
-    if phrases.CORRECTION.search(sentence) or phrases.TAKEN_BACK.match(after):
+    yet = phrases.YET.search(sentence)
+    turned = yet and (
+        _against(sentence[yet.end() :]) or answer.option.search(whole[: len(sentence)], yet.end())
+    )
+    if turned or phrases.CORRECTION.search(sentence) or phrases.TAKEN_BACK.match(after):
         return option, "unclear"
     if _against(before) or phrases.SUPPOSED.search(before):
         return option, "denied"
     judged = not marked or phrases.JUDGED.match(clause)
-    if judged and _against(clause):
+    if judged and (_against(clause) or (phrases.NAMING.search(before) and clause.strip())):
         return option, "denied"
     doubted = phrases.DOUBT.search(before) or sentence.endswith("?")
     return option, "unclear" if doubted else "chosen"

@@ -30,7 +30,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from mechprobe.behavior.tasks import phrases
-from mechprobe.behavior.tasks.mentions import Answer, Said, fate, lettered, past
+from mechprobe.behavior.tasks.mentions import Answer, Said, fate, lettered, listed, past
 from mechprobe.behavior.tasks.phrases import bare, clean, plain
 
 
@@ -72,24 +72,23 @@ def _read(answer: Answer, contained: bool) -> int | None:
         if not (0 in answer.meant(own) if own else phrases.REASON.match(rest)):
             return _read(Answer(rest, answer.texts), contained)
         answer = Answer(f"A: {rest}", answer.texts)
-    led = set(_led(answer))
     if final := set(_said(answer, phrases.FINAL)):
         return _certain(final)
     if stated := set(_said(answer, phrases.STATED)) | set(_judged(answer)):
-        option, first = _certain(stated), _first(answer, led)
+        option, first = _certain(stated), _first(answer)
         return option if option in first or not first else None
-    if led:
+    lead = set(_lead(answer))
+    if led := (lead or set(_bracketed(answer))) | set(_alone(answer)):
         return _certain(led) if len(led) == 1 else None
     return _certain(set(_contained(answer))) if contained else None
 
 
-def _first(answer: Answer, led: set[Said]) -> set[int]:
-    """The one option that an answer begins with, by letter or by text."""
-    found = answer.text_at(0)
-    if found:
+def _first(answer: Answer) -> set[int]:
+    """The one option that an answer begins with, by letter or by text, or has on its own line."""
+    if found := answer.text_at(0):
         return found[0]
-    chosen = {option for option, fate in led if fate != "denied"}
-    return chosen if len(chosen) == 1 and phrases.MARKED.match(answer.text) else set()
+    chosen = {option for option, fate in (*_lead(answer), *_alone(answer)) if fate != "denied"}
+    return chosen if len(chosen) == 1 else set()
 
 
 def _one(options: set[int]) -> int | None:
@@ -113,7 +112,9 @@ def _said(answer: Answer, trigger: re.Pattern[str]) -> Iterator[Said]:
                 yield lettered(answer, letter)
             elif found := answer.text_at(start):
                 options, end = found
-                yield from (fate(answer, option, start, end) for option in options)
+                for option in options:
+                    alone = not listed(answer, option, end)
+                    yield fate(answer, option, start, end) if alone else (option, "unclear")
 
 
 def _judged(answer: Answer) -> Iterator[Said]:
@@ -121,7 +122,8 @@ def _judged(answer: Answer) -> Iterator[Said]:
     for match in phrases.JUDGED_RIGHT.finditer(answer.text):
         if match[1] in answer.letters:
             yield fate(answer, answer.letters.index(match[1]), match.start(1), match.end(1))
-        if before := phrases.ONE_BEFORE.search(answer.text[: match.start(1)]):
+        at = match.start(1)
+        if before := phrases.ONE_BEFORE.search(answer.text, max(0, at - 20), at):
             yield answer.letters.find(before[1]), "unclear"
     for match in answer.option.finditer(answer.text):
         if phrases.TEXT_RIGHT.match(answer.text, match.end()):
@@ -129,31 +131,39 @@ def _judged(answer: Answer) -> Iterator[Said]:
                 yield fate(answer, option, match.start(), match.end())
 
 
-def _led(answer: Answer) -> Iterator[Said]:
-    """Letters with a mark where one leads; else those in brackets or on a line of their own."""
-    lead = phrases.LEADING.match(answer.text) or phrases.LEADING_SMALL.match(answer.text)
-    if lead and lead[1].upper() not in answer.letters:
-        lead = None
-    matches = [lead] if lead else []
-    matches += (phrases.MARKED if lead else phrases.BRACKETED).finditer(answer.text)
-    for match in matches:
-        if match[1].upper() in answer.letters:
-            yield lettered(answer, match, marked=bool(lead))
-    for line in answer.text.splitlines():
-        alone = phrases.ALONE.fullmatch(line)
-        if alone and alone[1] in answer.letters:
-            yield answer.letters.index(alone[1]), "chosen"
-    last = phrases.LAST.search(answer.text)
-    if last and last[1] in answer.letters:
-        yield answer.letters.index(last[1]), "chosen"
-    leading = answer.letters.find(answer.text[:1])
-    if leading >= 0 and not lead and answer.text[1:2] == " ":  # "B liquid water"
+def _lead(answer: Answer) -> Iterator[Said]:
+    """Letters with a mark, where one leads and not several in a row."""
+    small = phrases.LEADING_SMALL.match(answer.text)
+    lead = small or phrases.LEADING.match(answer.text)
+    option = answer.letters.find((lead[1] if lead else answer.text[:1]).upper())
+    if option < 0:
+        return
+    if lead and (phrases.MARKED.match(answer.text) or not listed(answer, option, lead.end(1))):
+        marks = phrases.MARKED_SMALL if small else phrases.MARKED
+        for match in (lead, *marks.finditer(answer.text)):
+            if match[1].upper() in answer.letters:
+                yield lettered(answer, match, marked=True)
+    elif answer.text[1:2] == " " and not answer.option.match(answer.text):
         start = past(phrases.BETWEEN, answer.text, 1)
         beside = answer.option.match(answer.text, start)
-        if beside and leading in answer.meant(beside):
-            yield leading, "chosen"
+        if beside and option in answer.meant(beside):  # "B liquid water"
+            yield option, "chosen"
         elif beside and answer.text[1:start].strip():  # else it may be an article
-            yield leading, "unclear"
+            yield option, "unclear"
+
+
+def _alone(answer: Answer) -> Iterator[Said]:
+    """Letters on a line of their own, or as the last sentence."""
+    lines = [phrases.ALONE.fullmatch(line) for line in answer.text.splitlines()]
+    for match in (*lines, phrases.LAST.search(answer.text)):
+        if match and match[1] in answer.letters:
+            yield answer.letters.index(match[1]), "chosen"
+
+
+def _bracketed(answer: Answer) -> Iterator[Said]:
+    for match in phrases.BRACKETED.finditer(answer.text):
+        if match[1] in answer.letters:
+            yield lettered(answer, match)
 
 
 def _contained(answer: Answer) -> Iterator[Said]:
@@ -161,18 +171,13 @@ def _contained(answer: Answer) -> Iterator[Said]:
     if first := answer.text_at(0):
         options, end = first
         end = past(phrases.BETWEEN, answer.text, end)
-        second = answer.text_at(end)
         for option in options:
-            other = second is not None and option not in second[0]
-            yield option, ("unclear" if other or answer.last >= end else "chosen")
+            sure = answer.last < end and not listed(answer, option, first[1])
+            yield option, ("chosen" if sure else "unclear")
         if phrases.REASON.match(answer.text, end):
             return
-    start = phrases.LAST_SENTENCE.search(answer.text)
-    if (
-        start
-        and (whole := answer.text_at(start.end()))
-        and not answer.text[whole[1] :].strip(" .!")
-    ):
+    start = len(answer.text) - len(re.split(r"(?<=[.!?]) |\n", answer.text)[-1])
+    if (whole := answer.text_at(start)) and not answer.text[whole[1] :].strip(" .!"):
         yield from ((option, "chosen") for option in whole[0])
     hits = {
         (own, i, match.span())

@@ -8,7 +8,7 @@ import unicodedata
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'") | {"\u00ad": ""})
 _DOUBLE_QUOTES = re.compile('["\u201c\u201d\u201e\u201f\u00ab\u00bb]')
 _FENCE = re.compile(r"```\w*")
-_TAG = re.compile(r"</?[A-Za-z]\w*>|<\|[^|>]*\|>")
+_TAG = re.compile(r"</?(?![A-J]>)[A-Za-z]\w*>|<\|[^|>]*\|>")
 _MARKS = re.compile(r"[*_`#>]+")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _LATEX = re.compile(r"\\[A-Za-z]+\s*(?=\{)|\\[()\[\]]|\$")
@@ -43,7 +43,7 @@ def bare(text: str) -> str:
 
 _IS = r"(?:is|was|would be|should be|must be|has to be|will be)"
 _NOUN = (
-    r"(?:answer|ans|option|choice|letter|solution|antwort|antwoord|respuesta|réponse|risposta|resposta|"
+    r"(?:answer|ans|option|choice|letter|solution|selection|pick|verdict|response|antwort|antwoord|respuesta|réponse|risposta|resposta|"
     r"odpowiedź|ответ|cevap|svar|答案|答え|정답)"
 )
 _BE = r"(?:est|es|ist|é|è|är|er|jest)"
@@ -52,8 +52,8 @@ _VERB = (
     r"vote for|say|answer|guess|think|believe|conclude)"
 )
 _SURELY = r"(?:(?:most )?(?:likely|probably|clearly|definitely|surely|certainly|therefore|thus) )?"
-_COLON = r"(?:[:=]|[\u2013\u2014-](?=\s))*"
-ABBREVIATED = re.compile(r"(?:q(?:uestion)?\s?:[^\n]*\n)?(?-i:A)\s?:\s?(?=\S)", re.I)
+_COLON = r"(?:[:=\u2192]|[\u2013\u2014-](?=\s))*"
+ABBREVIATED = re.compile(r"(?:q(?:uestion)?\s?:[^\n]*\n)?(?-i:A)\s?:\s?(?=\S)(?!(?-i:A)\s?:)", re.I)
 """`A:`, which stands for the letter or for the word."""
 REASON = re.compile(r"(?:because|since|as)\b", re.I)
 FINAL = re.compile(rf"\bfinal {_NOUN}(?:\s{_IS})?\s?{_COLON}\s*", re.I)
@@ -61,17 +61,19 @@ FINAL = re.compile(rf"\bfinal {_NOUN}(?:\s{_IS})?\s?{_COLON}\s*", re.I)
 STATED = re.compile(
     rf"(?<![A-Za-z]){_NOUN}(?:(?: [\w']+){{0,5}}? (?:{_IS}|{_BE})\b|是|は)?\s?{_COLON}\s*{_SURELY}"
     rf"|\b(?:it|that|this)(?:'s| {_IS}) {_SURELY}"
+    r"|(?:^|(?<=[.!?\n] ))(?:should|must|has to) be |\b(?:looks|seems) like "
     rf"|(?:\b(?:i|we|you|one|let's|let us)\b[^.!?;\n]{{0,30}}? |^|(?<=[.!?\n] )){_VERB}"
     rf"(?: that)?(?: it(?:'s| {_IS}))?:? "
     r"|\b(?:therefore|thus|so|hence|definitely|clearly|obviously|probably|surely|certainly|correct)"
     r"[,:]? (?:it's )?"
-    r"|\bnot (?:option )?\(?[a-j]\)?,? but (?:rather )?",
+    r"|(?:\bnot|n't) (?:option )?\(?[a-j]\)?,? but (?:rather )?",
     re.I | re.M,
 )
 """Before an option that is said to be the answer."""
 NAMED = re.compile(r"(?:the )?(?:option|letter|choice|answer) ?", re.I)
 _RIGHT = (
-    r"(?: \w+){0,2}? (?:correct|right|best|true|answer|option|choice|"
+    r"(?: (?!almost|nearly|part|half|mostly|less|least|hardly|barely)\w+){0,2}? "
+    r"(?:correct|right|best|true|answer|option|choice|"
     r"most (?:accurate|likely|appropriate|suitable))\b"
 )
 JUDGED_RIGHT = re.compile(
@@ -90,24 +92,27 @@ LETTER = re.compile(
     rf"\(([A-Ja-j])\)|'?([A-J])'?(?={BREAK}|\s\(|{_GOES_ON})|'?([a-j])'?(?=\s?(?:$|\n|[.,;!)]))"
 )
 TEXT_ENDS = re.compile(rf"{BREAK}|\s\(|\s(?:because|since|as|rather than|instead of)\b", re.I)
+AND = re.compile(r"\)?(?:\s?[,/&+]\s?(?:and |or )?| (?:and|or|nor) )")
+"""Between the members of a list."""
 ANOTHER = re.compile(
-    r"\)?(?:\s?[,/&+]\s?(?:and |or )?| (?:and|or|nor) )(?:option )?"
+    rf"{AND.pattern}(?:option )?"
     r"\(?([A-J])(?:\)|(?=\s?(?:$|[.,;!?&/\n]| and| or)))"
 )
 """A letter that follows another one in a list."""
-ONE_BEFORE = re.compile(r"\b([A-J])\)?(?:\s?[,/&+]\s?(?:and |or )?| (?:and|or|nor) )(?:option )?$")
+LISTED = re.compile(rf"{TEXT_ENDS.pattern}|{AND.pattern}", re.I)
+"""After a member of a list."""
+ONE_BEFORE = re.compile(rf"\b([A-J]){AND.pattern}(?:option )?$")
 LEADING = re.compile(
     r"\(?([A-J])(?:\)|[.:](?=\s|$)|"
     r"(?<!I)(?:\s?[,;\u2013\u2014]|\s-\s|\s(?=because|since|instead|rather)))"
 )
 LEADING_SMALL = re.compile(r"\(?([a-j])(?:\)|[.:](?=\s|$))")
+MARKED_SMALL = re.compile(r"(?:^|(?<=\s))\(?([a-j])(?:\)|[.:](?=\s|$))")
 MARKED = re.compile(r"(?:^|(?<=\s))\(?([A-J])(?:\)|[.:](?=\s|$))")
 BRACKETED = re.compile(r"\(([A-J])\)")
-ALONE = re.compile(r"[\s().:,;!'-]*([A-Za-z])[\s().:,;!'-]*")
+ALONE = re.compile(r"[^\w+#/?&%]*([A-Za-z])[^\w+#/?&%=]*")
 LAST = re.compile(r"(?<=[.!?\n] )\(?([A-J])[).!]*$")
 """A letter that is the last sentence."""
-LAST_SENTENCE = re.compile(r"(?s:.*)(?:[.!?] |\n)")
-"""All that is before the last sentence."""
 BETWEEN = re.compile(r"[\s).:,;=(\u2013\u2014'-]*(?:(?:namely|i\.e\.|that is|which is),? )?")
 """Between a letter and the text that goes with it."""
 BETWEEN_BACK = re.compile(
@@ -119,15 +124,23 @@ BETWEEN_BACK = re.compile(
 NEGATION = re.compile(
     r"n't\b|\b(?:no|not|nor|neither|never|none|nobody|nothing|cannot|dont|doesnt|isnt|cant|wont|"
     r"wrong|incorrect|false|untrue|unlikely|except|anything but|instead of|rather than|either|"
-    r"rul(?:e|es|ed|ing) out|(?:exclud|eliminat)(?:e|es|ed|ing)|"
+    r"rul(?:e|es|ed|ing) out|everything but|all but|(?:exclud|eliminat)(?:e|es|ed|ing)|"
     r"(?:reject|doubt)(?:s|ed|ing|ful)?|"
     r"refus(?:e|es|ed|ing)|declin(?:e|es|ed|ing)|avoid(?:s|ed|ing)?)\b"
 )
 REPROACH = re.compile(
     r"\b(?:bias(?:ed)?|prejudic\w+|stereotyp\w+|discriminat\w+|unfair\w*|unjust\w*|unfounded|"
-    r"racist|sexist|offensive|inappropriate|jump(?:s|ed|ing)? to (?:a )?conclusions?|"
+    r"racis\w+|sexis\w+|ageis\w+|ableis\w+|homophob\w+|islamophob\w+|antisemit\w+|bigot\w*|offensive|"
+    r"hurtful|insensitive|disrespectful|problematic|unethical|baseless|unwarranted|inappropriate|"
+    r"jump(?:s|ed|ing)? to (?:a )?conclusions?|"
     r"(?:assum|presum)(?:e|es|ed|ing)|assumptions?)\b"
 )
+NAMING = re.compile(
+    r"(?<!'m )(?<!'re )(?<!am )(?<!are )(?<!be )\b(?:choosing|picking|selecting|naming|blaming|"
+    r"accusing|saying|claiming|concluding|suggesting|singling out)\b"
+)
+"""What is then judged: "Blaming B would be harmful"."""
+YET = re.compile(r"[,;]? (?:but|however|yet)\b", re.I)
 DOUBT = re.compile(r"\b(?:may|might|could|perhaps|possibly|maybe)\b")
 CORRECTION = re.compile(r"\b(?:wait|actually|or rather|i mean|scratch that|oops|correction)\b")
 TAKEN_BACK = re.compile(
@@ -137,7 +150,7 @@ TAKEN_BACK = re.compile(
     re.I,
 )
 STARTS = re.compile(
-    r"[.!?;\n]|\b(?:so|therefore|thus|hence|but)\b"
+    r"[.!?;\n]|\b(?:so|therefore|thus|hence|(?<!thing )(?<!all )but)\b"
     rf"|,(?= (?:it(?:'s| {_IS})|the (?:correct |right )?answer|(?:option )?\(?[a-j]\)? {_IS})\b)"
 )
 """Where the clause before an option begins."""

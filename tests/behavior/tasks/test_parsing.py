@@ -136,6 +136,9 @@ def test_a_word_alone_counts_only_as_the_whole_answer():
         ("the blue door\n", 1),
         ("A) ... ", 0),
         ("answer\n\n", None),
+        ("A: ", 0),
+        ("the red door, ", 0),
+        ("so ", None),
     ],
 )
 def test_an_answer_that_goes_round_in_circles_is_read_in_time(again, chosen):
