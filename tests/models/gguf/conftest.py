@@ -190,6 +190,13 @@ def uncompared():
         yield
 
 
+@pytest.fixture
+def without_comparison():
+    """For tests that hold what is written against transformers and llama.cpp themselves."""
+    with uncompared():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """`tiny_folder(name, gain)`: a transformers folder, made once."""

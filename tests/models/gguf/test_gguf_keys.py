@@ -3,15 +3,18 @@
 Each file is one of ours with other keys; llama.cpp, which reads the same file, is the reference.
 """
 
+from functools import cache
+
 import gguf
 import numpy as np
 import pytest
 import torch
 
 from mechprobe.errors import ArchitectureError
+from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.models.gguf_dense import load_gguf_dense
 from mechprobe.models.gguf_file import read_gguf
-from mechprobe.models.llamacpp import logprobs_apart
+from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 
 LIVELY = 1.5
 TEXT = np.random.default_rng(2).integers(3, 310, size=60).tolist()
@@ -42,11 +45,16 @@ def rekeyed(path, out, changes):
     return out
 
 
-def both(path):
+@cache
+def dense_logprobs(path):
     model = load_gguf_dense(path, dtype=torch.float32, device="cpu")
     with torch.no_grad():
-        dense = model(torch.tensor([TEXT])).logits[0, -1].double().log_softmax(-1).numpy()
-    return dense, logprobs_apart(read_gguf(path), [TEXT], threads=1)[0].astype(np.float64)
+        return model(torch.tensor([TEXT])).logits[0, -1].double().log_softmax(-1).numpy()
+
+
+def native_logprobs(path):
+    with LlamaCppEngine(path, load_gguf_tokenizer(path), parallel=1) as engine:
+        return engine.next_token_logprobs([TEXT])[0].astype(np.float64)
 
 
 SCALED = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
@@ -82,9 +90,10 @@ EQUAL = [
 @pytest.mark.parametrize(("name", "changes", "matters"), EQUAL)
 def test_dense_reads_a_key_as_llama_cpp_does(tiny_gguf, tmp_path, name, changes, matters):
     original = tiny_gguf(name, "F16", LIVELY)
-    dense, native = both(rekeyed(original, tmp_path / "m.gguf", changes))
+    path = rekeyed(original, tmp_path / "m.gguf", changes)
+    dense, native = dense_logprobs(path), native_logprobs(path)
     assert (np.exp(dense) * (dense - native)).sum() < 1e-5
-    before, _ = both(original)
+    before = dense_logprobs(original)
     assert bool(np.abs(before - dense).max() > 1e-3) is matters
 
 

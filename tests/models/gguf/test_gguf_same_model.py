@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from mechprobe.errors import ArchitectureError, CheckpointError, CheckpointWarning
 from mechprobe.generation.llamacpp import LlamaCppEngine
-from mechprobe.models import gguf_check, gguf_config, gguf_write
-from mechprobe.models.gguf_check import Comparison, compare_with_source
+from mechprobe.models import gguf_check, gguf_config
+from mechprobe.models.gguf_check import compare_with_source
 from mechprobe.models.gguf_config import metadata_from_config
 from mechprobe.models.gguf_dense import load_gguf_dense
 from mechprobe.models.gguf_fields import known_fields
@@ -88,6 +88,7 @@ def test_an_own_head_beside_a_promise_to_tie(folder, tmp_path):
     assert "output.weight" in read_gguf(quantized).tensors
 
 
+@pytest.mark.usefixtures("without_comparison")
 @pytest.mark.parametrize("name", ["llama_tied_llama3_rope", "gemma2", "gpt2"])
 @pytest.mark.parametrize("stored", ["head", "both"])
 def test_tied_weights_under_either_name(folder, tmp_path, name, stored):
@@ -103,6 +104,7 @@ def test_tied_weights_under_either_name(folder, tmp_path, name, stored):
     assert "output.weight" not in read_gguf(path).tensors
 
 
+@pytest.mark.usefixtures("without_comparison")
 @pytest.mark.parametrize("name", ["phi", "olmo2", "gpt_neox"])
 def test_llama_cpp_has_the_tied_head_it_wants(folder, tmp_path, name):
     def tie(weights):
@@ -150,9 +152,9 @@ CARRIED = [
 ]
 
 
+@pytest.mark.usefixtures("without_comparison")
 @pytest.mark.parametrize(("name", "changes"), CARRIED)
-def test_what_a_gguf_carries(folder, tmp_path, monkeypatch, name, changes):
-    monkeypatch.setattr(gguf_write, "compare_with_source", lambda *_, **__: Comparison(0))
+def test_what_a_gguf_carries(folder, tmp_path, name, changes):
     source = folder(name, **changes)
     assert_same_model(source, write_f16_gguf(source, tmp_path / "m.gguf"))
 
@@ -276,12 +278,13 @@ def test_a_field_that_no_config_class_declares(folder, tmp_path):
 
 
 def test_the_comparison_is_recorded(folder, tmp_path):
-    path = write_f16_gguf(folder("gemma3"), tmp_path / "m.gguf")
+    source = folder("gemma3")
+    write_f16_gguf(source, tmp_path / "m.gguf")
     record = json.loads((tmp_path / "m.gguf.json").read_text())
     compared = record["compared"]
     assert record["writer"] == "mechprobe (gguf)" and compared["notes"] == []
     assert compared["dense"] < 1e-6 and compared["llama_cpp"] < 3 * compared["rounding"] < 0.01
-    quantized = quantize(str(path.with_name("gemma3")), "Q8_0", tmp_path / "q.gguf")
+    quantized = quantize(str(source), "Q8_0", tmp_path / "q.gguf")
     assert json.loads(quantized.with_name("q.gguf.json").read_text())["f16"] == record
 
 
