@@ -25,7 +25,12 @@ TokenizerFrom = Annotated[
     str | None, typer.Option("--tokenizer", help="Where the tokenizer comes from, if elsewhere.")
 ]
 ChatTemplate = Annotated[
-    Path | None, typer.Option("--chat-template", metavar="FILE", help="A chat template to use.")
+    Path | None,
+    typer.Option(
+        "--chat-template",
+        metavar="FILE|NAME",
+        help="A chat template to use: a file, or one of the tokenizer's own by name.",
+    ),
 ]
 TemplateName = Annotated[
     str, typer.Option("--template", metavar="chat|raw", help="Render as chat, or not at all.")

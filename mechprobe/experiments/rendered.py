@@ -94,6 +94,8 @@ def template_digest(path: str | None) -> str | None:
     """
     if path is None or "{" in path:  # the template itself is a parameter as it is
         return None
+    if path.isidentifier() and not Path(path).exists():  # one of the tokenizer's own, by name
+        return None
     try:
         return file_digest(Path(path))
     except OSError as error:

@@ -59,7 +59,8 @@ class Vocabulary:
     add_bos: bool | None
     add_eos: bool | None
     add_space_prefix: bool | None
-    chat_template: str | None
+    chat_template: str | dict[str, str] | None
+    """Its text; by name where there are several, the first of them `default`."""
     strips_right: bool
     """Spaces after a special token belong to it: llama.cpp knows Phi-3 by `general.name`."""
 
@@ -89,6 +90,21 @@ def _value(file: GgufFile, key: str, kind: type) -> Any:
             "model again"
         )
     return value
+
+
+def _chat_template(file: GgufFile) -> str | dict[str, str] | None:
+    """The chat template, or several of them by name (`tokenizer.chat_template.NAME`).
+
+    Raises:
+        CheckpointError: One is no text.
+    """
+    own: str | None = _value(file, "tokenizer.chat_template", str)
+    prefix = "tokenizer.chat_template."
+    keys = [key for key in file.metadata if key.startswith(prefix)]
+    named = {key.removeprefix(prefix): _value(file, key, str) for key in keys}
+    if not named:
+        return own
+    return named if own is None else {"default": own, **named}
 
 
 def _kinds(tokens: Sequence[str], kinds: Sequence[int]) -> tuple[int, ...]:
@@ -153,7 +169,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
         add_bos=_value(file, "tokenizer.ggml.add_bos_token", bool),
         add_eos=_value(file, "tokenizer.ggml.add_eos_token", bool),
         add_space_prefix=_value(file, "tokenizer.ggml.add_space_prefix", bool),
-        chat_template=_value(file, "tokenizer.chat_template", str),
+        chat_template=_chat_template(file),
         strips_right=any(
             name in str(file.metadata.get("general.name", "")).lower() for name in ("phi-3", "phi3")
         ),

@@ -95,8 +95,13 @@ def _add_tokenizer(
     bos, eos = _added(tokenizer)
     writer.add_add_bos_token(bos)
     writer.add_add_eos_token(eos)
-    if isinstance(tokenizer.chat_template, str):
-        writer.add_chat_template(tokenizer.chat_template)
+    own = tokenizer.chat_template
+    templates = {"default": own} if isinstance(own, str) else dict(own or {})
+    for name, template in sorted(templates.items()):
+        key = "" if name == "default" else f".{name}"
+        writer.add_string(f"tokenizer.chat_template{key}", template)
+    if names := sorted(templates.keys() - {"default"}):
+        writer.add_array("tokenizer.chat_templates", names)
 
 
 def _add_metadata(writer: Any, values: dict[str, Any]) -> None:

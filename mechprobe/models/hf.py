@@ -79,7 +79,7 @@ def load_plain(
         model, info = type(graph).from_pretrained(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
         )
-        _add_generation_config(model, folder)
+        add_generation_config(model, folder)
     _check(str(folder), info, set())
     return _finish(model, device)
 
@@ -125,7 +125,7 @@ def load_dense(
         model, info = type(graph).from_pretrained(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
         )
-        _add_generation_config(model, folder)
+        add_generation_config(model, folder)
     _check(str(folder), info, empty_biases)
     return _finish(model, device)
 
@@ -140,7 +140,8 @@ class _Unread:
         return self._read(self._entry)
 
 
-def _add_generation_config(model: PreTrainedModel, folder: Path) -> None:
+def add_generation_config(model: PreTrainedModel, folder: Path) -> None:
+    """Let a graph end its answers where the folder says, whichever kernel runs it."""
     if (folder / "generation_config.json").is_file():
         from transformers import GenerationConfig
 

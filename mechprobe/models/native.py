@@ -12,6 +12,7 @@ import torch
 
 from mechprobe.errors import CheckpointError
 from mechprobe.models.checkpoint import QuantInfo
+from mechprobe.models.hf import add_generation_config
 from mechprobe.models.quiet import import_gptqmodel, quiet
 from mechprobe.models.weight_files import WeightFiles, unambiguous
 
@@ -75,6 +76,7 @@ def load_native(
                 f"({lines[0] if lines else type(error).__name__}); use kernel='dense'"
             ) from error
     model: Any = loaded.model
+    add_generation_config(model, folder)
     model.eval().requires_grad_(False)
     if torch.device(device).type == "cpu":
         for layer in model.modules():

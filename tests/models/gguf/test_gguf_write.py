@@ -5,10 +5,13 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from mechprobe.errors import ArchitectureError, CheckpointError
 from mechprobe.models.gguf_file import read_gguf
+from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.gguf_write import CONVERTER_VARIABLE, write_f16_gguf
+from mechprobe.models.rendering import encode
 
 
 @pytest.fixture
@@ -75,3 +78,15 @@ def test_other_tokenizers_need_llama_cpps_converter(folder, tmp_path, monkeypatc
     monkeypatch.setenv(CONVERTER_VARIABLE, str(script))
     with pytest.raises(CheckpointError, match=r"convert_hf_to_gguf\.py failed: no such model"):
         write_f16_gguf(folder, tmp_path / "m.gguf")
+
+
+def test_several_chat_templates_are_carried_over(folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    named = {"default": tokenizer.chat_template, "rag": "rag {{ messages[0]['content'] }}"}
+    tokenizer.chat_template = named
+    tokenizer.save_pretrained(folder)
+    read = load_gguf_tokenizer(write_f16_gguf(folder, tmp_path / "F16.gguf"))
+    assert read.chat_template == named
+    prompts = encode(read, ["hi"])
+    assert prompts.notes == ("chat template 'default' of default, rag",)
+    assert prompts.digest == encode(tokenizer, ["hi"]).digest
