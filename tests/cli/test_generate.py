@@ -1,13 +1,16 @@
 """`mechprobe generate`: any engine, the same ids; harmful answers only into the file asked for."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from mechprobe.behavior import load_builtin
 from mechprobe.models.quantize import quantize
+from mechprobe.organisms import organism_path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
 from loopback import llama_server
@@ -151,3 +154,20 @@ def test_a_server_that_is_not_there_is_one_line(main):
     assert done.code == 2
     assert "is the server up?" in done.err
     assert done.err.count("\n") == 1
+
+
+def test_what_a_template_does_is_said_and_another_one_is_taken_by_name(main, tmp_path):
+    folder = shutil.copytree(organism_path("llama-s"), tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    dated = "{{ strftime_now('%d %B %Y') }}" + tokenizer.chat_template
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "dated": dated}
+    tokenizer.save_pretrained(folder)
+    ask = ["generate", "-m", folder, "--prompt", "hi", "--max-new-tokens", 1, "--json"]
+    plain = json.loads(main(*ask).out)
+    assert plain["notes"] == ["chat template 'default' of dated, default"]
+    named = json.loads(main(*ask, "--chat-template", "dated").out)
+    assert named["notes"] == ["the template asks for the date: 26 July 2024 was rendered"]
+    assert named["prompts"] != plain["prompts"]
+    wrong = main(*ask, "--chat-template", "rag")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    assert "rag: no such chat template file" in wrong.err

@@ -14,6 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from mechprobe.errors import CheckpointError
+from mechprobe.generation.graph import stop_ids
 from mechprobe.models.load import load_checkpoint
 
 AUTOAWQ = Path(__file__).parent / "data" / "autoawq-llama"
@@ -248,6 +249,14 @@ def test_native_kernels_run_the_same_weights(written, method):
     gap = divergence(dense, native)
     print(f"{method}: KL(dense || native) = {gap:.2e}; {native.quant.notes[-1]}")
     assert 0 <= gap < 1e-4
+
+
+def test_both_kernels_stop_where_the_folder_says(written, tmp_path):
+    folder = shutil.copytree(written(*REAL["gptq-4"]), tmp_path / "model")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1, 77]}')
+    native, dense = (stop_ids(load_checkpoint(folder, kernel=k)) for k in ("native", "dense"))
+    assert native == dense
+    assert {1, 77} <= native
 
 
 @pytest.mark.cuda
