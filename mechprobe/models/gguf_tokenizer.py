@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +11,7 @@ from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_pretokenizer import DEFAULT, PRE_TOKENIZERS, PreTokenizer
 from mechprobe.models.gguf_vocabulary import (
     CONTROL,
+    NORMAL,
     OWN_TOKENIZER,
     SPACE,
     UNKNOWN,
@@ -44,20 +45,31 @@ def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     return merges
 
 
-def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+def _pieces(vocabulary: Vocabulary) -> dict[str, int]:
+    """Ids of a SentencePiece vocabulary's tokens; a byte that longer tokens hold is its character.
+
+    llama.cpp joins characters that are no tokens; here a merge needs both halves. Gemma's tabs
+    are such: `<0x09>` and tokens of two tabs and more, none of one.
+    """
+    normal = {t for t, k in zip(vocabulary.tokens, vocabulary.kinds, strict=True) if k == NORMAL}
+    held = {character for token in normal for character in token} - set(vocabulary.tokens)
+    plain = {f"<0x{ord(character):02X}>": character for character in held if character.isascii()}
+    return {plain.get(token, token): i for i, token in enumerate(vocabulary.tokens)}
+
+
+def _merges_by_score(ids: dict[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
     """Merges of a SentencePiece vocabulary: any two tokens that join to a third, best score first.
 
     SentencePiece joins whatever neighbours give the token of the highest score (Kudo & Richardson
     2018); the same order comes of a list of all such pairs.
     """
-    ids = {token: i for i, token in enumerate(vocabulary.tokens)}
     pairs = [
         (token[:cut], token[cut:], i)
         for token, i in ids.items()
         for cut in range(1, len(token))
         if token[:cut] in ids and token[cut:] in ids
     ]
-    pairs.sort(key=lambda pair: -vocabulary.scores[pair[2]])
+    pairs.sort(key=lambda pair: -scores[pair[2]])
     return [(left, right) for left, right, _ in pairs]
 
 
@@ -115,10 +127,11 @@ def _sentencepiece(vocabulary: Vocabulary) -> Any:
     from tokenizers import Tokenizer, models, normalizers
 
     unknown = vocabulary.special.get("unk")
+    pieces = _pieces(vocabulary)
     tokenizer = Tokenizer(
         models.BPE(
-            vocab={token: i for i, token in enumerate(vocabulary.tokens)},
-            merges=_merges_by_score(vocabulary),
+            vocab=pieces,
+            merges=_merges_by_score(pieces, vocabulary.scores),
             unk_token=None if unknown is None else vocabulary.tokens[unknown],
             fuse_unk=True,
             byte_fallback=True,

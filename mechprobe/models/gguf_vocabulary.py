@@ -188,12 +188,25 @@ def vocabulary_notes(file: GgufFile) -> tuple[str, ...]:
     return ()
 
 
+def _same(token: str, kind: int, wanted: str | None) -> bool:
+    """Whether a file's token is the tokenizer's, written in llama.cpp's way.
+
+    llama.cpp looks for user-defined tokens before it turns spaces into SentencePiece's character,
+    so its converter writes them with bare spaces. A byte may be `<0x09>` in `tokenizer.model` and
+    the character itself in `tokenizer.json` (Gemma's tab).
+    """
+    if wanted is None:
+        return kind == UNUSED
+    if kind == USER_DEFINED:
+        return token == wanted.replace(SPACE, " ")
+    return kind == BYTE and len(wanted) == 1 and token == f"<0x{ord(wanted):02X}>"
+
+
 def check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make sure that ids mean the same to a GGUF file and to the tokenizer that renders prompts.
 
     Padding rows that a converter appends (unused tokens past the tokenizer's end) may differ, and
-    so may the way a user-defined token's spaces are written: llama.cpp looks for those tokens
-    before it turns spaces into SentencePiece's character.
+    so may the way in which a token is written; see `_same`.
 
     Raises:
         VocabularyError: A token or a special token differs; the message names the first id.
@@ -209,9 +222,7 @@ def check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         )
     expected = tokenizer.convert_ids_to_tokens(list(range(size)))
     for i, (token, wanted) in enumerate(zip(tokens, expected, strict=False)):
-        if token == wanted or (wanted is None and kinds[i] == UNUSED):
-            continue
-        if wanted is not None and kinds[i] == USER_DEFINED and token == wanted.replace(SPACE, " "):
+        if token == wanted or _same(token, kinds[i], wanted):
             continue
         raise VocabularyError(
             f"{path}: id {i} is {token!r} and the tokenizer's is {wanted!r}; "

@@ -11,7 +11,7 @@ from mechprobe.models.gguf_vocabulary import check_vocabulary
 SPACE = "\u2581"
 PIECES = [SPACE, *"helowrdina.!?\n", "he", "ll", "lo", "hell", f"{SPACE}he", f"{SPACE}hell"]
 PIECES += [f"{SPACE}hello", "or", "ld", f"{SPACE}w", f"{SPACE}wor", f"{SPACE}world", "aa", "aaaa"]
-PIECES += [f"{SPACE}{SPACE}", "in", "ind", "[", "]", f"{SPACE}["]
+PIECES += ["\t\t", "\t\t\t\t", f"{SPACE}{SPACE}", "in", "ind", "[", "]", f"{SPACE}["]
 TEXTS = [
     "hello world",
     " hello  world ",
@@ -26,6 +26,7 @@ TEXTS = [
     " ",
     "\n",
     "wind in hello.",
+    "\t \t\t\thello\t\t\t\t\t",
 ]
 
 
