@@ -181,6 +181,22 @@ def _add_tokens_at_the_ends(backend: Any, vocabulary: Vocabulary) -> None:
     )
 
 
+def _found_first(vocabulary: Vocabulary, kinds: Sequence[int], *, special: bool) -> list[Any]:
+    """The tokens of these kinds, which are looked for in a text before anything else."""
+    from tokenizers import AddedToken
+
+    return [
+        AddedToken(
+            token,
+            normalized=False,
+            special=special,
+            rstrip=vocabulary.strips_right and token not in _STRIPS_NOTHING,
+        )
+        for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True)
+        if kind in kinds
+    ]
+
+
 def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """The tokenizer stored in a GGUF file, with its chat template.
 
@@ -193,7 +209,6 @@ def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             it gives llama.cpp's ids.
         VocabularyError: Its merges need tokens that it lacks, or a token is no Unicode.
     """
-    from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = read_vocabulary(read_gguf(path))
@@ -207,12 +222,8 @@ def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
                 f"{path}: token {i} ({token!r}) is no UTF-8 and cannot be rebuilt; {OWN_TOKENIZER}"
             )
     backend = _BUILD[vocabulary.model](vocabulary)
-    for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True):
-        if kind in (CONTROL, UNKNOWN, USER_DEFINED):
-            strips = vocabulary.strips_right and token not in _STRIPS_NOTHING
-            added = AddedToken(token, normalized=False, rstrip=strips, special=kind != USER_DEFINED)
-            add = backend.add_tokens if kind == USER_DEFINED else backend.add_special_tokens
-            add([added])
+    backend.add_special_tokens(_found_first(vocabulary, (CONTROL, UNKNOWN), special=True))
+    backend.add_tokens(_found_first(vocabulary, (USER_DEFINED,), special=False))
     _add_tokens_at_the_ends(backend, vocabulary)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

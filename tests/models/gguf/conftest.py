@@ -242,6 +242,8 @@ def llama_cpp_ids():
         params.n_ctx, params.n_parallel, params.verbosity = 64, 1, -1
         params.warmup = params.fit_params = params.ui = False
         server = xllamacpp.Server(params)
+        # A server that is closed before its loop has begun never ends; one answer says it has.
+        server.handle_completions({"prompt": [0], "max_tokens": 1})
         address = urllib.parse.urlsplit(server.listening_address)
         with closing(http.client.HTTPConnection(address.hostname, address.port)) as connection:
             found = []

@@ -3,16 +3,20 @@
 import shutil
 
 import gguf
+import numpy as np
 import pytest
+import torch
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mechprobe.cli import main
 from mechprobe.errors import CheckpointError, VocabularyError
+from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.gguf_vocabulary import check_vocabulary
 from mechprobe.models.gguf_write import write_f16_gguf
 from mechprobe.models.load import load_checkpoint
+from mechprobe.models.rendering import encode
 
 TEXTS = [
     "the quick brown fox, it's 2024!",
@@ -160,23 +164,68 @@ def test_spaces_after_phi3s_special_tokens(tmp_path, save_vocabulary, llama_cpp_
     assert same == [False, False, True, True, False]
 
 
-@pytest.mark.parametrize("adds", [("<s>",), ("</s>",), ("<s>", "</s>"), ()])
-def test_a_written_file_adds_what_the_source_adds(adds, tiny_folder, tmp_path, llama_cpp_ids):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("llama"))
-    parts = [t for t in ("<s>", "$A", "</s>") if t in adds or t == "$A"]
-    ids = tokenizer.convert_tokens_to_ids(list(adds))
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=parts, pair=[*parts, "$B"], special_tokens=list(zip(adds, ids, strict=True))
-    )
-    folder = tmp_path / "m"
-    shutil.copytree(tiny_folder("llama"), folder)
-    tokenizer.save_pretrained(folder)
+@pytest.fixture
+def adding(tiny_folder, tmp_path):
+    """`adding(tokens)`: a folder whose tokenizer puts these tokens around a text."""
+
+    def make(tokens):
+        tokenizer = AutoTokenizer.from_pretrained(tiny_folder("llama"))
+        parts = [t for t in ("<s>", "<pad>", "$A", "</s>") if t in tokens or t == "$A"]
+        ids = tokenizer.convert_tokens_to_ids(list(tokens))
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=parts, pair=[*parts, "$B"], special_tokens=list(zip(tokens, ids, strict=True))
+        )
+        folder = tmp_path / "m"
+        shutil.copytree(tiny_folder("llama"), folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("tokens", [("<s>",), ("</s>",), ("<s>", "</s>"), ()])
+def test_a_written_file_adds_what_the_source_adds(tokens, adding, tmp_path, llama_cpp_ids):
+    folder = adding(tokens)
     source = AutoTokenizer.from_pretrained(folder)
     path = write_f16_gguf(folder, tmp_path / "m.gguf")
     expected = source(TEXTS)["input_ids"]
-    assert [row[0] == 0 for row in expected] == ["<s>" in adds] * len(TEXTS)
+    assert [row[0] == 0 for row in expected] == ["<s>" in tokens] * len(TEXTS)
     assert llama_cpp_ids(path, TEXTS) == expected
     assert load_gguf_tokenizer(path)(TEXTS)["input_ids"] == expected
+
+
+def test_a_tokenizer_that_adds_another_token_is_not_written(adding, tmp_path):
+    folder = adding(("<s>", "<pad>"))
+    with pytest.raises(CheckpointError, match=r"reads 'a' as \['<s>', '<pad>', 'a'\]; a GGUF file"):
+        write_f16_gguf(folder, tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def test_one_bos_on_every_way_to_the_model(adding, tmp_path):
+    """As ids, as a conversation, as a text: llama.cpp reads the BOS that `encode` wrote, once."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    folder = adding(("<s>",))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    path = write_f16_gguf(folder, tmp_path / "m.gguf")
+    text = "the quick brown fox"
+    (ids,) = encode(tokenizer, [text])
+    assert ids == (0, *tokenizer(text, add_special_tokens=False)["input_ids"])
+    params = xllamacpp.CommonParams()
+    params.model.path, params.verbosity, params.n_parallel = str(path), -1, 1
+    params.warmup = params.fit_params = False
+    server = xllamacpp.Server(params)
+    message = {"messages": [{"role": "user", "content": text}], "max_tokens": 1}
+    answers = [
+        server.handle_chat_completions(message),
+        server.handle_completions({"prompt": list(ids), "max_tokens": 1}),
+        server.handle_completions({"prompt": text, "max_tokens": 1}),
+    ]
+    assert [answer["usage"]["prompt_tokens"] for answer in answers] == [len(ids)] * 3
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1).numpy()
+    with LlamaCppEngine(path, tokenizer) as engine:
+        assert np.abs(engine.next_token_logprobs([ids])[0] - expected).max() < 0.02
 
 
 @pytest.mark.parametrize(
