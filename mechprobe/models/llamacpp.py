@@ -58,6 +58,8 @@ def open_server(
     params.endpoint_slots = False
     params.ui = False
     params.n_threads_http = 1
+    # Prompts are ids; a template that llama.cpp cannot parse would keep the file from opening.
+    params.chat_template = "chatml"
     return xllamacpp.Server(params)
 
 

@@ -35,7 +35,9 @@ def test_llama_cpps_own_vocabularies(name, llama_cpp_tree):
     inputs, outputs = (Path(f"{path}.{kind}").read_bytes().decode() for kind in ("inp", "out"))
     texts = inputs.split("\n__ggml_vocab_test__\n")
     ids = [[int(i) for i in line.split()] for line in outputs.split("\n")]
-    assert len(texts) == len(ids) >= 46
+    assert len(texts) >= 46
+    assert not any(ids[len(texts) :])  # Gemma 4's ends in an empty line
+    ids = ids[: len(texts)]
     assert load_gguf_tokenizer(path)(texts, add_special_tokens=False)["input_ids"] == ids
 
 
@@ -131,6 +133,8 @@ def _folder(source, family, folder):
     sizes = {"hidden_size": 32, "intermediate_size": 32, "head_dim": 32, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 128}
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    if family == "Gemma2":
+        sizes["query_pre_attn_scalar"] = 32
     config = getattr(transformers, f"{family}Config")(
         vocab_size=len(tokenizer), **sizes, **heads, **ids
     )

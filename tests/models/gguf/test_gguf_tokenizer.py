@@ -228,6 +228,15 @@ def test_one_bos_on_every_way_to_the_model(adding, tmp_path):
         assert np.abs(engine.next_token_logprobs([ids])[0] - expected).max() < 0.02
 
 
+def test_a_template_that_llama_cpp_cannot_parse_does_not_matter(tmp_path, save_vocabulary):
+    """Mistral Nemo's: its `selectattr` names a test that llama.cpp's Jinja lacks."""
+    template = "{{ messages | selectattr('role', 'no_such_test') | list }}"
+    path = save_vocabulary(tmp_path / "m.gguf", _metadata(chat_template=template))
+    with LlamaCppEngine(path, load_gguf_tokenizer(path)) as engine:
+        (answer,) = engine.generate([[1, 2]], max_new_tokens=3)
+    assert answer.new_tokens <= 3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
