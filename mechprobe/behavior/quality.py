@@ -21,6 +21,7 @@ from mechprobe.errors import CheckpointError, SpecError, require
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ROUGE_WORD = re.compile(r"[a-z0-9]")
 _DIGITS = 10
 
 STUDY_BERTSCORE = "microsoft/deberta-xlarge-mnli"
@@ -53,14 +54,19 @@ def _rouge() -> Any:
     return scorer.RougeScorer(["rougeL"], use_stemmer=False)
 
 
-def rouge_l(answer: str, references: Sequence[str]) -> float:
+def rouge_l(answer: str, references: Sequence[str]) -> float | None:
     """ROUGE-L F1, without stemming; words of ASCII letters and digits alone are compared.
 
     Source: Lin 2004, through `rouge_score`.
 
+    Returns:
+        None where no reference has such a word: an equal answer would score 0.
+
     Raises:
         MissingExtraError: rouge-score is not installed.
     """
+    if not any(_ROUGE_WORD.search(reference.lower()) for reference in references):
+        return None
     return float(max(_rouge().score(ref, answer)["rougeL"].fmeasure for ref in references))
 
 

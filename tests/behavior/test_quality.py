@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from rouge_score.rouge_scorer import RougeScorer
 from tokenizers import pre_tokenizers
 from torchmetrics.functional.text import squad
 from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel, RobertaTokenizer
@@ -131,6 +133,20 @@ def test_bertscore_is_that_of_its_package_where_it_is_installed(folder):
                 assert ours.score(answer, reference) == pytest.approx(expected, abs=1e-6)
 
 
+def test_rouge_l_is_that_of_its_package_and_none_where_it_sees_no_word():
+    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    references = ["The dog barked.", "It rained in \u201cRome\u201d.", "Привет"]
+    for answer in ("A dog barked", "It rained", "\U0001f642", "Привет"):
+        best = scorer.score_multi(references, answer)["rougeL"].fmeasure
+        assert quality.rouge_l(answer, references) == pytest.approx(best)
+    assert quality.rouge_l("Привет", ["Привет"]) is None
+    task = load_task("reference", "organism", n=2)
+    items = tuple(replace(item, references=("Привет",)) for item in task.items[:1])
+    found = replace(task, items=(*items, task.items[1]))
+    score = found.score(["Привет", task.items[1].references[0]], "rouge_l").score("quality")
+    assert (score.value, score.n, score.missing) == (1.0, 1, 1)
+
+
 def greedy_matching(folder, answer, reference, layer):
     """BERTScore F1 in float64: every token is matched, all but the first and the last count."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
@@ -180,6 +196,16 @@ def test_the_closest_reference_counts(bertscore, coherence):
         both = metric("A dog barked.", ["Rain.", "Dogs bark."])
         assert both == pytest.approx(max(far, near), abs=1e-5)
         assert abs(far - near) > 0.1
+
+
+def test_coherence_is_the_cosine_of_sentence_transformers(folder, coherence):
+    library = pytest.importorskip("sentence_transformers")
+    model = library.SentenceTransformer(str(folder), device="cpu")
+    for answer, reference, _ in BERT_SCORE:
+        if answer.strip():
+            one, two = model.encode([answer]), model.encode([reference])
+            cosine = float(library.util.cos_sim(one, two)[0, 0])
+            assert coherence(answer, [reference]) == pytest.approx(cosine, abs=1e-5)
 
 
 @pytest.mark.parametrize(("answer", "reference"), PAIRS)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'") | {"\u00ad": ""})
+_QUOTES = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc\u00b4", "'")
+    | dict.fromkeys("\u00ad\u200b\u2060\ufeff", "")
+)
 _DOUBLE_QUOTES = re.compile('["\u201c\u201d\u201e\u201f\u00ab\u00bb]')
 _FENCE = re.compile(r"```\w*")
 _TAG = re.compile(r"</?(?![A-J]>)[A-Za-z]\w*>|<\|[^|>]*\|>")
@@ -23,7 +26,7 @@ def clean(text: str) -> str:
     What is boxed is said to be the final answer. No line is empty, has white space around it or two
     spaces within it.
     """
-    text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
+    text = unicodedata.normalize("NFKC", text.translate(_QUOTES))
     text = _LATEX.sub("", _BOXED.sub("\nfinal answer: {", text))
     text = _MARKS.sub("", _TAG.sub(" ", _FENCE.sub("", text)))
     text = _BRACES.sub("", _DOUBLE_QUOTES.sub("", text)).translate(_BRACKETS)

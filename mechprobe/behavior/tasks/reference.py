@@ -21,7 +21,7 @@ from mechprobe.behavior.tasks.sources import Table, optional, read_table, text_f
 from mechprobe.behavior.tasks.task import Count, Kind, Reader, Task, text_reader
 from mechprobe.errors import PromptFileError
 
-Metric = Callable[[str, Sequence[str]], float]
+Metric = Callable[[str, Sequence[str]], float | None]
 
 
 def read_quality(metric: Metric, item: Item, text: str) -> Reading:
