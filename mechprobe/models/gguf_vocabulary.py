@@ -202,14 +202,17 @@ def _same(token: str, kind: int, wanted: str | None) -> bool:
     return kind == BYTE and len(wanted) == 1 and token == f"<0x{ord(wanted):02X}>"
 
 
-def check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Make sure that ids mean the same to a GGUF file and to the tokenizer that renders prompts.
 
     Padding rows that a converter appends (unused tokens past the tokenizer's end) may differ, and
-    so may the way in which a token is written; see `_same`.
+    so may the way in which a token is written; see `_same`. Another EOS changes no prompt.
+
+    Returns:
+        What differs and is read all the same, in words.
 
     Raises:
-        VocabularyError: A token or a special token differs; the message names the first id.
+        VocabularyError: A token or the BOS differs; the message names the first id.
         CheckpointError: The file is broken or holds no vocabulary.
     """
     vocabulary = read_vocabulary(read_gguf(path))
@@ -228,11 +231,16 @@ def check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
             f"{path}: id {i} is {token!r} and the tokenizer's is {wanted!r}; "
             "use the tokenizer of the model that this file was made from"
         )
+    differing = {}
     for name in ("bos", "eos"):
         token_id = vocabulary.special.get(name)
         wanted_id = getattr(tokenizer, f"{name}_token_id")
         if token_id is not None and wanted_id is not None and token_id != wanted_id:
-            raise VocabularyError(
-                f"{path}: its {name.upper()} is id {token_id} ({tokens[token_id]!r}) and the "
+            differing[name] = (
+                f"its {name.upper()} is id {token_id} ({tokens[token_id]!r}) and the "
                 f"tokenizer's is {wanted_id} ({tokens[wanted_id]!r})"
             )
+    if "bos" in differing:
+        raise VocabularyError(f"{path}: {differing['bos']}")
+    # Prompts are ids already; where an answer ends is asked of the file.
+    return tuple(f"{said}; answers end where the file says" for said in differing.values())

@@ -210,7 +210,8 @@ def _load_gguf(request: _Request) -> Checkpoint:
     if tokenizer is None:
         tokenizer = load_gguf_tokenizer(path)
     else:
-        check_vocabulary(path, tokenizer)
+        differing = check_vocabulary(path, tokenizer)
+        quant = replace(quant, warnings=(*quant.warnings, *differing))
     set_chat_template(tokenizer, request.chat_template)
     module = architecture = None
     if request.kernel == "dense":

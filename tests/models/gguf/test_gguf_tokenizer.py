@@ -10,7 +10,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mechprobe.cli import main
-from mechprobe.errors import CheckpointError, VocabularyError
+from mechprobe.errors import CheckpointError, CheckpointWarning, VocabularyError
+from mechprobe.generation import open_engine
+from mechprobe.generation.graph import stop_ids
 from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.gguf_vocabulary import check_vocabulary
@@ -73,10 +75,24 @@ def test_a_larger_tokenizer(tiny_gguf):
         check_vocabulary(tiny_gguf(), other)
 
 
-def test_another_end_token(tiny_gguf):
+def test_another_end_token_is_read_and_said(tiny_folder, tiny_gguf, tmp_path):
+    """Prompts are ids either way; the answers of a file end where the file says."""
+    content, key = bytearray(tiny_gguf().read_bytes()), b"tokenizer.ggml.eos_token_id"
+    content[content.index(key) + len(key) + 4] = 7
+    path = tmp_path / "m.gguf"
+    path.write_bytes(content)
+    for kernel in ("native", "dense"):
+        with pytest.warns(CheckpointWarning, match=r"EOS is id 7 .* and the tokenizer's is 1"):
+            found = load_checkpoint(path, kernel=kernel, tokenizer=tiny_folder())
+        with open_engine(found) as engine:
+            assert engine.generate([[5, 6, 9]], max_new_tokens=2)
+        assert 7 in stop_ids(found)
+
+
+def test_another_begin_token(tiny_gguf):
     other = load_gguf_tokenizer(tiny_gguf())
-    other.eos_token = "<pad>"
-    with pytest.raises(VocabularyError, match=r"EOS is id 1 \('</s>'\) and the tokenizer's is 2"):
+    other.bos_token = "<pad>"
+    with pytest.raises(VocabularyError, match=r"BOS is id 0 \('<s>'\) and the tokenizer's is 2"):
         check_vocabulary(tiny_gguf(), other)
 
 
