@@ -6,6 +6,7 @@ storing (Gemma's query scaling, SmolLM3's layers without rope) is derived here b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +26,13 @@ from mechprobe.models.gguf_fields import (
 )
 from mechprobe.models.gguf_file import GgufFile
 from mechprobe.models.gguf_names import GgufArchitecture
-from mechprobe.models.gguf_rope import differs, rope_from_metadata, rope_to_metadata
+from mechprobe.models.gguf_rope import (
+    differs,
+    number,
+    rope_from_metadata,
+    rope_to_metadata,
+    yarn_magnitude,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -83,7 +90,7 @@ def _layer_types(file: GgufFile, name: str, layers: int) -> list[str]:
     pattern = file.get("attention.sliding_window_pattern", WINDOW_PATTERN[name])
     if isinstance(pattern, list):
         return ["sliding_attention" if slides else "full_attention" for slides in pattern[:layers]]
-    return window_layers(int(pattern), layers)
+    return window_layers(int(number(file, "attention.sliding_window_pattern", pattern)), layers)
 
 
 def _rope(file: GgufFile, name: str, head_dim: int, factors: Mapping[str, Array]) -> dict[str, Any]:
@@ -100,7 +107,7 @@ def _rope(file: GgufFile, name: str, head_dim: int, factors: Mapping[str, Array]
             f"{file.path}: gemma3 with rope.scaling.attn_factor cannot be read densely; the native "
             "kernel (llama.cpp) may run it"
         )
-    local = {"rope_type": "default", "rope_theta": float(file.get("rope.freq_base_swa", 10000.0))}
+    local = {"rope_type": "default", "rope_theta": number(file, "rope.freq_base_swa", 10000.0)}
     return {"full_attention": rope, "sliding_attention": local}
 
 
@@ -154,6 +161,31 @@ def config_from_metadata(
             )
         options["rope_parameters"] = rope
     return AutoConfig.for_model(architecture.model_types[0], **options)
+
+
+def unread_keys(file: GgufFile) -> tuple[str, ...]:
+    """Say which keys of a file llama.cpp's graph leaves alone although they would matter.
+
+    For the architectures of the table; the dense graph leaves them alone as well.
+    """
+    name = file.architecture
+    if name not in FIELDS:
+        return ()
+    factor = number(file, "rope.scaling.factor", 1.0)
+    values = {
+        "rope.scaling.yarn_attn_factor": yarn_magnitude(factor),
+        "rope.scaling.yarn_beta_fast": 32.0,
+        "rope.scaling.yarn_beta_slow": 1.0,
+        "rope.scaling.yarn_ext_factor": 1.0,
+        "rope.scaling.yarn_log_multiplier": 0.0,
+    }
+    if name not in (*WINDOW_PATTERN, "olmo2"):
+        values["attention.sliding_window"] = 0
+    return tuple(
+        f"{key} is {number(file, key, value):g}, which llama.cpp does not read for {name}; it takes {value:g}"
+        for key, value in values.items()
+        if not math.isclose(number(file, key, value), value, rel_tol=1e-5)
+    )
 
 
 def metadata_from_config(

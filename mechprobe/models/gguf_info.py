@@ -14,6 +14,7 @@ from typing import Final
 
 from mechprobe.errors import CheckpointError, PrecisionError
 from mechprobe.models.checkpoint import QuantInfo
+from mechprobe.models.gguf_config import unread_keys
 from mechprobe.models.gguf_file import GgufFile, GgufTensor, read_gguf
 
 _FLOAT_BITS: Final = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
@@ -187,7 +188,7 @@ def quant_info(file: GgufFile) -> QuantInfo:
         bits_per_weight=bits,
         bits_per_weight_total=_bits_per_weight(everything),
         tensor_types=dict(Counter(t.type for t in everything).most_common()),
-        notes=_notes(label, named, matrices),
+        notes=(*_notes(label, named, matrices), *unread_keys(file)),
         warnings=_warnings(label, matrices, bits),
     )
 

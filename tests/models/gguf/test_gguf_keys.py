@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from mechprobe.errors import ArchitectureError
+from mechprobe.errors import ArchitectureError, CheckpointError
 from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.models.gguf_dense import load_gguf_dense
 from mechprobe.models.gguf_file import read_gguf
+from mechprobe.models.gguf_info import read_gguf_info
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 
 LIVELY = 1.5
@@ -116,3 +117,24 @@ def test_what_the_graph_cannot_express_is_named(tiny_gguf, tmp_path, name, chang
     path = rekeyed(tiny_gguf(name, "F16", LIVELY), tmp_path / "m.gguf", changes)
     with pytest.raises(ArchitectureError, match=key):
         load_gguf_dense(path, dtype=torch.float32, device="cpu")
+
+
+def test_keys_that_llama_cpp_leaves_alone_are_named(tiny_gguf, tmp_path):
+    ours = tiny_gguf("qwen2_yarn", "F16", LIVELY)
+    assert read_gguf_info(ours).notes == ()
+    keys = {"rope.scaling.yarn_attn_factor": 1.5, "rope.scaling.yarn_beta_fast": 32.0}
+    said = read_gguf_info(rekeyed(ours, tmp_path / "m.gguf", keys)).notes
+    assert [note.split(",")[0] for note in said] == ["rope.scaling.yarn_attn_factor is 1.5"]
+    default = 0.1 * np.log(4.0) + 1.0  # what llama.cpp takes and the key may repeat
+    repeated = {"rope.scaling.yarn_attn_factor": float(default)}
+    assert read_gguf_info(rekeyed(ours, tmp_path / "same.gguf", repeated)).notes == ()
+    phi = rekeyed(tiny_gguf("phi3", "F16", LIVELY), tmp_path / "p.gguf",
+                  {"attention.sliding_window": 2047})  # fmt: skip
+    assert "attention.sliding_window is 2047" in read_gguf_info(phi).notes[0]
+
+
+@pytest.mark.parametrize("key", ["rope.scaling.factor", "rope.scaling.yarn_beta_fast"])
+def test_a_key_of_another_type_is_one_line(tiny_gguf, tmp_path, key):
+    path = rekeyed(tiny_gguf("llama", "F16", LIVELY), tmp_path / "m.gguf", {key: "four"})
+    with pytest.raises(CheckpointError, match=f"llama.{key} is 'four' and must be a number"):
+        read_gguf_info(path)
