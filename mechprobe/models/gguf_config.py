@@ -182,7 +182,8 @@ def unread_keys(file: GgufFile) -> tuple[str, ...]:
     if name not in (*WINDOW_PATTERN, "olmo2"):
         values["attention.sliding_window"] = 0
     return tuple(
-        f"{key} is {number(file, key, value):g}, which llama.cpp does not read for {name}; it takes {value:g}"
+        f"{key} is {number(file, key, value):g}, which llama.cpp does not read for {name}; it "
+        f"takes {value:g}"
         for key, value in values.items()
         if not math.isclose(number(file, key, value), value, rel_tol=1e-5)
     )

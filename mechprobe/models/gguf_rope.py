@@ -62,7 +62,8 @@ def number(file: GgufFile, key: str, default: float) -> float:
         CheckpointError: The value is no number.
     """
     value = file.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (real and math.isfinite(value)):
         raise CheckpointError(
             f"{file.path}: {file.architecture}.{key} is {str(value)[:40]!r} and must be a number; "
             "convert the model again"
