@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
 
 from mechprobe.textfiles import parse_json
 
@@ -70,16 +70,20 @@ class CapturePlan:
         Raises:
             ValueError: The text is not a plan of this schema.
         """
+        from pydantic import TypeAdapter, ValidationError
+
         found = parse_json(text)
-        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        known = {field.name for field in fields(cls)}
+        if not isinstance(found, dict) or found.get("schema") != SCHEMA or set(found) - known:
             raise ValueError(f"not a capture plan of schema {SCHEMA}")
-        settings: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
-        }
         try:
-            return cls(**settings)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
+            plan: CapturePlan = TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{[*first['loc']]}: {first['msg'].lower()}") from error
+        if plan.shard_rows < 1 or sorted(plan.order) != list(range(len(plan.order))):
+            raise ValueError("order and shard_rows give no rows of shards")
+        return plan
 
     def differences(self, other: CapturePlan) -> str:
         """Names of the fields in which two plans differ."""

@@ -35,7 +35,7 @@ from mechprobe.behavior.refusal import RefusalLabel
 from mechprobe.errors import JudgeError, PromptFileError
 from mechprobe.experiments.integrity import require_intact
 from mechprobe.experiments.plan_judges import judged_file
-from mechprobe.experiments.rundir import read_json
+from mechprobe.experiments.run_rows import read_facts
 
 OWN = 20
 """Labelled refusals of a row, or others, of which its own sensitivity, or specificity, is taken."""
@@ -124,7 +124,7 @@ def _files(source: Path) -> list[Path]:
     files = [
         cell.parent / judged_file(judge, task)
         for cell in sorted(source.glob("cells/*/*/cell.json"))
-        for judge, tasks in (read_json(cell).get("judges") or {}).items()
+        for judge, tasks in (read_facts(cell.parent).get("judges") or {}).items()
         for task in tasks
     ]
     if not files:
@@ -140,7 +140,7 @@ def baselines_of(sources: Sequence[Path]) -> dict[str, str]:
     found = {}
     for source in sources:
         for file in sorted(source.glob("cells/*/*/cell.json")):
-            cell = read_json(file)
+            cell = read_facts(file.parent)
             if cell.get("baseline"):
                 key = cell["baseline"]
                 key = key if "@" in key else f"{key}@{file.parent.name.partition('@')[2]}"

@@ -12,12 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.analysis.rows import REFUSAL
 from mechprobe.errors import RunDirectoryError
-from mechprobe.experiments.rundir import RunDirectory, explained, read_json, read_jsonl
+from mechprobe.experiments.run_rows import (
+    AnswerRow,
+    ChoiceRow,
+    PromptRow,
+    RefusalRow,
+    TaskRow,
+    flags,
+    read_facts,
+    read_typed,
+)
+from mechprobe.experiments.rundir import RunDirectory, explained
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WHO = ("model", "family", "cell", "precision", "engine", "baseline", "reference")
+_ROW = ("model", "family", "precision", "engine", "baseline")
 OUTCOME = ("measure", "instrument", "prompt", "cluster", "value")
 HARMLESS = "harmless_refusal"
 ACCURACY = "accuracy"
@@ -78,11 +89,15 @@ def read_frames(path: Path, instrument: str | None = None) -> RunFrames:
     parts, templates = [], []
     absent: dict[str, str] = {}
     clusters: dict[str, dict[str, str]] = {}
+    there = {file.parent for file in path.glob("cells/*/*/cell.json")}
     for frame, reference in ((matrix, False), (references, True)):
+        if missing := [name for name in _ROW if name not in frame]:
+            said = f"{path}: damaged (a table lacks {missing[0]})"
+            raise RunDirectoryError(f"{said}; run the same command again")
         for row in frame.to_dict("records"):
             who = _who(row, reference)
             folder = run.cell(who["model"], who["cell"])
-            known = read_json(folder / "cell.json") if (folder / "cell.json").exists() else {}
+            known = read_facts(folder) if folder in there and folder.is_dir() else {}
             if who["model"] not in clusters:
                 clusters[who["model"]] = _clusters(run.prompts(who["model"]))
             absent |= known.get("not_measured") or {}
@@ -133,9 +148,9 @@ def _who(row: Mapping[Any, Any], reference: bool) -> dict[str, Any]:
 
 def _clusters(path: Path) -> dict[str, str]:
     """Of each prompt of the refusal task, the group of prompts that it belongs to."""
-    rows = read_jsonl(path) if path.exists() else []
+    rows = read_typed(path, PromptRow) if path.exists() else []
     mine = [row for row in rows if row["set"] == "refusal"]
-    return {row["id"]: row.get("cluster") or row["id"] for row in mine}
+    return {row["id"]: str(row.get("cluster") or row["id"]) for row in mine}
 
 
 def _outcomes(
@@ -144,24 +159,27 @@ def _outcomes(
     if known.get("refusal"):
         yield from _refusals(folder, known, clusters)
     if known.get("multiple_choice"):
-        for row in read_jsonl(folder / "scores" / "multiple_choice.jsonl"):
+        for row in read_typed(folder / "scores" / "multiple_choice.jsonl", ChoiceRow):
             yield ACCURACY, _LETTERS, row["id"], row["id"], float(row["correct"])
     for label, summary in (known.get("tasks") or {}).items():
-        yield from _task(label, summary, read_jsonl(folder / "scores" / f"{label}.jsonl"))
+        rows = read_typed(folder / "scores" / f"{label}.jsonl", TaskRow)
+        yield from _task(label, summary, rows)
 
 
 def _refusals(
     folder: Path, known: Mapping[str, Any], clusters: Mapping[str, str]
 ) -> Iterator[Outcome]:
-    rows = read_jsonl(folder / "scores" / "refusal.jsonl")
-    names = [n for n, x in rows[0].items() if isinstance(x, bool) and n != "unread"]
-    for row in rows:
+    file = folder / "scores" / "refusal.jsonl"
+    names: dict[str, bool] = {}
+    for row in read_typed(file, RefusalRow):
         who = (row["id"], clusters.get(row["id"], row["id"]))
         measure = _LABELS[row["label"]]
-        for name in names:
-            yield measure, name, *who, float("nan") if row["unread"] else float(row[name])
+        said = flags(file, row)
+        names |= said
+        for name, refused in said.items():
+            yield measure, name, *who, float("nan") if row["unread"] else float(refused)
         if "oracle" in row:
-            yield measure, "oracle", *who, _ORACLE.get(row["oracle"], float("nan"))
+            yield measure, "oracle", *who, _ORACLE.get(str(row["oracle"]), float("nan"))
     for judge, tasks in (known.get("judges") or {}).items():
         if "refusal" in tasks and judge not in (*names, "oracle"):
             yield from _judged(folder, judge, clusters)
@@ -183,6 +201,8 @@ def _task(
     label: str, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[Outcome]:
     kind = summary["task"].partition("/")[0]
+    if kind not in _VALUES:
+        raise RunDirectoryError(f"{label}: a task of the kind {kind!r}, which has no measure here")
     measure, group = _VALUES[kind]
     written = kind == "truthfulness" and summary["instrument"] not in _LIKELIHOOD
     if kind == "truthfulness" and not written:
@@ -203,15 +223,15 @@ def _template(folder: Path, instrument: str) -> dict[str, Any]:
     from mechprobe.analysis.templates import template_features
     from mechprobe.models.thoughts import answer_of
 
-    scores = read_jsonl(folder / "scores" / "refusal.jsonl")
+    file = folder / "scores" / "refusal.jsonl"
     readable = {
-        row["id"]: row[instrument]
-        for row in scores
+        row["id"]: flags(file, row).get(instrument)
+        for row in read_typed(file, RefusalRow)
         if row["label"] == "harmful" and not row["unread"]
     }
     answers = [
         row
-        for row in read_jsonl(folder / "generations" / "refusal.jsonl")
+        for row in read_typed(folder / "generations" / "refusal.jsonl", AnswerRow)
         if readable.get(row["id"])
     ]
     features = template_features(

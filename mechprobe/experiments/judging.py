@@ -28,14 +28,15 @@ from mechprobe.behavior.judges import (
     open_judge,
     opened,
     read_exchanges,
+    read_judgements,
     refuses,
     stratified,
 )
 from mechprobe.behavior.rate import Rate
-from mechprobe.behavior.records import json_lines, read_text
 from mechprobe.errors import JudgeError, PromptFileError, SpecError
 from mechprobe.experiments.integrity import require_intact
-from mechprobe.experiments.rundir import read_json, read_jsonl, write_json, write_jsonl
+from mechprobe.experiments.run_rows import PromptRow, read_typed
+from mechprobe.experiments.rundir import read_json, write_json, write_jsonl
 from mechprobe.experiments.sources import cache_folder
 
 Show = Callable[[str], Callable[[int, int], None]]
@@ -142,7 +143,7 @@ def run_exchanges(file: Path) -> list[Exchange]:
     key = file.parents[1]
     run, model, task = file.parents[4], key.parent.name, file.stem
     path = run / "prompts" / f"{model}.jsonl"
-    rows = read_jsonl(path) if path.is_file() else []
+    rows = read_typed(path, PromptRow) if path.is_file() else []
     # the answers of a factorial are to all its prompts, and called after their temperature
     mine = [row for row in rows if row.get("set") in (task, f"task/{task}")] or rows
     prompts = {str(row["id"]): row for row in mine}
@@ -216,9 +217,8 @@ def _reject_loss(plan: Plan, out: Path) -> None:
     if not out.is_file() or not out.stat().st_size:
         return
     try:
-        there = [Judgement(**one.fields) for one in json_lines(read_text(out), str(out))]
-        held = {(one.judge, *one.key) for one in there}
-    except (PromptFileError, TypeError) as error:
+        held = {(one.judge, *one.key) for one in read_judgements(out)}
+    except PromptFileError as error:
         raise JudgeError(
             f"{out}: holds something else than judgements; choose another file with --out"
         ) from error

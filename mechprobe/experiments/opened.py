@@ -164,8 +164,7 @@ class OpenedRun:
     @cached_property
     def analysis(self) -> dict[str, Any]:
         """analysis.json; docs/analysis.md says what each field is."""
-        require_recorded(self.path, reporting.ANALYSIS)
-        return read_json(self.path / reporting.ANALYSIS)
+        return reporting.read_analysis(self.path)
 
     @cached_property
     def rows(self) -> pd.DataFrame:

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.derived import code_digest
-from mechprobe.experiments.integrity import FIGURES, PAGE, read_spec, require_recorded
+from mechprobe.experiments.integrity import (
+    FIGURES,
+    PAGE,
+    read_spec,
+    require_recorded,
+    unrecorded,
+)
+from mechprobe.experiments.run_rows import RefusalRow, flags, read_typed
 from mechprobe.experiments.rundir import (
     RunDirectory,
     explained,
     read_json,
-    read_jsonl,
     write_bytes,
     write_text,
 )
@@ -66,11 +72,25 @@ def read_material(path: Path, name: str) -> Material:
     from mechprobe.report.evidence import wanted_cells
 
     run = RunDirectory(path)
-    document: dict[str, Any] = read_json(run / ANALYSIS)
+    document = read_analysis(path)
     with explained(run / "matrix.csv"):
         matrix = pd.read_csv(run / "matrix.csv", dtype={"model": str}, low_memory=False)
     material = Material(name, document, matrix)
     return replace(material, outcomes=_answers(run, document, wanted_cells(material)))
+
+
+def read_analysis(path: Path) -> dict[str, Any]:
+    """analysis.json of a run; where nothing vouches for it, derived anew from the scores.
+
+    Raises:
+        RunDirectoryError: A file that it rests on is missing, damaged or changed.
+    """
+    if unrecorded(path) is None:
+        require_recorded(path, ANALYSIS)
+        return read_json(path / ANALYSIS)
+    from mechprobe.experiments.analysing import analyse_run
+
+    return analyse_run(path)
 
 
 def _answers(
@@ -85,11 +105,11 @@ def _answers(
         file = run.cell(model, cell) / "scores" / "refusal.jsonl"
         if not file.exists():
             continue
-        found += [
-            (model, cell, "refusal", instrument, row["id"], float(row[instrument]))
-            for row in read_jsonl(file)
-            if row["label"] == "harmful" and not row["unread"] and instrument in row
-        ]
+        for row in read_typed(file, RefusalRow):
+            said = flags(file, row)
+            if row["label"] == "harmful" and not row["unread"] and instrument in said:
+                value = float(said[instrument])
+                found.append((model, cell, "refusal", instrument, row["id"], value))
     columns = ["model", "cell", "measure", "instrument", "prompt", "value"]
     return pd.DataFrame(found, columns=columns)
 
@@ -154,6 +174,8 @@ def is_factorial(path: Path) -> bool:
             f"{path}: not finished ({FACTORIAL} is missing); run the same command again to "
             "complete it"
         )
+    if note := unrecorded(path):
+        raise RunDirectoryError(note)
     require_recorded(path)
     return True
 

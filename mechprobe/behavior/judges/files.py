@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from mechprobe.behavior.judges.base import LABELS, Exchange, Judgement
 from mechprobe.behavior.records import Record, json_lines, read_text, sample_of
@@ -71,12 +74,18 @@ def read_judgements(path: Path) -> list[Judgement]:
         PromptFileError: The file cannot be read, holds nothing, or a line is malformed.
     """
     names = [field.name for field in fields(Judgement)]
+    typed = TypeAdapter(Judgement)
 
     def judgement(record: Record) -> Judgement:
-        found = Judgement(**{name: record.fields[name] for name in names})
-        if found.label is not None and found.label not in LABELS:
-            raise ValueError(f"the label {found.label!r} is none of {', '.join(LABELS)}")
-        return found
+        line = {name: record.fields[name] for name in names}
+        if line["label"] is not None and line["label"] not in LABELS:
+            raise ValueError(f"the label {line['label']!r} is none of {', '.join(LABELS)}")
+        try:
+            return typed.validate_json(json.dumps(line), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = first["loc"][0] if first["loc"] else "of a number"
+            raise ValueError(f"the field {place!r}: {first['msg'].lower()}") from error
 
     return _read(path, judgement)
 
