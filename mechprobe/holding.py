@@ -66,7 +66,7 @@ def holder(path: Path, what: str) -> str:
         who = f"process {held['pid']} on {held['host']} since {held['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    return f"{who}; wait for it or choose another folder with --out"
+    return f"{who}; wait for it or choose another folder (--out)"
 
 
 def _holder_file(path: Path, what: str) -> Path:

@@ -26,6 +26,7 @@ from mechprobe.cli import (
     runs,
     score,
 )
+from mechprobe.cli.advice import kept_advice, options_of
 from mechprobe.cli.terminal import say_error, show_defect
 from mechprobe.errors import MechprobeError
 
@@ -96,7 +97,7 @@ def run(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     try:
         code = app(args=arguments, prog_name="mechprobe", standalone_mode=False)
     except MechprobeError as error:
-        say_error(error)
+        say_error(kept_advice(str(error), options_of(typer.main.get_command(app), arguments)))
         return error.exit_code
     except _CLICK as error:
         say_usage(error)
@@ -124,4 +125,4 @@ def say_usage(error: Exception) -> None:
     message = getattr(error, "format_message", lambda: str(error))()
     if not message:  # a group that was given no command has shown its help already
         return
-    say_error(MechprobeError(f"{message.rstrip('.')}; see {command} --help"))
+    say_error(f"{message.rstrip('.')}; see {command} --help")

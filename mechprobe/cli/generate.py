@@ -16,7 +16,7 @@ from mechprobe.cli import options
 from mechprobe.cli.parts import Limit, PromptsFile, Texts
 from mechprobe.cli.score import Options, Source
 from mechprobe.cli.terminal import Bar, Screen, quiet, say_error
-from mechprobe.errors import GenerationError, SpecError
+from mechprobe.errors import SpecError
 
 if TYPE_CHECKING:
     from mechprobe.experiments.answering import GenerateRequest
@@ -119,10 +119,8 @@ def generate(
     if found.missing:
         total = found.missing + len(found.rows)
         say_error(
-            GenerationError(
-                f"{found.missing} of {total} answers are missing, the first because: "
-                f"{found.problem}; the same command asks for them again"
-            )
+            f"{found.missing} of {total} answers are missing, the first because: "
+            f"{found.problem}; the same command asks for them again"
         )
         raise typer.Exit(INCOMPLETE)
 

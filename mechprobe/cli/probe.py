@@ -154,7 +154,7 @@ def _run(probes: tuple[ProbeName, ...], given: dict[str, Any]) -> None:
         lacking = "; ".join(
             f"{name.replace('_', ' ')}: {', '.join(parts)}" for name, parts in unmet.items()
         )
-        say_error(SpecError(f"not measured: {lacking}; `not_measured` in the results says why"))
+        say_error(f"not measured: {lacking}; `not_measured` in the results says why")
         raise typer.Exit(INCOMPLETE)
 
 

@@ -165,9 +165,9 @@ class Bar:
         self._progress.update(self._task, completed=done, total=total)
 
 
-def say_error(error: BaseException) -> None:
+def say_error(message: str) -> None:
     """One line on stderr, whatever the message holds."""
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = " ".join(message.split()) or "an error without a message"
     print(f"mechprobe: {line}", file=sys.stderr)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mechprobe.experiments.spec import ModelSpec, Name, Placed, Spec
+from mechprobe.experiments.spec import MOST_ITEMS, MOST_TOKENS, ModelSpec, Name, Placed, Spec
 from mechprobe.experiments.spec_file import check_models, spec_text, validated
 from mechprobe.experiments.spec_judges import JudgeSpec
 
@@ -27,7 +27,7 @@ class Requests(_Strict):
 
     source: str
     """See docs/tasks.md: `builtin`, `over-refusal`, `organism`, the CSV of AdvBench or XSTest, …"""
-    prompts: int = Field(default=200, ge=2)
+    prompts: int = Field(default=200, ge=2, le=MOST_ITEMS)
     """At most so many."""
     options: dict[str, Any] = {}
     """Of the source's loader, such as `split`."""
@@ -48,12 +48,12 @@ class FactorialSpec(Placed):
         default=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), min_length=2, strict=False
     )
     """Rising, the first one 0: CDI is held against it."""
-    samples: int = Field(default=5, ge=2)
+    samples: int = Field(default=5, ge=2, le=MOST_ITEMS)
     """Answers to each prompt at each temperature."""
     greedy_samples: int | None = Field(default=None, ge=2)
     """Answers at temperature 0, each asked for anew; as many as at the others by default."""
     seed: int = Field(default=0, ge=0)
-    max_new_tokens: int = Field(default=64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1, le=MOST_TOKENS)
     judges: tuple[JudgeSpec, ...] = Field(min_length=1, strict=False)
     """Each reads every answer and their majority counts; with three or more one can be left out."""
 

@@ -36,7 +36,7 @@ def explained(path: Path) -> Iterator[None]:
             what = "the disk is full; free some space and run the same command again"
         else:
             reason = (error.strerror or str(error)).lower()
-            what = f"cannot be used ({reason}); mend that or choose another folder with --out"
+            what = f"cannot be used ({reason}); mend that or choose another folder (--out)"
         raise RunDirectoryError(f"{path}: {what}") from error
 
 
@@ -138,7 +138,7 @@ def _damaged(path: Path, line: int, said: str) -> RunDirectoryError:
 
 
 def _unreadable(said: str) -> RunDirectoryError:
-    return RunDirectoryError(f"{said}; run the same command again, or choose another folder")
+    return RunDirectoryError(f"{said}; run the same command again")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
 """Becomes a folder's name."""
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 """Begins the names of columns."""
+MOST_ITEMS = 100_000
+"""Prompts, questions or items of one kind: what a plan draws and digests in seconds."""
+MOST_TOKENS = 1_000_000
 TAKEN = ("refusal", "multiple_choice", "next_token", "kernel_gap")
 """Names of files that a cell has anyway."""
 QuantizeTo = Literal[
@@ -87,16 +90,16 @@ class PromptsSpec(_Strict):
 class RefusalTask(_Strict):
     """Refusal rate on held-out harmful and harmless prompts, by generation."""
 
-    prompts: int = Field(default=200, ge=1)
+    prompts: int = Field(default=200, ge=1, le=MOST_ITEMS)
     """Of each label."""
-    max_new_tokens: int = Field(default=48, ge=1)
+    max_new_tokens: int = Field(default=48, ge=1, le=MOST_TOKENS)
     instrument: str = "hard"
 
 
 class ChoiceTask(_Strict):
     """Four-option accuracy by the log-likelihood of the letters."""
 
-    questions: int = Field(default=200, ge=1)
+    questions: int = Field(default=200, ge=1, le=MOST_ITEMS)
     source: str | None = None
     """A JSONL file; the synthetic world's where the prompts are the world's."""
 
@@ -112,9 +115,9 @@ class SuiteTask(_Strict):
     """A path, `builtin`, `organism`, `hf-dataset:…`; the task's own default."""
     instrument: str | None = None
     """What reads the answers; the task's default."""
-    items: int = Field(default=200, ge=1)
+    items: int = Field(default=200, ge=1, le=MOST_ITEMS)
     """At most so many clusters of items: one item each, but for wrappers and twins."""
-    max_new_tokens: int = Field(default=48, ge=1)
+    max_new_tokens: int = Field(default=48, ge=1, le=MOST_TOKENS)
     options: dict[str, Any] = {}
     """Of the task's loader, such as `split`."""
     answers: Label | None = None
@@ -147,7 +150,7 @@ class Tasks(_Strict):
 class GapProbe(_Strict):
     """KL between the native and the dense kernel of a cell, on held-out prompts."""
 
-    prompts: int = Field(default=64, ge=1)
+    prompts: int = Field(default=64, ge=1, le=MOST_ITEMS)
 
 
 class Probes(_Strict):
@@ -155,17 +158,17 @@ class Probes(_Strict):
 
     run: tuple[ProbeName, ...] = Field(default=(), strict=False)
     """Which probes; none by default."""
-    fit: int = Field(default=128, ge=2)
+    fit: int = Field(default=128, ge=2, le=MOST_ITEMS)
     """Prompts of each label that directions and neurons are fitted on."""
-    select: int = Field(default=32, ge=2)
+    select: int = Field(default=32, ge=2, le=MOST_ITEMS)
     """Prompts of each label that refusal tokens and the direction's place are selected on."""
-    evaluate: int = Field(default=100, ge=2)
+    evaluate: int = Field(default=100, ge=2, le=MOST_ITEMS)
     """Held-out prompts of each label that everything is reported on."""
     layer: int | None = Field(default=None, ge=0)
     """Block whose input carries the direction, at the last token; selected by default."""
     causal: bool = True
     """Steer by generation, and patch neurons."""
-    max_new_tokens: int = Field(default=32, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1, le=MOST_TOKENS)
     """Of what the probes generate."""
     study: bool = False
     """Measure as arXiv 2606.10154 does."""
@@ -184,7 +187,7 @@ class Analysis(_Strict):
     """Of refusal; that of `tasks.refusal` by default."""
     second_instrument: str | None = None
     """Another reading of the same answers; none by default."""
-    resamples: int = Field(default=1000, ge=100)
+    resamples: int = Field(default=1000, ge=100, le=MOST_ITEMS)
     seed: int = 0
 
 

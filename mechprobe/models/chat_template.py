@@ -110,21 +110,21 @@ def _chosen(template: Any) -> tuple[str, str]:
     """The text of the template that is used, and what to say of it where there are several."""
     if not template:
         raise TemplateError(
-            "the tokenizer has no chat template; pass one with --chat-template FILE, "
-            "or --template raw to use the text as it is"
+            "the tokenizer has no chat template; pass one (--chat-template FILE), "
+            "or use the text as it is (--template raw)"
         )
     if isinstance(template, str):
         return template, ""
     if not isinstance(template, Mapping) or not all(isinstance(t, str) for t in template.values()):
         raise TemplateError(
             f"the tokenizer's chat template is of type {type(template).__name__}, not text; "
-            "pass one with --chat-template FILE"
+            "pass one (--chat-template FILE)"
         )
     names = ", ".join(sorted(template))
     if "default" not in template:
         raise TemplateError(
-            f"the tokenizer has several chat templates ({names}) and no default; choose one with "
-            "--chat-template NAME"
+            f"the tokenizer has several chat templates ({names}) and no default; choose one "
+            "(--chat-template NAME)"
         )
     return template["default"], f"chat template 'default' of {names}"
 

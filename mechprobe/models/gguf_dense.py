@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mechprobe.errors import CheckpointError
+from mechprobe.models.foreign import foreign_errors, require_size
 from mechprobe.models.gguf_config import config_from_metadata
 from mechprobe.models.gguf_file import GgufFile, GgufTensor, read_gguf
 from mechprobe.models.gguf_info import quant_info, read_gguf_info
@@ -63,6 +64,19 @@ def _empty_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedMode
 
     with init_empty_weights(include_buffers=False):
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def _require_tensors(file: GgufFile) -> None:
+    """Refuse metadata of more layers than the file has tensors for, before a graph is built."""
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise CheckpointError(f"{file.path}: no tensor token_embd.weight; convert the model again")
+    layers, names = int(file.require("block_count")), file.tensors
+    if not any(name.startswith(f"blk.{layers - 1}.") for name in names):
+        raise CheckpointError(
+            f"{file.path}: {file.architecture}.block_count is {layers} and the tensors are of "
+            "another number of layers; convert the model again"
+        )
 
 
 def _heads(config: PretrainedConfig) -> Heads:
@@ -163,8 +177,15 @@ def load_gguf_dense(path: Path, *, dtype: torch.dtype, device: str) -> PreTraine
     factors = {
         n: dequantize(file, file.tensors[n]) for n in architecture.constants_in(file.tensors)
     }
-    config = config_from_metadata(file, architecture, factors)
-    model = _empty_model(config, dtype)
+    _require_tensors(file)
+
+    def refuse(said: str) -> CheckpointError:
+        return CheckpointError(f"{path}: its metadata give no model that can be built: {said}")
+
+    with foreign_errors(refuse):
+        config = config_from_metadata(file, architecture, factors)
+        model = _empty_model(config, dtype)
+    require_size(model, sum(tensor.size for tensor in file.tensors.values()), str(path))
     source = _Source(file, architecture, config)
     tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):

@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from mechprobe.errors import CheckpointError
+from mechprobe.models.gguf_types import wrong_metadata
 
 _MAGIC: Final = b"GGUF"
 _SCALARS: Final[dict[int, struct.Struct]] = {
@@ -38,6 +39,7 @@ _STRING: Final = 8
 _ARRAY: Final = 9
 _U64: Final = _SCALARS[10]
 _MAX_ENTRIES: Final = 1 << 24
+_MAX_TEXT: Final = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class _Cursor:
         length = int(self.take(_U64))
         if self.at + length > len(self.data):
             raise self.truncated()
+        if length > _MAX_TEXT:
+            raise self.truncated()
         text = self.data[self.at : self.at + length]
         self.at += length
         # llama.cpp allows any bytes in a token; surrogates keep them apart without losing any.
@@ -144,6 +148,8 @@ class _Cursor:
     def array(self) -> list[Any]:
         kind, length = int(self.take(_SCALARS[4])), self.count()
         layout = _SCALARS.get(kind)
+        if kind == _ARRAY:  # llama.cpp knows no arrays of arrays, and they could lie in each other
+            raise self.truncated()
         if layout is None:
             return [self.value(kind) for _ in range(length)]
         end = self.at + length * layout.size
@@ -161,7 +167,7 @@ def _tensor_table(cursor: _Cursor, count: int, alignment: int) -> dict[str, Gguf
     for _ in range(count):
         name = cursor.string()
         dimensions = int(cursor.take(_SCALARS[4]))
-        if dimensions > 4:
+        if not 1 <= dimensions <= 4:
             raise cursor.truncated()
         shape = tuple(int(cursor.take(_U64)) for _ in range(dimensions))[::-1]
         number = int(cursor.take(_SCALARS[4]))
@@ -177,6 +183,11 @@ def _tensor_table(cursor: _Cursor, count: int, alignment: int) -> dict[str, Gguf
     table: dict[str, GgufTensor] = {}
     at = end = 0
     for name, shape, kind, offset in rows:
+        if 0 in shape:
+            raise CheckpointError(
+                f"{cursor.path}: corrupt: tensor {name} of shape {list(shape)} holds nothing; fetch "
+                "or convert the file again"
+            )
         if name in table:
             raise CheckpointError(f"{cursor.path}: corrupt: two tensors are called {name}")
         if offset != at:
@@ -256,6 +267,8 @@ def _parse(data: mmap.mmap, path: Path) -> GgufFile:
         if key in metadata:
             raise CheckpointError(f"{path}: corrupt: the key {key} is there twice")
         metadata[key] = cursor.value(int(cursor.take(_SCALARS[4])))
+    if said := wrong_metadata(metadata):
+        raise CheckpointError(f"{path}: damaged metadata: {said}; fetch or convert the file again")
     parts = int(metadata.get("split.count", 0))
     if parts > 1:
         raise CheckpointError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.errors import ArchitectureError, CheckpointError
+from mechprobe.models.foreign import foreign_errors, require_size
 from mechprobe.models.quantized import PackedModule, QuantClaim
 from mechprobe.models.unpack import Reader, dense_weight
 from mechprobe.models.verify import check_keys
@@ -35,20 +36,21 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     raw = read_json(folder / "config.json")
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, OSError, TypeError) as error:
+
+    def refuse(said: str) -> CheckpointError:
         if raw.get("auto_map") and not trust_remote_code:
-            raise CheckpointError(
+            return CheckpointError(
                 f"{folder}: the architecture is Python code in the repository; read it, then pass "
-                "trust_remote_code=True (--trust-remote-code)"
-            ) from error
-        if "model_type" not in raw or "does not recognize" in str(error):
-            raise ArchitectureError(
+                "trust_remote_code=True to mechprobe.load"
+            )
+        if "model_type" not in raw or "does not recognize" in said:
+            return ArchitectureError(
                 f"{folder}: model type {raw.get('model_type')!r} is unknown to transformers"
-            ) from error
-        line = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(f"{folder / 'config.json'}: {line}") from error
+            )
+        return CheckpointError(f"{folder / 'config.json'}: {said}")
+
+    with foreign_errors(refuse):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     for name in ("quantization_config", "compression_config"):
         if hasattr(config, name):
             delattr(config, name)
@@ -74,7 +76,8 @@ def load_plain(
         CheckpointError: Keys or shapes do not fit the configuration.
     """
     state: dict[str, Any] = {name: _Unread(entry, read) for name, entry in table.items()}
-    graph = empty_graph(config, trust_remote_code)
+    held = sum(entry.size for entry in table.values())
+    graph = _graph_of_size(folder, config, held, trust_remote_code)
     with _quiet_transformers(), _load_errors(str(folder)):
         model, info = type(graph).from_pretrained(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
@@ -116,7 +119,9 @@ def load_dense(
             if name.endswith(".bias") and name.removesuffix(".bias") in modules:
                 # AutoGPTQ writes a bias of zeros for layers that have none.
                 empty_biases |= {name} if not bool(tensor.any()) else set()
-    graph = empty_graph(config, trust_remote_code)
+    held = sum(module.in_features * module.out_features for module in modules.values())
+    held += sum(entry.size for entry in table.values())
+    graph = _graph_of_size(folder, config, held, trust_remote_code)
     for name, module in modules.items():
         weight = dense_weight(module, read, claim)
         weight = weight.T.contiguous() if _is_transposed(graph, name) else weight
@@ -146,6 +151,12 @@ def add_generation_config(model: PreTrainedModel, folder: Path) -> None:
         from transformers import GenerationConfig
 
         model.generation_config = GenerationConfig.from_pretrained(folder)
+    for config in (model.config, model.generation_config):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            given = getattr(config, name, None)
+            ids = given if isinstance(given, list | tuple) else [given]
+            if not all(one is None or (type(one) is int and one >= -1) for one in ids):
+                raise TypeError(f"{name}: {given!r} is no id of a token")
 
 
 def empty_graph(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
@@ -154,6 +165,16 @@ def empty_graph(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrained
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def _graph_of_size(
+    folder: Path, config: PreTrainedConfig, held: int, trust_remote_code: bool
+) -> PreTrainedModel:
+    """The empty graph of a folder that holds so many numbers; see `require_size`."""
+    with _load_errors(str(folder)):
+        graph = empty_graph(config, trust_remote_code)
+    require_size(graph, held, str(folder))
+    return graph
 
 
 def _is_transposed(graph: PreTrainedModel, name: str) -> bool:
@@ -197,12 +218,7 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-@contextmanager
-def _load_errors(what: str) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise CheckpointError(f"{what}: transformers cannot build it: {lines[0]}") from error
+def _load_errors(what: str) -> AbstractContextManager[None]:
+    return foreign_errors(
+        lambda said: CheckpointError(f"{what}: transformers cannot build it: {said}")
+    )

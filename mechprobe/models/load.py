@@ -124,9 +124,25 @@ def _other_tokenizer(
     found = resolve_source(str(source), trust_remote_code=trust_remote_code)
     if found.kind == "folder":
         return load_tokenizer(found.path, trust_remote_code=trust_remote_code)
-    from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
+    return _gguf_tokenizer(found.path)
 
-    return load_gguf_tokenizer(found.path)
+
+def _gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """A file's own tokenizer, used once: tokenizers panics on some damage, and only then."""
+    from mechprobe.models.foreign import foreign_errors
+    from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
+    from mechprobe.models.tokenizer import require_usable
+
+    def refuse(said: str) -> CheckpointError:
+        return CheckpointError(
+            f"{path}: its vocabulary cannot be used ({said}); pass the model's own tokenizer "
+            "(--tokenizer FOLDER_OR_ID)"
+        )
+
+    with foreign_errors(refuse):
+        tokenizer = load_gguf_tokenizer(path)
+        require_usable(tokenizer)
+    return tokenizer
 
 
 def _load_folder(request: _Request) -> Checkpoint:
@@ -134,6 +150,7 @@ def _load_folder(request: _Request) -> Checkpoint:
 
     from mechprobe.models import hf, verify
     from mechprobe.models.architectures import architecture_for
+    from mechprobe.models.foreign import require_parts
     from mechprobe.models.native import load_native
     from mechprobe.models.quantized import packed_modules, read_claim, serving_parameters
     from mechprobe.models.tokenizer import load_tokenizer, set_chat_template
@@ -145,6 +162,7 @@ def _load_folder(request: _Request) -> Checkpoint:
     claim = read_claim(folder)
     weights = weight_files(folder, allow_pickle=request.allow_pickle)
     with open_weights(weights.files) as (table, read):
+        require_parts(config.to_dict(), table, str(folder))
         try:
             modules = packed_modules(table, claim, lambda entry: tuple(read(entry).tolist()))
             quant = verify.inspect_tensors(table, modules, claim, read)
@@ -197,7 +215,6 @@ def _load_folder(request: _Request) -> Checkpoint:
 def _load_gguf(request: _Request) -> Checkpoint:
     from mechprobe.models.gguf_file import read_gguf
     from mechprobe.models.gguf_info import read_gguf_info
-    from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
     from mechprobe.models.gguf_vocabulary import check_vocabulary, vocabulary_notes
     from mechprobe.models.tokenizer import set_chat_template
     from mechprobe.models.verify import check_expected
@@ -208,7 +225,7 @@ def _load_gguf(request: _Request) -> Checkpoint:
     check_expected(quant, request.expect, request.source.text)
     tokenizer = request.tokenizer
     if tokenizer is None:
-        tokenizer = load_gguf_tokenizer(path)
+        tokenizer = _gguf_tokenizer(path)
     else:
         differing = check_vocabulary(path, tokenizer)
         quant = replace(quant, warnings=(*quant.warnings, *differing))

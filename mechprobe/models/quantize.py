@@ -71,7 +71,7 @@ def quantize(
     """
     out = Path(out)
     if out.exists() and not _may_fill(out):
-        raise CheckpointError(f"{out}: exists already; remove it or choose another --out")
+        raise CheckpointError(f"{out}: exists already; remove it or choose another (--out)")
     lower = to.lower()
     source = resolve_source(model)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mechprobe.errors import CheckpointError, PrecisionError
 from mechprobe.models.weights import TensorEntry, read_json
@@ -31,6 +33,38 @@ _FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "gptq": ("gptq", "gptq_v2", "gptq_p"),
     "compressed-tensors": ("pack-quantized", "int-quantized"),
 }
+
+
+_Bits = Annotated[int, Field(ge=1, le=16)]
+_GroupSize = Annotated[int, Field(ge=-1)]
+
+
+class _Scheme(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    num_bits: _Bits | None = None
+    group_size: _GroupSize | None = None
+    symmetric: bool | None = None
+    actorder: str | bool | None = None
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    weights: _Scheme | None = None
+
+
+class _Written(BaseModel):
+    """Types of what is read of a quantization configuration, whichever tool wrote it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    bits: _Bits | None = None
+    w_bit: _Bits | None = None
+    group_size: _GroupSize | None = None
+    q_group_size: _GroupSize | None = None
+    sym: bool | None = None
+    zero_point: bool | None = None
+    desc_act: bool | None = None
+    meta: dict[str, Any] | None = None
+    config_groups: dict[str, _Group] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +117,12 @@ def read_claim(folder: Path) -> QuantClaim:
             raw.setdefault("quant_method", "awq" if "w_bit" in raw else "gptq")
     if not raw:
         return QuantClaim("none")
+    try:
+        _Written.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("quantization_config", *first["loc"])))
+        raise CheckpointError(f"{folder}: {field}: {first['msg'].lower()}") from error
     if _plain_weights(raw):
         return QuantClaim("none", raw=raw)
     method = str(raw.get("quant_method") or raw.get("method") or "").lower()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechprobe.errors import CheckpointError
+from mechprobe.models.foreign import foreign_errors
 from mechprobe.textfiles import read_text
 
 if TYPE_CHECKING:
@@ -30,15 +31,33 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    try:
+    def refuse(said: str) -> CheckpointError:
+        return CheckpointError(
+            f"{source}: no usable tokenizer ({said}); pass tokenizer=FOLDER (--tokenizer)"
+        )
+
+    with foreign_errors(refuse):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{source}: no usable tokenizer ({line}); pass tokenizer=FOLDER (--tokenizer)"
-        ) from error
+        require_usable(tokenizer)
     set_chat_template(tokenizer, chat_template)
     return tokenizer
+
+
+def require_usable(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Use every part of a tokenizer once: damage in a file shows only then.
+
+    Raises:
+        Exception: Whatever the part raises.
+    """
+    special = tokenizer.special_tokens_map
+    if wrong := [name for name, value in special.items() if not isinstance(value, str | list)]:
+        raise TypeError(f"{wrong[0]} is no text")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
+        if not isinstance(getattr(tokenizer, name), int | None):
+            raise TypeError(f"{name} is no whole number")
+    ids = tokenizer("A b.", add_special_tokens=True)["input_ids"]
+    tokenizer.decode(ids, skip_special_tokens=True)
+    len(tokenizer), tokenizer.convert_ids_to_tokens(ids)
 
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:

@@ -96,7 +96,7 @@ def weight_files(folder: Path, *, allow_pickle: bool = False) -> WeightFiles:
     if pickles:
         raise CheckpointError(
             f"{folder}: the weights are pickled ({pickles[0]}) and run code when read; "
-            "convert them to safetensors, or pass allow_pickle=True (--allow-pickle)"
+            "convert them to safetensors, or pass allow_pickle=True to mechprobe.load"
         )
     found = sorted(folder.glob("*.safetensors"))
     if len(found) == 1:

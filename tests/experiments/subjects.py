@@ -76,7 +76,7 @@ def checkpoints(home: Path) -> Iterator[Subject]:
         from mechprobe.session import load
 
         asked = load(folder)
-        return asked.generate(["Where is it?"], max_new_tokens=2)
+        return asked.generate(asked.encode(["Where is it?"]), max_new_tokens=2)
 
     for name in ("config.json", "generation_config.json", "tokenizer.json",
                  "tokenizer_config.json", "special_tokens_map.json"):  # fmt: skip

@@ -34,7 +34,7 @@ def outcome(subject, number):
             code = subject.read()
     except MechprobeError as error:
         return f"{subject.name} {number}: lines {error}" if "\n" in str(error) else None
-    except BaseException as error:  # noqa: BLE001 a panic of native code is none of Exception
+    except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         return f"{subject.name} {number}: {type(error).__name__}: {error}"

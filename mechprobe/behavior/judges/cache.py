@@ -101,12 +101,11 @@ def opened(
             entries = _read(file)
         except Timeout as error:
             raise JudgeError(
-                f"{path}: another process judges into it; wait for that or name another with "
-                "--cache"
+                f"{path}: another process judges into it; wait for that or name another (--cache)"
             ) from error
         except OSError as error:
             raise JudgeError(
-                f"{path}: cannot be used ({error.strerror}); name another with --cache"
+                f"{path}: cannot be used ({error.strerror}); name another (--cache)"
             ) from error
         yield JudgeCache(entries, keep_replies, file)
 
