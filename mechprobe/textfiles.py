@@ -98,7 +98,7 @@ def parse_json(text: str, *, unpaired: bool = False, unique: bool = False) -> An
             json.dumps(found, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise MalformedError(
-                "holds half a surrogate pair", _line(text, half.start())
+                "holds half a character (half a surrogate pair)", _line(text, half.start())
             ) from error
     return found
 
@@ -171,7 +171,7 @@ class YamlLoader(yaml.SafeLoader):
         """The value of a node."""
         try:
             found = super().construct_object(node, deep)
-            if isinstance(found, bytes) or (isinstance(found, int) and found.bit_length() > 64):
+            if isinstance(found, bytes) or (isinstance(found, int) and found.bit_length() > 10_000):
                 raise ValueError("no text and no decimal number holds it")
         except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
             kind = node.tag.rpartition(":")[2]

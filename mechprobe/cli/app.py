@@ -97,7 +97,7 @@ def run(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     try:
         code = app(args=arguments, prog_name="mechprobe", standalone_mode=False)
     except MechprobeError as error:
-        say_error(kept_advice(str(error), options_of(typer.main.get_command(app), arguments)))
+        say_error(_advised(error, arguments))
         return error.exit_code
     except _CLICK as error:
         say_usage(error)
@@ -116,6 +116,11 @@ def run(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         show_defect(error)
         return DEFECT
     return code if isinstance(code, int) else 0
+
+
+def _advised(error: MechprobeError, arguments: Sequence[str], root: typer.Typer = app) -> str:
+    """What an error says to who called the command of these arguments."""
+    return kept_advice(str(error), options_of(typer.main.get_command(root), arguments))
 
 
 def say_usage(error: Exception) -> None:

@@ -112,7 +112,7 @@ def test_architectures_that_are_refused(plain, bench, tmp_path, changes, kind, m
 def test_a_broken_configuration(plain, tmp_path):
     folder = copy(plain, tmp_path)
     (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json: unreadable"):
+    with pytest.raises(CheckpointError, match=r"config\.json, line 1: not JSON"):
         load_checkpoint(folder)
 
 
