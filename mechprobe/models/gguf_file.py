@@ -185,8 +185,8 @@ def _tensor_table(cursor: _Cursor, count: int, alignment: int) -> dict[str, Gguf
     for name, shape, kind, offset in rows:
         if 0 in shape:
             raise CheckpointError(
-                f"{cursor.path}: corrupt: tensor {name} of shape {list(shape)} holds nothing; fetch "
-                "or convert the file again"
+                f"{cursor.path}: corrupt: tensor {name} of shape {list(shape)} holds nothing; "
+                "fetch or convert the file again"
             )
         if name in table:
             raise CheckpointError(f"{cursor.path}: corrupt: two tensors are called {name}")

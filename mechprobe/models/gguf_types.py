@@ -1,4 +1,7 @@
-"""Types of the GGUF metadata that mechprobe reads: those of llama.cpp, which refuses others too."""
+"""Types of the GGUF metadata that mechprobe reads: those of llama.cpp, which refuses others too.
+
+The vocabulary's are checked where it is read; see `gguf_vocabulary`.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,8 @@ class _Known(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     architecture: str | None = Field(None, alias="general.architecture")
     file_type: _Count | None = Field(None, alias="general.file_type")
-    alignment: Annotated[int, Field(ge=1, le=1 << 20)] = Field(32, alias="general.alignment")
+    alignment: int = Field(32, alias="general.alignment")
     parts: _Count = Field(0, alias="split.count")
-    model: str | None = Field(None, alias="tokenizer.ggml.model")
-    pre: str | None = Field(None, alias="tokenizer.ggml.pre")
-    tokens: list[str] | None = Field(None, alias="tokenizer.ggml.tokens")
-    merges: list[str] | None = Field(None, alias="tokenizer.ggml.merges")
-    scores: list[float] | None = Field(None, alias="tokenizer.ggml.scores")
-    kinds: list[int] | None = Field(None, alias="tokenizer.ggml.token_type")
-    bos: _Count | None = Field(None, alias="tokenizer.ggml.bos_token_id")
-    eos: _Count | None = Field(None, alias="tokenizer.ggml.eos_token_id")
-    pad: _Count | None = Field(None, alias="tokenizer.ggml.padding_token_id")
-    unknown: _Count | None = Field(None, alias="tokenizer.ggml.unknown_token_id")
-    add_bos: bool | None = Field(None, alias="tokenizer.ggml.add_bos_token")
-    add_eos: bool | None = Field(None, alias="tokenizer.ggml.add_eos_token")
-    add_space: bool | None = Field(None, alias="tokenizer.ggml.add_space_prefix")
-    template: str | None = Field(None, alias="tokenizer.chat_template")
 
 
 _KINDS: Final[Mapping[str, Any]] = {
@@ -72,7 +61,7 @@ def wrong_metadata(metadata: Mapping[str, Any]) -> str | None:
     for key, value in metadata.items():
         if key.startswith(begin) and (said := _wrong(key.removeprefix(begin), value)):
             return f"{key}: {said}"
-    return _wrong_vocabulary(known)
+    return None
 
 
 def _wrong(key: str, value: Any) -> str | None:
@@ -81,18 +70,4 @@ def _wrong(key: str, value: Any) -> str | None:
         TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         return error.errors()[0]["msg"].lower()
-    return None
-
-
-def _wrong_vocabulary(known: _Known) -> str | None:
-    if known.tokens is None:
-        return None
-    size = len(known.tokens)
-    for name, values in (("scores", known.scores), ("token_type", known.kinds)):
-        if values and len(values) != size:
-            return f"tokenizer.ggml.{name}: {len(values)} for {size} tokens"
-    for name, number in (("bos", known.bos), ("eos", known.eos), ("padding", known.pad),
-                         ("unknown", known.unknown)):  # fmt: skip
-        if number is not None and number >= size:
-            return f"tokenizer.ggml.{name}_token_id: {number} of {size} tokens"
     return None

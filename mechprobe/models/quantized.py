@@ -117,15 +117,13 @@ def read_claim(folder: Path) -> QuantClaim:
             raw.setdefault("quant_method", "awq" if "w_bit" in raw else "gptq")
     if not raw:
         return QuantClaim("none")
-    try:
-        _Written.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, ("quantization_config", *first["loc"])))
-        raise CheckpointError(f"{folder}: {field}: {first['msg'].lower()}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{folder}: quantization_config: {raw!r:.40} holds no fields")
+    method = str(raw.get("quant_method") or raw.get("method") or "").lower()
+    if method in _FORMATS:  # others spell their bits as they like, and are refused below
+        _require_types(raw, folder)
     if _plain_weights(raw):
         return QuantClaim("none", raw=raw)
-    method = str(raw.get("quant_method") or raw.get("method") or "").lower()
     if method not in _FORMATS:
         raise CheckpointError(
             f"{folder}: quantization method {method or '(none named)'!r} is not supported; "
@@ -161,6 +159,15 @@ def serving_parameters(table: Mapping[str, TensorEntry], claim: QuantClaim) -> f
     ]
     either = re.compile(rf".*\.(?:{'|'.join(patterns)})") if patterns else None
     return frozenset(name for name in table if either and either.fullmatch(name))
+
+
+def _require_types(raw: Mapping[str, Any], folder: Path) -> None:
+    try:
+        _Written.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("quantization_config", *first["loc"])))
+        raise CheckpointError(f"{folder}: {field}: {first['msg'].lower()}") from error
 
 
 def _claim(method: str, raw: Mapping[str, Any]) -> QuantClaim:
