@@ -129,6 +129,12 @@ def lettered(answer: Answer, letter: re.Match[str], *, marked: bool = False) -> 
     return fate(answer, option, place, letter.end(), marked=marked)
 
 
+def _names(answer: Answer, sentence: str, start: int) -> bool:
+    """Whether an option is named from a place of a sentence on."""
+    letters = re.compile(rf"\b[{answer.letters}]\b")
+    return bool(letters.search(sentence, start) or answer.option.search(sentence, start))
+
+
 def fate(answer: Answer, option: int, start: int, end: int, *, marked: bool = False) -> Said:
     """What becomes of an option that stands at a place of a text.
 
@@ -165,11 +171,12 @@ def fate(answer: Answer, option: int, start: int, end: int, *, marked: bool = Fa
     clause = phrases.NO_DOUBT.sub("surely", clause.lower())
     sentence = re.split(r"(?<=[.!?\n])", after.lower(), maxsplit=1)[0]
     yet = phrases.YET.search(sentence)
-    turned = yet and (
-        _against(sentence[yet.end() :]) or answer.option.search(whole[: len(sentence)], yet.end())
-    )
-    if turned or phrases.CORRECTION.search(sentence) or phrases.TAKEN_BACK.match(after):
+    if phrases.CORRECTION.search(sentence) or phrases.TAKEN_BACK.match(after):
         return option, "unclear"
+    if yet and (
+        _names(answer, whole[: len(sentence)], yet.end()) or _against(sentence[yet.end() :])
+    ):
+        return option, "denied"
     if _against(before) or phrases.SUPPOSED.search(before):
         return option, "denied"
     judged = not marked or phrases.JUDGED.match(clause)

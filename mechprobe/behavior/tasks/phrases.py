@@ -46,7 +46,8 @@ def bare(text: str) -> str:
 
 _IS = r"(?:is|was|would be|should be|must be|has to be|will be)"
 _NOUN = (
-    r"(?:answer|ans|option|choice|letter|solution|selection|pick|verdict|response|antwort|antwoord|respuesta|réponse|risposta|resposta|"
+    r"(?:answer|ans|option|choice|letter|solution|selection|pick|guess|verdict|response|"
+    r"(?:correct|right|best) one|antwort|antwoord|respuesta|réponse|risposta|resposta|"
     r"odpowiedź|ответ|cevap|svar|答案|答え|정답)"
 )
 _BE = r"(?:est|es|ist|é|è|är|er|jest)"
@@ -165,7 +166,9 @@ AGAINST = re.compile(r"(?:^|[,(])\s*(?:not|rather than|instead of)\s+(?:option\s
 NO_DOUBT = re.compile(
     r"\b(?:no|without|beyond)(?: (?:an?|any|all|reasonable|shadow of an?))* doubt\b"
 )
-SUPPOSED = re.compile(r"\b(?:if|whether|unless|suppose|assuming)(?: \w+){0,2}\W*$")
+SUPPOSED = re.compile(
+    r"\b(?:if|whether|unless|suppose|assuming)(?: \w+){0,2}\W*$|\b(?:although|though|while)\b[^,]*$"
+)
 JUDGED = re.compile(
     r"\W*(?:is|isn't|isnt|was|wasn't|can|cannot|can't|could|couldn't|does|doesn't|would|wouldn't|"
     r"must|seems|looks|no|not|never|nor|or|wrong|incorrect|false)\b"
