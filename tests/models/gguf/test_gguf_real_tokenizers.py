@@ -16,6 +16,7 @@ from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.gguf_vocabulary import check_vocabulary
 from mechprobe.models.gguf_write import CONVERTER_VARIABLE, write_f16_gguf
+from mechprobe.models.rendering import encode
 
 QUICK = ("llama-bpe", "llama-spm", "falcon", "mpt")
 SLOW = ("command-r", "deepseek-coder", "deepseek-llm", "gemma-4", "gpt-2", "phi-3", "qwen2")
@@ -179,3 +180,24 @@ def test_twenty_thousand_texts(
     assert len(others) < (1 if own else len(texts) / 10)
     longest = max(texts, key=len)
     assert tokenizer.decode(tokenizer(longest, add_special_tokens=False)["input_ids"]) == longest
+
+
+def test_a_real_chat_model(smollm2_gguf, llama_cpp_ids):
+    """SmolLM2: the texts' ids are llama.cpp's, and six tokens follow the instruction."""
+    tokenizer = load_gguf_tokenizer(smollm2_gguf)
+    texts = _probes(tokenizer, 300)
+    assert not _differing(texts, tokenizer(texts)["input_ids"], llama_cpp_ids(smollm2_gguf, texts))
+    prompts = encode(tokenizer, ["How do I bake bread?", "Name a colour"])
+    assert prompts.post_instruction == 6
+    ending = ("<|im_end|>", "\n", "<|im_start|>", "ass", "istant", "\n")
+    assert [row[-6:] for row in prompts.pieces] == [ending, ending]
+
+
+def test_what_follows_the_instruction_in_llama_2(llama_cpp_tree):
+    """Four tokens; alone, the text gets a space of its own in front, which is a fifth."""
+    tokenizer = load_gguf_tokenizer(_vocabulary_file(llama_cpp_tree, "llama-spm"))
+    tokenizer.chat_template = "{{ bos_token }}[INST] {{ messages[0]['content'] }} [/INST]"
+    assert len(tokenizer(" [/INST]", add_special_tokens=False)["input_ids"]) == 5
+    prompts = encode(tokenizer, ["How do I bake bread?", "Name a colour"])
+    assert tokenizer.convert_ids_to_tokens(prompts.ids[0][-4:]) == ["\u2581[", "/", "INST", "]"]
+    assert prompts.post_instruction == 4
