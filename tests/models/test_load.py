@@ -76,7 +76,7 @@ def test_a_missing_tokenizer_can_be_given(plain, tmp_path):
     with pytest.raises(CheckpointError, match="--tokenizer") as caught:
         load_checkpoint(folder)
     assert "\n" not in str(caught.value)
-    assert len(load_checkpoint(folder, tokenizer=plain()).tokenizer) == 259
+    assert len(load_checkpoint(folder, tokenizer=plain()).tokenizer) == 260
 
 
 def test_a_tokenizer_of_another_model(plain, tmp_path):
@@ -85,7 +85,7 @@ def test_a_tokenizer_of_another_model(plain, tmp_path):
     tokenizer.add_tokens([f"word{i}" for i in range(9)])
     tokenizer.save_pretrained(tmp_path / "other")
     (tmp_path / "other" / "config.json").write_text((folder / "config.json").read_text())
-    with pytest.raises(VocabularyError, match="268 tokens and the model 264"):
+    with pytest.raises(VocabularyError, match="269 tokens and the model 264"):
         load_checkpoint(folder, tokenizer=tmp_path / "other")
 
 
