@@ -241,6 +241,7 @@ def llama_cpp_ids():
         params.model.path = str(path)
         params.n_ctx, params.n_parallel, params.verbosity = 64, 1, -1
         params.warmup = params.fit_params = params.ui = False
+        params.chat_template = "chatml"  # it cannot parse every file's own
         server = xllamacpp.Server(params)
         # A server that is closed before its loop has begun never ends; one answer says it has.
         server.handle_completions({"prompt": [0], "max_tokens": 1})
