@@ -10,7 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from mechprobe.errors import GenerationError, SpecError
-from mechprobe.generation.server_errors import shown_model
+from mechprobe.generation.server_errors import shown_model, without_key
 from mechprobe.textfiles import parse_json
 
 __all__ = ["ApiError", "Endpoint", "Kind", "Reply", "Request", "read_reply"]
@@ -227,14 +227,18 @@ def read_reply(text: str, key: str = "") -> Reply:
 
     Args:
         text: As it came.
-        key: That was sent with the request; a model's name that holds a part of it is not taken.
+        key: That was sent with the request; blanked wherever it is quoted. A model's name that
+            holds a part of it is not taken.
 
     Raises:
         ValueError: It is no whole JSON document, or not of the right shape.
     """
-    found = parse_json(text, unpaired=True)
+    sent = parse_json(text, unpaired=True)
+    found = without_key(sent, key)
     try:
         choice = found["choices"][0]
+        if choice != sent["choices"][0] and "token_ids" in choice:
+            choice["token_ids"] = None  # they spell what was blanked
         stop = choice.get("finish_reason")
         message = choice.get("message")
         answer = choice["text"] if message is None else message.get("content")
@@ -244,7 +248,7 @@ def read_reply(text: str, key: str = "") -> Reply:
         thought = next((t for name in _REASONING if (t := thoughts(name))), "")
         usage = found.get("usage") or {}
         counts = [usage.get(f"{part}_tokens") for part in ("prompt", "completion")]
-        model = shown_model(found.get("model"), key)
+        model = shown_model(sent.get("model"), key)
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError("no choice with a text") from error
     if not isinstance(answer, str):

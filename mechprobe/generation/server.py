@@ -40,6 +40,8 @@ _WIDTHS: Final = (1000, 20, 5)
 """Log-probabilities asked for: llama-server gives any number, vLLM 20 by default, others 5."""
 
 _TEXTS: Final = "texts were sent, parity: unverified"
+_GREETING: Final = "Hello"
+"""Sent once to a server of texts, to learn which fields it takes."""
 _CUT: Final = "answers were cut at fewer tokens than asked for, by a limit of the server's own"
 
 Prompts = Sequence[Sequence[int]] | Sequence[str] | EncodedPrompts
@@ -149,7 +151,7 @@ class ServerEngine:
         if not asked:
             return
         ids = self._ids_or_texts(prompts)
-        drawn = self._options(sampling, ids)
+        drawn = self._options(sampling)
         inside = thoughts_of(prompts, self._tokenizer)
 
         def request(number: int) -> Request:
@@ -284,16 +286,14 @@ class ServerEngine:
                 break
         return why
 
-    def _options(
-        self, sampling: Sampling | None, prompts: Sequence[tuple[int, ...] | str]
-    ) -> dict[str, Any]:
+    def _options(self, sampling: Sampling | None) -> dict[str, Any]:
         """Fields of the body; servers have defaults of their own for what is not in it.
 
         Raises:
             GenerationError: top-k is wanted and the server does not know it.
         """
         forms = sampler_forms(sampling)
-        if self._form is None and self._agree(prompts[0]):
+        if self._form is None and self._agree(_GREETING):
             self._form = len(forms) - 1  # the requests themselves will say what is wrong
         assert self._form is not None
         if self._form and sampling is not None and sampling.top_k:

@@ -1,4 +1,4 @@
-"""What is shown of a server's errors: never its own prose.
+"""What is taken over from a server: of its errors never the prose, of its texts never the key.
 
 A message may quote the key, the request, or what the model had generated before it failed.
 """
@@ -26,8 +26,51 @@ _KNOWN = tuple(
 _NAME = re.compile(r"[A-Za-z][A-Za-z_]{0,39}")
 _MODEL = re.compile(r"[ -~]{1,200}")
 """One line of plain ASCII."""
+BLANK = "[key]"
+"""What stands where a server quoted the key."""
+_TEXT_PART = 12
+"""Characters in a row that a text may not share with the key."""
 _KEY_PART = 8
 """Characters in a row that a name may not share with the key."""
+
+
+def without_key(value: Any, key: str) -> Any:
+    """Blank out the key wherever a server quotes it; everything of a reply goes through here.
+
+    A key of 12 characters or more is blanked by its parts of 12, in any case, so that half a key is
+    none either; a shorter one as a word of its own, since it may be a part of ordinary words.
+
+    Args:
+        value: Parsed JSON: texts in lists and objects, names of fields included.
+        key: That was sent with the request; empty where there was none.
+
+    Returns:
+        The same with `[key]` in those places.
+    """
+    if not key:
+        return value
+    if isinstance(value, str):
+        return _blank(value, key)
+    if isinstance(value, list):
+        return [without_key(part, key) for part in value]
+    if isinstance(value, dict):
+        return {_blank(name, key): without_key(part, key) for name, part in value.items()}
+    return value
+
+
+def _blank(text: str, key: str) -> str:
+    if len(text) < min(len(key), _TEXT_PART):
+        return text
+    if len(key) < _TEXT_PART:
+        return re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", BLANK, text)
+    parts = (re.escape(key[i : i + _TEXT_PART]) for i in range(len(key) - _TEXT_PART + 1))
+    starts = re.compile("|".join(f"(?={part})" for part in parts), re.IGNORECASE)
+    kept, end = [], 0
+    for found in starts.finditer(text):
+        if found.start() > end or not kept:
+            kept += [text[end : found.start()], BLANK]
+        end = found.start() + _TEXT_PART
+    return "".join([*kept, text[end:]])
 
 
 def said_by(body: object, key: str) -> str:

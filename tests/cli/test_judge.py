@@ -68,6 +68,19 @@ def test_a_dry_run_sends_and_writes_nothing_and_needs_no_key(
     assert not list(tmp_path.glob("j*"))
 
 
+def test_a_reply_that_quotes_the_key_is_kept_without_it(main, generations, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_KEY", KEY)
+    with FaultServer(answer=f'{{"label": "COMPLIANCE", "reason": "{KEY}"}}') as server:
+        judge = f"openai:m@{server.url}#LAB_KEY"
+        done = main("judge", generations, "-j", judge, "--out", "j.jsonl", "--keep-replies")
+        assert server.seen[-1].authorization == f"Bearer {KEY}"
+    assert done.code == 0
+    files = [f.read_text(errors="replace") for f in tmp_path.rglob("*") if f.is_file()]
+    assert sum(text.count("[key]") for text in files) == 32  # one reply of each item
+    assert KEY not in "".join((*files, done.out, done.err))
+    assert {line["label"] for line in _lines(tmp_path / "j.jsonl")} == {"COMPLIANCE"}
+
+
 def test_two_judges_a_second_on_a_sample_and_no_secret_anywhere(
     main, generations, tmp_path, monkeypatch
 ):

@@ -19,6 +19,8 @@ from mechprobe.organisms.world import heldout_requests
 sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
 from fault_server import FaultServer
 
+KEY = "sk-lab-0123456789-abcdefghijk"
+
 
 class Counting(TransformersEngine):
     """The engine, counting prompts, and interrupted when it is asked once too often."""
@@ -147,7 +149,8 @@ def test_a_finished_answer_of_a_server_is_not_bought_again(tmp_path):
         assert {json.loads(line)["id"] for line in out.read_text().splitlines()} == set("acd")
         found = answer_all(engine, questions, out, lambda done, total: None)
         assert (found.missing, found.fresh) == (0, 1)
-        assert server.calls == {"a": 1, "b": 3, "c": 1, "d": 2}
+        # "?" is one token, which tells the fields that the server takes
+        assert server.calls == {"?": 1, "a": 1, "b": 3, "c": 1, "d": 2}
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["id"] for row in rows] == list("abcd")
     assert {row["parity"] for row in rows} == {"unverified"}
@@ -165,8 +168,28 @@ def test_half_a_character_of_a_server_is_kept_and_not_paid_for_twice(tmp_path):
     ):
         for fresh in (1, 0):
             assert answer_all(engine, questions, out, lambda done, total: None).fresh == fresh
-        assert server.calls == {"a": 1}
+        assert server.calls == {"?": 1, "a": 1}
     assert json.loads(out.read_text(encoding="utf-8"))["text"] == "hello \ufffd there"
+
+
+def test_a_key_that_an_answer_quotes_is_in_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("OUR_KEY", KEY)
+    questions = Questions(
+        [{"id": "a", "prompt": "about item-a"}], ("about item-a",), "text:0", "m", "here", 4, None
+    )
+    said = f"You sent Bearer {KEY}, that is {KEY[4:20].upper()}... and {{}}"
+    with (
+        FaultServer(answer=said) as server,
+        ServerEngine(Endpoint("m", server.url, "OUR_KEY")) as engine,
+    ):
+        answer_all(engine, questions, tmp_path / "answers.jsonl", lambda done, total: None)
+        assert server.seen[-1].authorization == f"Bearer {KEY}"
+    written = "".join(f.read_text() for f in tmp_path.rglob("*") if f.is_file())
+    assert json.loads(written.splitlines()[0])["text"] == (
+        "You sent Bearer [key], that is [key]... and {}"
+    )
+    parts = [KEY[at : at + 12].lower() for at in range(len(KEY) - 11)]
+    assert not [part for part in parts if part in written.lower()]
 
 
 def test_a_key_that_is_no_good_stops_at_once(tmp_path):

@@ -179,6 +179,26 @@ def test_the_key_is_sent_and_said_nowhere(monkeypatch, caplog):
     assert "please" not in "".join(_everything(found[i]) for i in range(4))
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "kept"),
+    [
+        (KEY, f"a {KEY} b", "a [key] b"),
+        (KEY, KEY + KEY, "[key]"),
+        (KEY, f"{KEY[:14]}... {KEY[5:].upper()}", "[key]... [key]"),
+        (KEY, "sk-very-good, a secret", "sk-very-good, a secret"),
+        ("EMPTY", "EMPTY, emptyEMPTY", "[key], emptyEMPTY"),
+        ("a.b[c", "axb[c a.b[c", "axb[c [key]"),
+        ("", "anything", "anything"),
+    ],
+)
+def test_a_key_is_blanked_wherever_a_reply_quotes_it(key, text, kept):
+    choice = {"finish_reason": "stop", "text": text, "token_ids": [1], "x": [{text: text}]}
+    found = read_reply(json.dumps({"choices": [choice], "model": "m"}), key)
+    assert found.text == kept
+    assert found.choice["x"] == [{kept: kept}]
+    assert (found.choice["token_ids"] is None) is (kept != text)  # ids spell it too
+
+
 @pytest.mark.parametrize("field", ["message", "type", "code"])
 def test_no_part_of_the_key_is_said_wherever_a_server_puts_it(monkeypatch, field):
     key = "sk-proj-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghij"
