@@ -65,7 +65,8 @@ def _blank(text: str, key: str) -> str:
         return re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", BLANK, text)
     parts = (re.escape(key[i : i + _TEXT_PART]) for i in range(len(key) - _TEXT_PART + 1))
     starts = re.compile("|".join(f"(?={part})" for part in parts), re.IGNORECASE)
-    kept, end = [], 0
+    kept: list[str] = []
+    end = 0
     for found in starts.finditer(text):
         if found.start() > end or not kept:
             kept += [text[end : found.start()], BLANK]
