@@ -97,11 +97,16 @@ def quiet() -> Iterator[Screen]:
                 Console(file=out, highlight=False, markup=False),
                 Console(file=err, highlight=False, markup=False),
             )
+            shown: set[str] = set()
+
+            def show(message: Warning | str, *_: Any, **__: Any) -> None:
+                if (text := str(message)) not in shown:  # a run loads a checkpoint several times
+                    shown.add(text)
+                    screen.err.print(f"mechprobe: warning: {text}", soft_wrap=True)
+
             warnings.simplefilter("ignore")
-            warnings.simplefilter("default", CheckpointWarning)
-            warnings.showwarning = lambda message, *_: screen.err.print(
-                f"mechprobe: warning: {message}", soft_wrap=True
-            )
+            warnings.simplefilter("always", CheckpointWarning)
+            warnings.showwarning = show
             yield screen
     except (MechprobeError, KeyboardInterrupt, SystemExit):
         raise

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from mechprobe.cli.terminal import quiet
-from mechprobe.errors import CheckpointError
+from mechprobe.errors import CheckpointError, CheckpointWarning, warn_of_checkpoint
 
 
 def _chatter():
@@ -66,3 +66,15 @@ def test_no_descriptor_leaks(capfd):
         with quiet():
             print("x")
     assert opened() == before
+
+
+def test_a_warning_of_a_checkpoint_is_shown_once(capfd):
+    with quiet():
+        for line in ("stale index", "stale index", "fall-back"):
+            warn_of_checkpoint("model", [line])
+    assert capfd.readouterr().err.splitlines() == [
+        "mechprobe: warning: model: stale index",
+        "mechprobe: warning: model: fall-back",
+    ]
+    with pytest.warns(CheckpointWarning, match="model: again"):
+        warn_of_checkpoint("model", ["again"])

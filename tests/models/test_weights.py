@@ -63,6 +63,22 @@ def test_a_corrupt_header_is_named(plain, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_tensors_that_overlap_are_refused(plain, tmp_path):
+    """Each as long as it says and the file as long as its header says; one lies on another."""
+    folder = copy(plain, tmp_path)
+    file = folder / "model.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    first, second = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
+    header[first]["data_offsets"] = header[second]["data_offsets"]
+    content = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+    file.write_bytes(len(content).to_bytes(8, "little") + content + data[8 + length :])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: unreadable") as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_bytes_after_the_end_are_refused(plain, tmp_path):
     folder = copy(plain, tmp_path)
     with (folder / "model.safetensors").open("ab") as file:
