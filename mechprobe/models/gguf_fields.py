@@ -174,7 +174,11 @@ def _scales_queries(config: PretrainedConfig) -> bool:
 _SILU: Final = (_one_of("hidden_act", "silu", "swish"),)
 _GELU_TANH: Final = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 _NO_WINDOW: Final = (
-    Assumption("sliding_window", _within_window, "attends to the whole context"),
+    Assumption(
+        "sliding_window",
+        _within_window,
+        "attends to the whole context: the same if max_position_embeddings is within the window",
+    ),
     Assumption(
         "layer_types",
         lambda c: (
