@@ -65,7 +65,7 @@ class Vocabulary:
     """Spaces after a special token belong to it: llama.cpp knows Phi-3 by `general.name`."""
 
 
-def _list(file: GgufFile, key: str, kind: type) -> list[Any]:
+def _list(file: GgufFile, key: str, *kinds: type) -> list[Any]:
     """A list of the metadata, empty where the key is missing.
 
     Raises:
@@ -74,10 +74,10 @@ def _list(file: GgufFile, key: str, kind: type) -> list[Any]:
     values = file.metadata.get(f"tokenizer.ggml.{key}")
     if values is None:
         return []
-    if not isinstance(values, list) or any(type(value) is not kind for value in values):
+    if not isinstance(values, list) or any(type(value) not in kinds for value in values):
         raise CheckpointError(
-            f"{file.path}: tokenizer.ggml.{key} is no list of {kind.__name__}; convert the model "
-            "again"
+            f"{file.path}: tokenizer.ggml.{key} is no list of {kinds[0].__name__}; convert the "
+            "model again"
         )
     return values
 
@@ -140,7 +140,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
                 f"{path}: ids {ids[token]} and {i} are both {token!r}; convert the model again"
             )
     kinds = _list(file, "token_type", int) or [NORMAL] * len(tokens)
-    scores = _list(file, "scores", float) or [0.0] * len(tokens)
+    scores = _list(file, "scores", float, int) or [0.0] * len(tokens)
     for name, values in (("token_type", kinds), ("scores", scores)):
         if len(values) < len(tokens):
             raise CheckpointError(
