@@ -8,6 +8,7 @@ change engines between two starts.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,25 @@ from mechprobe.experiments.ray_schedule import Cluster, Schedule
 from mechprobe.experiments.ray_worker import TOKEN, look
 from mechprobe.experiments.rundir import RunDirectory, write_text
 from mechprobe.experiments.steps import Display, Outcome, Step, check_graph
+
+_TOKEN_HINT = (
+    "is it up? A cluster with token authentication takes the token in RAY_AUTH_TOKEN or "
+    "~/.ray/auth_token of this machine (`ray get-auth-token` on the head shows it)"
+)
+
+
+def _pass_token_on() -> None:
+    """Send the token that this machine has, as Ray itself does for `auto` alone.
+
+    Since 2.60 a head asks for one as soon as a token lies in its user's home, and a client that was
+    given an address sends none unless `RAY_AUTH_MODE` says so. A cluster without authentication
+    ignores it.
+    """
+    with contextlib.suppress(ImportError):  # an older Ray
+        from ray._private.authentication import authentication_token_setup as setup
+
+        setup.logger.setLevel(logging.ERROR)  # it warns of its being on
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 class RayEngine:
@@ -86,12 +106,16 @@ class RayEngine:
         address = self._address or os.environ.get("RAY_ADDRESS")
         if address is None:
             options |= {"include_dashboard": False}
+        else:
+            _pass_token_on()
+        refused = getattr(ray.exceptions, "AuthenticationError", ConnectionError)
         try:
             ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            line = str(error).strip().splitlines()[0]
+        except (ConnectionError, RuntimeError, ValueError, refused) as error:
+            line = str(error).strip().splitlines()[0].partition(". ")[0]
+            hint = "" if address is None else f"; {_TOKEN_HINT}"
             raise MechprobeError(
-                f"ray: no cluster at {address or 'this machine'}: {line}"
+                f"ray: no cluster at {address or 'this machine'}: {line}{hint}"
             ) from error
         try:
             yield
