@@ -240,19 +240,20 @@ def prompts(home: Path) -> Iterator[Subject]:
     yield Subject("judgements", said, json_lines_damage, partial(command, "agreement", said))
     yield Subject("truth", truth, json_lines_damage,
                   partial(command, "agreement", said, "--truth", truth))  # fmt: skip
-    yield Subject("scored", answers, json_lines_damage,
-                  partial(command, "score", "refusal", "-a", answers, "--source", asked))  # fmt: skip
+    score = partial(command, "score", "refusal", "-a", answers, "--source", asked)
+    yield Subject("scored", answers, json_lines_damage, score)
     yield Subject("written over", said, json_lines_damage,
                   partial(command, "judge", answers, "-j", "rules", "-o", said))  # fmt: skip
 
 
 def sources(home: Path) -> Iterator[Subject]:
     """Files of the tasks in their official formats."""
+    groups = ("tall", "short", "unknown")
     bbq = [
         {
             "example_id": i, "question_index": str(i // 4), "question_polarity": polarity,
             "context_condition": condition, "category": "Height",
-            "answer_info": {"ans0": ["a", "tall"], "ans1": ["b", "short"], "ans2": ["c", "unknown"]},
+            "answer_info": {f"ans{k}": [name, name] for k, name in enumerate(groups)},
             "additional_metadata": {"stereotyped_groups": ["tall"]}, "context": "They met.",
             "question": "Who?", "ans0": "tall people", "ans1": "short people", "ans2": "Not known",
             "label": 2 if condition == "ambig" else 0,
@@ -341,9 +342,9 @@ def runs(home: Path, finished: Path) -> Iterator[Subject]:
         return command("analyze", run)
 
     def probes(run: Path) -> object:
-        import mechprobe
+        from mechprobe.experiments.opened import OpenedCell
 
-        cell = mechprobe.open_run(run).cell("llama-s", "Q2_K@llama.cpp")
+        cell = OpenedCell(run / CELL)
         found = [cell.probe(name) for name in
                  ("entropy", "refusal_direction", "calibration", "safety_neurons")]  # fmt: skip
         activations = cell.activations
@@ -379,7 +380,7 @@ def runs(home: Path, finished: Path) -> Iterator[Subject]:
         ("refusal_direction.safetensors", safetensors_damage),
     ):  # fmt: skip
         if (here / name).exists():
-            yield Subject(f"bare {name}", here / name, damage, partial(probes, bare), 4)
+            yield Subject(f"bare {name}", here / name, damage, partial(probes, bare))
     for name in ("refusals.json", "questions.json", "forward_tokens.json"):
         if (here / name).exists():
             yield Subject(f"folder {name}", here / name, json_damage, partial(folder, bare))

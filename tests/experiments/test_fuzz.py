@@ -46,14 +46,16 @@ def outcome(subject, number):
 
 
 def test_whole_files_are_read(whole):
-    for subject in whole:
+    for subject in {subject.read: subject for subject in whole}.values():
         with contextlib.redirect_stdout(io.StringIO()):
             assert subject.read() not in (1, 2), subject.name
 
 
 def test_some_damaged_files(whole):
     """A few of every kind; the long proof tries thousands."""
-    found = [outcome(one, n) for one in whole for n in range(max(1, 8 // one.cost))]
+    many = {1: 4, 2: 2, 4: 1}
+    found = [outcome(one, n) for one in whole for n in range(many.get(one.cost, 0))]
+    assert len(found) > 100
     assert not [each for each in found if each]
 
 
