@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from mechprobe.activations.npz import read_npz
+from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.loading import held
 from mechprobe.experiments.rendered import encoded_rows, prompt_rows
 from mechprobe.experiments.rundir import (
-    explained,
     read_json,
     read_jsonl,
     write_bytes,
@@ -142,8 +143,13 @@ def require_finite(values: np.ndarray[Any, Any], task: Task) -> None:
 
 def read_next_token(path: Path) -> tuple[np.ndarray[Any, np.dtype[np.float32]], str]:
     """Log-probabilities (n, vocabulary) and the digest of their prompts."""
-    with explained(path), np.load(path, allow_pickle=False) as file:
-        return file["logprobs"], str(file["prompts"])
+    found = read_npz(path, RunDirectoryError)
+    values, prompts = found.get("logprobs"), found.get("prompts")
+    if values is None or prompts is None or values.ndim != 2 or values.dtype != np.float32:
+        raise RunDirectoryError(
+            f"{path}: damaged (no log-probabilities); run the same command again"
+        )
+    return values, str(prompts)
 
 
 def kernel_gap(task: Task) -> None:

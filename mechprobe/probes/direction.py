@@ -163,9 +163,9 @@ class RefusalDirection:
             with safe_open(file, framework="numpy") as handle:
                 facts: dict[str, Any] = parse_json((handle.metadata() or {})["mechprobe"])
                 found = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, ValueError) as error:
+            if facts.pop("schema") != SCHEMA:
+                raise StoreError(f"{file}: written by another version of mechprobe; fit it again")
+            tuples = {k: tuple(v) for k, v in facts.items() if isinstance(v, list)}
+            return cls(**{"basis": None, **found, **facts, **tuples})
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise StoreError(f"{file}: not a saved refusal direction ({error})") from error
-        if facts.pop("schema") != SCHEMA:
-            raise StoreError(f"{file}: written by another version of mechprobe; fit it again")
-        tuples = {k: tuple(v) for k, v in facts.items() if isinstance(v, list)}
-        return cls(**{"basis": None, **found, **facts, **tuples})

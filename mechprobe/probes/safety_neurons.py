@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from mechprobe.activations.npz import read_npz
 from mechprobe.errors import StoreError
 from mechprobe.probes.baseline import baseline_warnings
 from mechprobe.probes.matching import DRAWS
@@ -142,10 +143,10 @@ class SafetyNeuronsResult(Saved):
     @classmethod
     def _load_elsewhere(cls, folder: Path) -> dict[str, Any]:
         file = folder / ARRAYS
+        saved = read_npz(file, StoreError)
         try:
-            with np.load(file, allow_pickle=False) as saved:
-                return {"profiles": from_arrays(saved)}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return {"profiles": from_arrays(saved)}
+        except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{file}: not the arrays of a {cls.NAME} result ({error})") from error
 
     def __rich__(self) -> Table:

@@ -347,9 +347,7 @@ def runs(home: Path, finished: Path) -> Iterator[Subject]:
         cell = OpenedCell(run / CELL)
         found = [cell.probe(name) for name in
                  ("entropy", "refusal_direction", "calibration", "safety_neurons")]  # fmt: skip
-        activations = cell.activations
-        return found, [activations.last(s, "blocks.2.hook_resid_pre")
-                       for s in activations.prompt_sets]  # fmt: skip
+        return found, cell.activations.last("evaluate/harmful", "blocks.2.hook_resid_pre")
 
     def folder(run: Path) -> object:
         from mechprobe.probes.folder import ProbeFolder
