@@ -79,3 +79,22 @@ def test_what_cannot_be_is_one_line(tmp_path, capsys, rows, said):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("analyze", "t.csv"),
+        ("rtsi", "fit", "t.csv", "--out", "c.json"),
+        ("rtsi", "validate", "t.csv", "--regimes", "t.csv"),
+        ("score", "refusal", "--source", "t.csv", "--answers", "a.jsonl"),
+        ("score", "refusal", "--answers", "t.csv"),
+    ],
+)
+def test_a_column_named_twice_is_refused_by_its_name(main, tmp_path, arguments):
+    """pandas would call the second one `rate.1`; Python's own reader would keep the last."""
+    (tmp_path / "t.csv").write_text("goal,cell,rate,rate\na,b,1,2\n")
+    (tmp_path / "a.jsonl").write_text('{"id": "a", "text": "b"}\n')
+    done = main(*arguments)
+    assert done.code == 2
+    assert done.err == "mechprobe: t.csv, line 1: the column 'rate' is named twice\n"
