@@ -364,6 +364,7 @@ def test_a_mistake_that_the_plan_finds_names_its_line_too(more, said, tmp_path, 
 
 @pytest.mark.parametrize("field", ["refusal: {prompts", "multiple_choice: {questions"])
 def test_more_than_a_plan_can_draw_is_refused_at_once(field):
-    text = f"name: n\nmodels: [{{name: m, source: s, cells: [{{precision: FP16}}]}}]\ntasks:\n  {field}"
+    model = "{name: m, source: s, cells: [{precision: FP16}]}"
+    text = f"name: n\nmodels: [{model}]\ntasks:\n  {field}"
     with pytest.raises(SpecError, match="less than or equal to 100000"):
         parse_spec(f"{text}: 10000000}}\n", "s.yaml")
