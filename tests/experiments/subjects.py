@@ -223,6 +223,7 @@ def prompts(home: Path) -> Iterator[Subject]:
                "sample": i % 2} for i in range(8)]  # fmt: skip
     truth.write_text("".join(json.dumps(line) + "\n" for line in labels))
     assert command("judge", answers, "-j", "rules", "-o", said) == 0
+    kept = Path(shutil.copy(said, home / "kept.jsonl"))
     other = [json.loads(line) | {"judge": "other", "digest": "d"} for line in said.open()]
     said.write_text(said.read_text() + "".join(json.dumps(line) + "\n" for line in other))
 
@@ -242,8 +243,8 @@ def prompts(home: Path) -> Iterator[Subject]:
                   partial(command, "agreement", said, "--truth", truth))  # fmt: skip
     score = partial(command, "score", "refusal", "-a", answers, "--source", asked)
     yield Subject("scored", answers, json_lines_damage, score)
-    yield Subject("written over", said, json_lines_damage,
-                  partial(command, "judge", answers, "-j", "rules", "-o", said))  # fmt: skip
+    yield Subject("written over", kept, json_lines_damage,
+                  partial(command, "judge", answers, "-j", "rules", "-o", kept))  # fmt: skip
 
 
 def sources(home: Path) -> Iterator[Subject]:
