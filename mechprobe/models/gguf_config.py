@@ -28,7 +28,6 @@ from mechprobe.models.gguf_file import GgufFile
 from mechprobe.models.gguf_names import GgufArchitecture
 from mechprobe.models.gguf_rope import (
     differs,
-    number,
     rope_from_metadata,
     rope_to_metadata,
     yarn_magnitude,
@@ -90,7 +89,7 @@ def _layer_types(file: GgufFile, name: str, layers: int) -> list[str]:
     pattern = file.get("attention.sliding_window_pattern", WINDOW_PATTERN[name])
     if isinstance(pattern, list):
         return ["sliding_attention" if slides else "full_attention" for slides in pattern[:layers]]
-    return window_layers(int(number(file, "attention.sliding_window_pattern", pattern)), layers)
+    return window_layers(int(pattern), layers)
 
 
 def _rope(file: GgufFile, name: str, head_dim: int, factors: Mapping[str, Array]) -> dict[str, Any]:
@@ -107,7 +106,7 @@ def _rope(file: GgufFile, name: str, head_dim: int, factors: Mapping[str, Array]
             f"{file.path}: gemma3 with rope.scaling.attn_factor cannot be read densely; the native "
             "kernel (llama.cpp) may run it"
         )
-    local = {"rope_type": "default", "rope_theta": number(file, "rope.freq_base_swa", 10000.0)}
+    local = {"rope_type": "default", "rope_theta": float(file.get("rope.freq_base_swa", 10000.0))}
     return {"full_attention": rope, "sliding_attention": local}
 
 
@@ -171,7 +170,7 @@ def unread_keys(file: GgufFile) -> tuple[str, ...]:
     name = file.architecture
     if name not in FIELDS:
         return ()
-    factor = number(file, "rope.scaling.factor", 1.0)
+    factor = float(file.get("rope.scaling.factor", 1.0))
     values = {
         "rope.scaling.yarn_attn_factor": yarn_magnitude(factor),
         "rope.scaling.yarn_beta_fast": 32.0,
@@ -182,10 +181,10 @@ def unread_keys(file: GgufFile) -> tuple[str, ...]:
     if name not in (*WINDOW_PATTERN, "olmo2"):
         values["attention.sliding_window"] = 0
     return tuple(
-        f"{key} is {number(file, key, value):g}, which llama.cpp does not read for {name}; it "
+        f"{key} is {float(file.get(key, value)):g}, which llama.cpp does not read for {name}; it "
         f"takes {value:g}"
         for key, value in values.items()
-        if not math.isclose(number(file, key, value), value, rel_tol=1e-5)
+        if not math.isclose(float(file.get(key, value)), value, rel_tol=1e-5)
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mechprobe.errors import ArchitectureError, CheckpointError
+from mechprobe.errors import ArchitectureError
 
 if TYPE_CHECKING:
     from mechprobe.models.gguf_file import GgufFile
@@ -55,22 +55,6 @@ def llama3_parameters(factors: Array, theta: float) -> Rope | None:
     return guess if same else None
 
 
-def number(file: GgufFile, key: str, default: float) -> float:
-    """A number of the architecture's metadata, or the default where the file has none.
-
-    Raises:
-        CheckpointError: The value is no number.
-    """
-    value = file.get(key, default)
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (real and math.isfinite(value)):
-        raise CheckpointError(
-            f"{file.path}: {file.architecture}.{key} is {str(value)[:40]!r} and must be a number; "
-            "convert the model again"
-        )
-    return float(value)
-
-
 def yarn_magnitude(factor: float) -> float:
     """By what YaRN enlarges queries and keys when nothing else is said (`attention_factor`)."""
     return 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
@@ -90,19 +74,20 @@ def rope_from_metadata(file: GgufFile, head_dim: int, factors: Mapping[str, Arra
     Raises:
         ArchitectureError: A kind of scaling that has no counterpart.
     """
-    theta = number(file, "rope.freq_base", 10000.0)
+    theta = float(file.get("rope.freq_base", 10000.0))
     rope: Rope = {"rope_type": "default", "rope_theta": theta}
     kind = str(file.get("rope.scaling.type", "linear"))
-    factor = number(file, "rope.scaling.factor", 0.0) or number(file, "rope.scale_linear", 0.0)
-    magnitude = number(file, "rope.scaling.attn_factor", 1.0)
+    factor = float(file.get("rope.scaling.factor", 0.0)) or float(
+        file.get("rope.scale_linear", 0.0)
+    )
+    magnitude = float(file.get("rope.scaling.attn_factor", 1.0))
     scaled = kind != "none" and factor not in (0.0, 1.0)
     if kind == "yarn":
         rope |= {
             "rope_type": "yarn",
             "factor": factor or 1.0,
             "original_max_position_embeddings": int(
-                number(file, "rope.scaling.original_context_length", 0)
-                or number(file, "context_length", 0)
+                file.get("rope.scaling.original_context_length") or file.require("context_length")
             ),
             "attention_factor": yarn_magnitude(factor) * magnitude,
         }
@@ -112,8 +97,7 @@ def rope_from_metadata(file: GgufFile, head_dim: int, factors: Mapping[str, Arra
             "long_factor": [float(x) for x in factors["rope_factors_long.weight"]],
             "short_factor": [float(x) for x in factors["rope_factors_short.weight"]],
             "original_max_position_embeddings": int(
-                number(file, "rope.scaling.original_context_length", 0)
-                or number(file, "context_length", 0)
+                file.get("rope.scaling.original_context_length") or file.require("context_length")
             ),
             "attention_factor": magnitude,
         }
@@ -133,7 +117,7 @@ def rope_from_metadata(file: GgufFile, head_dim: int, factors: Mapping[str, Arra
             f"{file.path}: rope.scaling.attn_factor {magnitude:g} without YaRN or LongRoPE has no "
             "counterpart in transformers; the native kernel (llama.cpp) may run it"
         )
-    rotary = int(number(file, "rope.dimension_count", head_dim))
+    rotary = int(file.get("rope.dimension_count", head_dim))
     if rotary != head_dim:
         rope["partial_rotary_factor"] = rotary / head_dim
     return rope

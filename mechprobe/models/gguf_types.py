@@ -43,7 +43,8 @@ _KINDS: Final[Mapping[str, Any]] = {
     "rope.scaling.type": str,
 }  # fmt: skip
 _NUMBERS: Final = ("_epsilon", "freq_base", "freq_base_swa", "factor", "softcapping", "scale",
-                   "yarn_log_multiplier", "yarn_beta_fast", "yarn_beta_slow")  # fmt: skip
+                   "scale_linear", "yarn_log_multiplier", "yarn_beta_fast",
+                   "yarn_beta_slow")  # fmt: skip
 
 
 def wrong_metadata(metadata: Mapping[str, Any]) -> str | None:
