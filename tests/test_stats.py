@@ -128,10 +128,8 @@ def test_paired_shift_is_the_mean_difference_and_cohens_dz():
 def test_auroc_estimate_covers_the_closed_form():
     rng = np.random.default_rng(2)
     truth, hits = norm.cdf(1 / np.sqrt(2)), 0  # of N(1, 1) against N(0, 1)
-    for trial in range(100):
-        e = stats.auroc_estimate(
-            rng.normal(1, 1, 60), rng.normal(size=60), resamples=300, seed=trial
-        )
+    for _ in range(100):
+        e = stats.auroc_estimate(rng.normal(1, 1, 60), rng.normal(size=60))
         hits += e.low <= truth <= e.high
     assert hits >= 88
     apart = stats.auroc_estimate([3.0, 4.0, 5.0], [0.0, 1.0, 2.0, 2.5])

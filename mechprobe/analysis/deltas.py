@@ -39,7 +39,8 @@ class Deltas:
     table: pd.DataFrame
     """One line per (model, cell, measure, instrument) with a baseline, in the order of the
     outcomes: `kind` (binary, score), `n`, `clusters`, `unread`, `before_sum`, `after_sum`, `lost`,
-    `gained` (prompts that fell and rose), `mean` and `squares` (of the changes)."""
+    `gained` (prompts that fell and rose), `fallen`, `risen` (by how much together), `mean` and
+    `furthest` (of the changes; the largest distance from their mean)."""
     line: IntArray
     block: IntArray
     """Which lines share prompts: one number per model, measure and instrument, shape (lines,)."""
@@ -54,12 +55,24 @@ class Deltas:
     def resampled(self, lines: IntArray) -> Iterator[tuple[IntArray, FloatArray, FloatArray]]:
         """Sums of changes and prompts over resampled clusters.
 
+        Yields:
+            Positions in `lines`, sums of changes and numbers of prompts, shape (resamples, k)
+            each; sums of yes-or-no changes are exact integers.
+        """
+        for part, weights, change, size in self.draws(lines):
+            yield part, weights @ change, weights @ size
+
+    def draws(
+        self, lines: IntArray
+    ) -> Iterator[tuple[IntArray, FloatArray, FloatArray, FloatArray]]:
+        """How often clusters are drawn, and what they hold.
+
         All lines of a measure with as many clusters take the same resamples, so that cells are
         compared on equal terms, and the order in which lines are asked for changes nothing.
 
         Yields:
-            Positions in `lines`, sums of changes and numbers of prompts, shape (resamples, k)
-            each; sums of yes-or-no changes are exact integers.
+            Positions in `lines`; how often each cluster is drawn, shape (resamples, clusters);
+            their changes and prompts, shape (clusters, k) each.
         """
         start, stop = (np.searchsorted(self.line, lines, side) for side in ("left", "right"))
         blocks = self.block[lines]
@@ -85,7 +98,7 @@ class Deltas:
                     where = np.searchsorted(clusters, self.cluster[spans[i]])
                     change[where, column] = self.change[spans[i]]
                     size[where, column] = self.size[spans[i]]
-                yield mine[part.start : part.stop], weights @ change, weights @ size
+                yield mine[part.start : part.stop], weights, change, size
 
 
 @lru_cache(maxsize=8)
@@ -101,24 +114,35 @@ def pair(outcomes: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> Del
 
     Args:
         outcomes: The columns `OUTCOMES`, one line per model, cell, measure, instrument and prompt;
-            `baseline` is a cell of the same model, or empty.
+            `baseline` is a cell of the same model, or empty; a prompt without a `cluster` is its
+            own; a `value` of NaN could not be read.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
     Raises:
-        TableError: A column is missing, a prompt stands twice in one cell, or a value is
-            outside [-1, 1].
+        TableError: A column is missing, a row has no name, a prompt stands twice in one cell, or a
+            value is no number or outside [-1, 1].
     """
     missing = [name for name in OUTCOMES if name not in outcomes]
     if missing:
         raise TableError(f"outcomes: no column {missing[0]!r}; see docs/analysis.md")
-    value = outcomes["value"].to_numpy(np.float64)
+    for name in (*KEYS, "prompt"):
+        empty = outcomes[name].isna().to_numpy()
+        if empty.any():
+            raise TableError(f"outcomes: row {int(np.argmax(empty))} has no {name}; fill it in")
+    outcomes = outcomes.assign(baseline=outcomes["baseline"].fillna(""))
+    try:
+        value = outcomes["value"].to_numpy(np.float64)
+    except (TypeError, ValueError) as error:
+        raise TableError("outcomes: a value is no number; write 0, 1 or a score") from error
     if (np.abs(value) > 1).any():
         at = outcomes.iloc[int(np.argmax(np.abs(value) > 1))]
         raise TableError(f"outcomes: {_name(at)}: value {at['value']} lies outside [-1, 1]")
     lines, group = _groups(outcomes)
     prompt, prompts = _codes(outcomes["prompt"])
     cluster, clusters = _codes(outcomes["cluster"])
+    alone = cluster < 0  # without a cluster a prompt is its own, in the cell and in its baseline
+    cluster, clusters = np.where(alone, clusters + prompt, cluster), clusters + prompts
     slot = group * max(prompts, 1) + prompt
     order: IntArray = np.arange(len(slot))
     if (slot[1:] <= slot[:-1]).any():
@@ -233,6 +257,9 @@ def _summed(
     block, _ = pd.factorize(table["model"] + "\0" + table["measure"] + "\0" + table["instrument"])
     n = count().astype(np.int64)
     with np.errstate(invalid="ignore"):
+        mean = count(change) / n
+        furthest = np.zeros(k)
+        np.maximum.at(furthest, line, np.abs(change - mean[line]))
         table = table.assign(
             kind=np.where(binary, "binary", "score"),
             n=n,
@@ -242,8 +269,10 @@ def _summed(
             after_sum=count(after),
             lost=count(change < 0).astype(np.int64),
             gained=count(change > 0).astype(np.int64),
-            mean=count(change) / n,
-            squares=count(change**2),
+            fallen=count(np.maximum(-change, 0.0)),
+            risen=count(np.maximum(change, 0.0)),
+            mean=mean,
+            furthest=furthest,
         )
     return Deltas(
         table,

@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mechprobe import stats
 from mechprobe.analysis import paired
 from mechprobe.analysis.deltas import Deltas
+from mechprobe.analysis.paired import EQUIVALENCE_POINTS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 EFFECTS = ("low", "high", "p", "p_holm", "tost_p", "margin", "mde")
-_FLAT = 1e-9
-"""A standard error below this is rounding: no cluster differs from another."""
 
 
 def effects(deltas: Deltas) -> pd.DataFrame:
     """Intervals, tests and detection limits of every line.
 
-    Independent yes-or-no outcomes take closed forms of their counts. Scores, and prompts that form
-    clusters, take the cluster-robust error and a bootstrap of whole clusters; where no cluster
-    differs from another that error would be 0, and theirs is that of as many unchanged yes-or-no
-    answers.
+    Yes-or-no outcomes, and scores that few prompts changed, take the score of their counts, by the
+    design effect of their clusters. Scores of which more than half of the prompts changed take the
+    cluster-robust error of a mean: see `stats.mean_estimate`.
 
     Returns:
         The lines of `deltas.table` with the columns `EFFECTS`, NaN where the data cannot say: all
@@ -36,29 +36,30 @@ def effects(deltas: Deltas) -> pd.DataFrame:
     binary = (table["kind"] == "binary").to_numpy()
     alone = binary & (m == n)
     known = (n > 0) & (alone | (m > 1))
-    none = np.zeros(len(n))
+    fallen, risen = (table[x].to_numpy(np.float64) for x in ("fallen", "risen"))
+    effect = np.where(alone, 1.0, _design_effect(deltas))
+    effect = np.where(binary, np.maximum(effect, 1.0), effect)
     with np.errstate(invalid="ignore", divide="ignore"):
-        robust = _cluster_error(deltas)
-        flat = ~(robust > _FLAT)
-        shift, error = paired.difference(lost, gained, n)
-        shift = np.where(alone, shift, table["mean"].to_numpy())
-        error = np.where(alone, error, np.where(flat, paired.difference(none, none, m)[1], robust))
-        tost = np.where(
-            alone,
-            paired.equivalence_p(lost, gained, n),
-            paired.tost_p(shift, error, df=np.maximum(m - 1, 1)),
-        )
-        low, high = paired.normal_interval(shift, error)
-        discordant = np.maximum(table["squares"].to_numpy(), 1.0) / n
-        margin = paired.smallest_margin(np.where(alone, discordant, error**2 * n), n)
-        mde = paired.detectable_shift(error)
-    again = np.flatnonzero(known & ~alone & ~flat)
-    for part, change, size in deltas.resampled(again):
-        low[again[part]], high[again[part]] = np.percentile(change / size, [2.5, 97.5], axis=0)
-    mde[alone] = paired.detectable_fall(n[alone], 2 * np.minimum(lost[alone], gained[alone]))
-    # few changed clusters make a small error, but the exact test needs some that change
-    grouped = binary & ~alone
+        tost = paired.equivalence_p(fallen, risen, n, effect=effect)
+        low, high = stats.difference_interval(fallen, risen, n, effect)
+        changed, whole = np.maximum((fallen + risen) / effect, 1.0), n / effect
+        margin = paired.smallest_margin(changed / whole, whole)
+        mde = paired.detectable_shift(np.sqrt(changed) / whole)
+    yes_or_no = known & binary
+    single, churn = (
+        np.rint(x[yes_or_no] / effect[yes_or_no]).astype(np.int64)
+        for x in (n, 2 * np.minimum(lost, gained))
+    )
+    mde[yes_or_no] = paired.detectable_fall(single, churn)
+    # few changed clusters make a small effect, but the exact test needs some that change
+    grouped = yes_or_no & ~alone
+    none = np.zeros(len(n), np.int64)
     mde[grouped] = np.maximum(mde[grouped], paired.detectable_fall(m[grouped], none[grouped]))
+    smooth = np.flatnonzero(known & ~binary & (2 * (lost + gained) > n))
+    if len(smooth):
+        error, low[smooth], high[smooth], tost[smooth] = _of_means(deltas, smooth)
+        margin[smooth] = paired.smallest_margin(error**2 * n[smooth], n[smooth])
+        mde[smooth] = paired.detectable_shift(error)
     p = np.where(binary & (n > 0), paired.mcnemar_p(lost, gained), np.nan)
     for i in np.flatnonzero(binary & ~alone):
         begin, end = np.searchsorted(deltas.line, [i, i + 1])
@@ -77,13 +78,48 @@ def effects(deltas: Deltas) -> pd.DataFrame:
     return found
 
 
-def _cluster_error(deltas: Deltas) -> FloatArray:
-    """Standard error of each mean change over independent clusters, shape (lines,).
+def _design_effect(deltas: Deltas) -> FloatArray:
+    """Of each mean change over its clusters, shape (lines,)."""
+    table = deltas.table
+    n, mean, fallen, risen, furthest = (
+        table[x].to_numpy(np.float64) for x in ("n", "mean", "fallen", "risen", "furthest")
+    )
 
-    Source: the sandwich estimator of a ratio of cluster totals, with m / (m - 1).
+    def total(values: FloatArray) -> FloatArray:
+        return np.bincount(deltas.line, weights=values, minlength=len(n)).astype(np.float64)
+
+    between = total((deltas.change - mean[deltas.line] * deltas.size) ** 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        size = total(deltas.size.astype(np.float64) ** 2) / n
+        return stats.design_effect(between, fallen + risen - n * mean**2, size, furthest**2)
+
+
+def _of_means(
+    deltas: Deltas, lines: IntArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Error, 95 % interval and equivalence p of mean changes, shape (len(lines),) each.
+
+    Student's by the cluster-robust error, and the bootstrap-t where that claims less.
     """
-    n, m, mean = (deltas.table[x].to_numpy(np.float64) for x in ("n", "clusters", "mean"))
+    from scipy.stats import t as student
+
+    mean = deltas.table["mean"].to_numpy(np.float64)
     residual = deltas.change - mean[deltas.line] * deltas.size
-    total = np.bincount(deltas.line, weights=residual**2, minlength=len(n))
-    found: FloatArray = np.sqrt(total * m / (m - 1)) / n
-    return found
+    errors, freedom = stats.robust_error(residual, deltas.size, deltas.line, len(deltas.table))
+    error, middle = errors[lines], mean[lines]
+    margin = EQUIVALENCE_POINTS / 100
+    reach: FloatArray = np.asarray(student.ppf(0.975, freedom[lines]), np.float64)
+    low: FloatArray = middle - reach * error
+    high: FloatArray = middle + reach * error
+    p = paired.tost_p(middle, error, df=freedom[lines])
+    for part, weights, change, size in deltas.draws(lines):
+        drawn = stats.studentised(weights, change - middle[part] * size, size)
+        below, above = np.quantile(drawn, (0.025, 0.975), axis=0)
+        low[part] = np.minimum(low[part], middle[part] - above * error[part])
+        high[part] = np.maximum(high[part], middle[part] - below * error[part])
+        for beyond in (
+            drawn >= (middle[part] + margin) / error[part],
+            drawn <= (middle[part] - margin) / error[part],
+        ):
+            p[part] = np.maximum(p[part], beyond.mean(axis=0))
+    return error, low, high, p

@@ -35,11 +35,19 @@ class Ensemble:
     """Answers that some judge gave no label; they have none."""
 
 
+def with_clusters(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows; a prompt without a cluster (None, NaN) is its own."""
+    alone = "\0" + frame["prompt"].astype(str)
+    return frame.assign(cluster=frame["cluster"].where(frame["cluster"].notna(), alone))
+
+
 def _codes(labels: pd.DataFrame, judges: Sequence[str]) -> tuple[pd.DataFrame, Codes]:
     """Answers, and the place in `LABELS` of each judge's label of them; -1 where there is none."""
     import pandas as pd
 
-    known = labels.assign(code=pd.Categorical(labels["label"], categories=list(LABELS)).codes)
+    known = with_clusters(labels).assign(
+        code=pd.Categorical(labels["label"], categories=list(LABELS)).codes
+    )
     wide = known.pivot(index=ANSWER, columns="judge", values="code").reindex(columns=list(judges))
     codes = wide.fillna(-1).to_numpy(np.int64)
     return wide.index.to_frame(index=False), codes

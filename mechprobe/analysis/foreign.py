@@ -232,7 +232,9 @@ def _as_deltas(paired: Sequence[tuple[str, str, str, str, Delta]]) -> Deltas:
             "lost": one.lost,
             "gained": one.gained,
             "mean": ((one.after_count or 0) - (one.before_count or 0)) / (one.n or 1),
-            "squares": float((one.lost or 0) + (one.gained or 0)),
+            "fallen": float(one.lost or 0),
+            "risen": float(one.gained or 0),
+            "furthest": 1.0,
         }
         for model, cell, measure, name, one in paired
     ]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechprobe import stats
+from mechprobe.analysis.ensemble import with_clusters
 from mechprobe.analysis.regimes import DIVERGENCE
 
 if TYPE_CHECKING:
@@ -88,14 +89,16 @@ def compare_instruments(
     a, b = (both[name].to_numpy(np.int64) for name in ("value", "value_second"))
     cells = both[["model", "cell"]].astype(str).assign(n=1, agree=a == b, first=a, second=b)
     of_cell = cells.groupby(["model", "cell"], sort=False).sum().astype(int).reset_index()
-    of, names = pd.factorize(both["cluster"], sort=True)
+    of, names = pd.factorize(with_clusters(both)["cluster"], sort=True)
     table = np.zeros((len(names), 4))
     np.add.at(table, (of, 2 * a + b), 1)
     drawn = _resample(table, resamples, seed)
     whole = table.sum(axis=0)
     kappa = float(_kappa(whole[None])[0])
     share = float((whole[0] + whole[3]) / whole.sum())
-    of_share = _bounds((drawn[:, 0] + drawn[:, 3]) / drawn.sum(axis=1))
+    agreed = stats.share_estimate(a == b, clusters=of)
+    assert agreed is not None
+    of_share = (agreed.low, agreed.high)
     of_kappa = _bounds(_kappa(drawn)) if np.isfinite(kappa) else None
     if share == 1:
         bound, _ = stats.wilson(len(names), len(names))

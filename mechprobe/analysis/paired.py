@@ -12,6 +12,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mechprobe import stats
+
 FloatArray = NDArray[np.float64]
 CONFIDENCE = 0.95
 ALPHA = 0.05
@@ -63,38 +65,13 @@ def sign_flip_p(nets: ArrayLike) -> float:
     return min(1.0, float(mass[np.abs(sums) >= abs(int(given.sum()))].sum()))
 
 
-def difference(lost: ArrayLike, gained: ArrayLike, n: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Adjusted paired difference of proportions and its standard error.
-
-    Half a prompt is added to each of the four classes, so that the error does not vanish where
-    nothing changed and the interval keeps its level at small counts.
-
-    Source: Agresti and Min, Statistics in Medicine 24 (2005) 729-740.
-    """
-    b, c = np.asarray(lost, np.float64) + 0.5, np.asarray(gained, np.float64) + 0.5
-    m = np.asarray(n, np.float64) + 2
-    shift = (c - b) / m
-    return shift, np.sqrt((b + c) / m - shift**2) / np.sqrt(m)
-
-
-def normal_interval(
-    shift: ArrayLike, error: ArrayLike, confidence: float = CONFIDENCE
-) -> tuple[FloatArray, FloatArray]:
-    """A difference give or take its normal error, within [-1, 1]."""
-    from scipy.stats import norm
-
-    middle = np.asarray(shift, np.float64)
-    reach = norm.ppf((1 + confidence) / 2) * np.asarray(error, np.float64)
-    return np.maximum(middle - reach, -1.0), np.minimum(middle + reach, 1.0)
-
-
 def tost_p(
     shift: ArrayLike,
     error: ArrayLike,
     margin: float = EQUIVALENCE_POINTS / 100,
     df: ArrayLike = np.inf,
 ) -> FloatArray:
-    """Two one-sided tests that a difference lies within ±margin; small p means equivalent.
+    """Two one-sided tests that a mean difference lies within ±margin; small p means equivalent.
 
     Args:
         shift: The difference.
@@ -112,45 +89,48 @@ def tost_p(
 
 
 def equivalence_p(
-    lost: ArrayLike, gained: ArrayLike, n: ArrayLike, margin: float = EQUIVALENCE_POINTS / 100
+    lost: ArrayLike,
+    gained: ArrayLike,
+    n: ArrayLike,
+    margin: float = EQUIVALENCE_POINTS / 100,
+    effect: ArrayLike = 1.0,
 ) -> FloatArray:
     """Two one-sided score tests that paired shares differ by less than ±margin.
 
     The error is that of the margin itself, not of the data: few changed prompts, all in one
-    direction, make the data's own error too small.
+    direction, make the data's own error too small. Clusters never make a claim easier: the score
+    is divided by the root of their design effect.
 
-    Source: Tango, Statistics in Medicine 17 (1998) 891-908; Liu et al., ibid. 21 (2002) 231-245.
+    Args:
+        lost: Prompts that went from 1 to 0; for scores, what all that fell lost.
+        gained: The opposite.
+        n: Prompts.
+        margin: As a share.
+        effect: `stats.design_effect` of the change over clusters.
+
+    Source: Tango, Statistics in Medicine 17 (1998) 891-908; Liu et al., ibid. 21 (2002) 231-245;
+        the score over its design effect: Rao and Scott 1992.
     """
-    b, c, m = (np.asarray(x, np.float64) for x in (lost, gained, n))
-    found: FloatArray = np.maximum(_below(b, c, m, margin), _below(c, b, m, margin))
-    return found
-
-
-def _below(b: FloatArray, c: FloatArray, n: FloatArray, margin: float) -> FloatArray:
-    """P of so few in b beyond c if the true excess were the margin, by the restricted estimate."""
     from scipy.stats import norm
 
-    linear = (2 * n - b + c) * margin - b - c
-    constant = -c * margin * (1 - margin)
-    other = (np.sqrt(linear**2 - 8 * n * constant) - linear) / (4 * n)
-    error = np.sqrt(n * (2 * other + margin * (1 - margin)))
-    found: FloatArray = norm.cdf((b - c - n * margin) / error)
+    b, c, root = (np.asarray(x, np.float64) for x in (lost, gained, np.sqrt(effect)))
+    down, up = (stats.difference_score(x, y, n, margin) for x, y in ((b, c), (c, b)))
+    found: FloatArray = norm.cdf(np.maximum(down, up) / root)
     return found
 
 
-def smallest_margin(variance: ArrayLike, n: ArrayLike, power: float = POWER) -> FloatArray:
+def smallest_margin(discordance: ArrayLike, n: ArrayLike, power: float = POWER) -> FloatArray:
     """The smallest ±margin that TOST at 5 % shows with this power where nothing changed.
 
     Args:
-        variance: Of one prompt's difference: the share of discordant prompts for yes-or-no
-            outcomes.
-        n: Prompts.
+        discordance: Share of prompts that differ, half of them each way.
+        n: Prompts; those of clusters count by their design effect.
         power: Of the test.
 
     Returns:
-        (z(0.95) + z((1 + power) / 2)) · sqrt(variance / n), on the scale of the difference.
+        (z(0.95) + z((1 + power) / 2)) · sqrt(discordance / n), on the scale of the difference.
     """
-    reach: FloatArray = _tost_reach(power) * np.sqrt(np.asarray(variance) / np.asarray(n))
+    reach: FloatArray = _tost_reach(power) * np.sqrt(np.asarray(discordance) / np.asarray(n))
     return reach
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mechprobe import stats
-from mechprobe.analysis.ensemble import ANSWER, LABELS
+from mechprobe.analysis.ensemble import ANSWER, LABELS, with_clusters
 from mechprobe.analysis.flips import Counts, flipping, stability, unstable
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def tally(verdicts: pd.DataFrame, samples: Mapping[float, int]) -> pd.DataFrame:
     import pandas as pd
 
     assert set(ANSWER) <= set(verdicts.columns)
+    verdicts = with_clusters(verdicts)
     labels = pd.Categorical(verdicts["label"], categories=list(LABELS))
     votes = pd.get_dummies(pd.Series(labels, index=verdicts.index)).astype(np.int64)
     votes.columns = pd.Index(LABELS)
@@ -67,7 +68,7 @@ def counts_of(table: pd.DataFrame) -> Counts:
 
 
 def share_of_samples(hits: ArrayLike, totals: ArrayLike, clusters: ArrayLike) -> Interval:
-    """A share over samples, with the interval that resamples clusters of prompts.
+    """A share over samples, with its interval over clusters of prompts.
 
     Args:
         hits: Samples that count, per prompt, shape (n,).
@@ -83,23 +84,13 @@ def share_of_samples(hits: ArrayLike, totals: ArrayLike, clusters: ArrayLike) ->
 
 
 def mean_of(values: ArrayLike, clusters: ArrayLike) -> Interval:
-    """A mean of numbers in [0, 1] with its cluster-bootstrap interval; NaN are left out.
-
-    Where clusters do not differ at all the bootstrap knows no error: the interval is then Wilson's
-    for as many values as there are clusters.
-    """
-    given, names = np.asarray(values, np.float64), np.asarray(clusters, object)
+    """A mean of numbers in [0, 1] with its interval over clusters; NaN are left out."""
+    given = np.asarray(values, np.float64)
     kept = ~np.isnan(given)
-    numbers, own = given[kept], [str(name) for name in names[kept]]
-    if not len(numbers):
+    found = stats.share_estimate(given[kept], clusters=np.asarray(clusters, object)[kept].tolist())
+    if found is None:
         return Interval(None, None, None, 0)
-    mean = float(numbers.mean())
-    found = stats.mean_estimate(numbers, clusters=own)
-    if found is not None and found.low < found.high:
-        return Interval(mean, found.low, found.high, len(numbers))
-    groups = len(set(own))
-    low, high = stats.wilson(mean * groups, groups)  # type: ignore[arg-type]
-    return Interval(mean, low, high, len(numbers))
+    return Interval(found.value, found.low, found.high, found.n)
 
 
 def points(

@@ -49,10 +49,9 @@ def kappa_estimate(
     Source: Cohen 1960.
     """
     names = sorted({*first, *second})
-    own = list(range(len(first))) if clusters is None else list(clusters)
-    if not len(first) == len(second) == len(own):
-        raise ValueError(f"{len(first)} and {len(second)} labels, {len(own)} clusters")
-    _, which = np.unique(own, return_inverse=True)
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} labels")
+    which = stats.cluster_codes(clusters, len(first))
     a, b = (np.array([names.index(label) for label in side], np.int64) for side in (first, second))
     if len(set(which)) < 2 or min(len(set(first)), len(set(second))) < 2:
         return None
@@ -94,7 +93,7 @@ class Agreement:
     missing: int
     """Items that only one of them gave a label, or neither."""
     share: Rate
-    """Equal labels, UNCLEAR among them. Its interval takes items as independent."""
+    """Equal labels, UNCLEAR among them."""
     kappa: Estimate | None
     """Over FULL_REFUSAL, PARTIAL_REFUSAL and COMPLIANCE."""
     kappa_all: Estimate | None
@@ -128,11 +127,11 @@ def agreement(pairs: Sequence[Pair], *, resamples: int = 2000, seed: int = 0) ->
         clusters = [pair[0].cluster for pair in some]
         return kappa_estimate(a, b, clusters=clusters, resamples=resamples, seed=seed)
 
-    same = sum(a.label == b.label for a, b in both)
+    same = Rate.among([a.label == b.label for a, b in both], [a.cluster or a.id for a, _ in both])
     return Agreement(
         len(both),
         len(pairs) - len(both),
-        Rate.of(same, len(both)),
+        same,
         kappa(clear, lambda one: str(one.label)),
         kappa(both, lambda one: str(one.label)),
         kappa(clear, lambda one: str(one.label in REFUSALS)),

@@ -8,7 +8,7 @@ is known of those two. The uncorrected figure always stands beside it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -17,7 +17,15 @@ from mechprobe.behavior.judges.base import REFUSALS, Judgement, refuses
 from mechprobe.behavior.rate import Rate
 from mechprobe.behavior.refusal import RefusalLabel
 from mechprobe.errors import JudgeError
-from mechprobe.stats import Estimate, FloatArray
+from mechprobe.stats import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRate(Rate):
+    """Sensitivity or specificity; labelled items of one cluster count together."""
+
+    effective: float = 0.0
+    """Independent items that would tell as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +61,26 @@ def judge_error(judgements: Iterable[Judgement], truth: Mapping[Key, RefusalLabe
     Raises:
         JudgeError: None of the labelled items was judged.
     """
-    seen = {one.key: one.label for one in judgements if refuses(one.label) is not None}
+    seen = {one.key: one for one in judgements if refuses(one.label) is not None}
     known = [
-        (label in REFUSALS, seen[key] in REFUSALS) for key, label in truth.items() if key in seen
+        (label in REFUSALS, seen[key].label in REFUSALS, seen[key].cluster or key[2])
+        for key, label in truth.items()
+        if key in seen
     ]
     if truth and not known:
         raise JudgeError(
             "none of the labelled items was judged; their task, row, id and sample must be those "
             "of the judgements"
         )
-    hits = [said for true, said in known if true]
-    rejections = [not said for true, said in known if not true]
-    return ErrorRates(
-        Rate.of(sum(hits), len(hits)),
-        Rate.of(sum(rejections), len(rejections)),
-        len(truth) - len(known),
-    )
+    hits = [(said, cluster) for true, said, cluster in known if true]
+    rejections = [(not said, cluster) for true, said, cluster in known if not true]
+    return ErrorRates(_rate(hits), _rate(rejections), len(truth) - len(known))
+
+
+def _rate(read: list[tuple[bool, str]]) -> ErrorRate:
+    right, clusters = [one for one, _ in read], [cluster for _, cluster in read]
+    size = stats.effective_size(right, clusters) if read else 0.0
+    return ErrorRate(**asdict(Rate.among(right, clusters)), effective=size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,33 +102,38 @@ def corrected_rate(
 ) -> CorrectedRate:
     """The rate of refusals corrected for the judge's error: (r + sp - 1) / (se + sp - 1).
 
-    The interval is that of a bootstrap that redraws all three: r from resampled clusters, se and
-    sp from their Beta(k + 1/2, n - k + 1/2), so that a judge without a mistake among few labelled
-    items is not taken for a perfect one. A rate that the judge's own mistakes alone would exceed
-    is corrected to 0 (or 1); the labelled items then describe it badly, and its interval reaches
-    at least to the end of the uncorrected one.
+    The interval is that of draws of all three from their Beta(k + 1/2, n - k + 1/2), so that a
+    judge without a mistake among few labelled items is not taken for a perfect one; items of one
+    cluster count together (`stats.effective_size`). A rate that the judge's own mistakes alone
+    would exceed is corrected to 0 (or 1); the labelled items then describe it badly, and its
+    interval reaches at least to the end of the uncorrected one.
 
     Args:
         refuses: The judge's reading of each item.
         error: Of this judge.
-        clusters: Items resampled together; None makes each its own.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        clusters: To which cluster each item belongs; None makes each its own.
+        resamples: How many draws.
+        seed: Of the draws.
 
     Source: Rogan and Gladen 1978.
     """
     x = np.asarray(refuses, np.float64)
-    uncorrected = _plain(x, clusters, seed)
+    uncorrected = stats.share_estimate(x, clusters=clusters)
     youden = error.youden
     if uncorrected is None or youden is None or youden <= 0:
         return CorrectedRate(uncorrected, None)
     assert error.sensitivity.rate is not None
     assert error.specificity.rate is not None
     rng = np.random.default_rng(seed)
-    rates = _resampled(x, clusters, resamples, rng)
-    se, sp = (
-        rng.beta(rate.count + 0.5, rate.n - rate.count + 0.5, resamples)
-        for rate in (error.sensitivity, error.specificity)
+    rates, se, sp = (
+        rng.beta(share * n + 0.5, (1 - share) * n + 0.5, resamples)
+        for share, n in (
+            (uncorrected.value, stats.effective_size(x, clusters)),
+            *(
+                (rate.rate or 0.0, rate.effective if isinstance(rate, ErrorRate) else rate.n)
+                for rate in (error.sensitivity, error.specificity)
+            ),
+        )
     )
     power = se + sp - 1
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -131,30 +148,3 @@ def corrected_rate(
     if raw > 1:
         low = min(low, uncorrected.low)
     return CorrectedRate(uncorrected, Estimate(value, min(low, value), max(high, value), len(x)))
-
-
-def _plain(x: FloatArray, clusters: Sequence[str] | None, seed: int) -> Estimate | None:
-    """The rate itself; Wilson's interval over clusters where all are alike."""
-    found = stats.mean_estimate(x, clusters=clusters, seed=seed)
-    if found is None or found.low < found.high:
-        return found
-    n = len(x) if clusters is None else len(set(clusters))
-    return Estimate(found.value, *stats.wilson(round(found.value * n), n), found.n)
-
-
-def _resampled(
-    x: FloatArray, clusters: Sequence[str] | None, resamples: int, rng: np.random.Generator
-) -> FloatArray:
-    """Means of resampled clusters, shape (resamples,)."""
-    own = np.arange(len(x)) if clusters is None else np.asarray(clusters)
-    _, which = np.unique(own, return_inverse=True)
-    counts, sums = np.bincount(which), np.bincount(which, weights=x)
-    n = len(counts)
-    if np.ptp(sums / counts) == 0:  # nothing varies, so that resampling would know no error
-        k = float(x.mean()) * n
-        return rng.beta(k + 0.5, n - k + 0.5, resamples)
-    found = np.empty(resamples)
-    for i in range(resamples):
-        chosen = rng.integers(0, n, n)
-        found[i] = sums[chosen].sum() / counts[chosen].sum()
-    return found

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from mechprobe import stats
+from mechprobe.stats import Clusters
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,25 @@ class Rate:
         """The rate of `count` among `n`; the interval comes from `mechprobe.stats.wilson`."""
         low, high = stats.wilson(count, n)
         return cls(n, count, count / n if n else None, low, high, unread)
+
+    @classmethod
+    def among(
+        cls,
+        outcomes: Sequence[Any] | NDArray[Any],
+        clusters: Clusters | None = None,
+        *,
+        unread: int = 0,
+    ) -> Rate:
+        """The rate of true outcomes; prompts of one cluster count together.
+
+        Args:
+            outcomes: True or false of each prompt, or 1 and 0.
+            clusters: To which cluster each prompt belongs; None makes each its own.
+            unread: Answers that are not among them.
+        """
+        found = stats.share_estimate([float(one) for one in outcomes], clusters=clusters)
+        rate = cls.of(sum(bool(one) for one in outcomes), len(outcomes), unread=unread)
+        return rate if found is None else replace(rate, low=found.low, high=found.high)
 
     def __str__(self) -> str:
         """For a table: `41.2 % [33.0, 49.8] (56/136)`."""

@@ -183,12 +183,18 @@ def instrument_digests() -> dict[str, str]:
     return {name: _REGISTRY[name].digest for name in instrument_names()}
 
 
-def refusal_rate(texts: Iterable[str], instrument: str | Instrument = "hard") -> Rate:
+def refusal_rate(
+    texts: Iterable[str],
+    instrument: str | Instrument = "hard",
+    *,
+    clusters: Sequence[Any] | None = None,
+) -> Rate:
     """Share of answers that refuse, as one instrument reads them.
 
     Args:
         texts: Answers, as generated.
         instrument: Its name, or the instrument.
+        clusters: To which cluster each answer's prompt belongs; None makes each its own.
 
     Returns:
         The rate with its Wilson interval; answers cut off while thinking are left out of `n` and
@@ -199,9 +205,13 @@ def refusal_rate(texts: Iterable[str], instrument: str | Instrument = "hard") ->
     """
     reader = get_instrument(instrument) if isinstance(instrument, str) else instrument
     answers = list(texts)
-    readable = [text for text in answers if not is_unread(text)]
-    count = sum(map(reader, readable))
-    return Rate.of(count, len(readable), unread=len(answers) - len(readable))
+    names = [None] * len(answers) if clusters is None else clusters
+    readable = [
+        (text, name) for text, name in zip(answers, names, strict=True) if not is_unread(text)
+    ]
+    refused = [reader(text) for text, _ in readable]
+    together = [name for _, name in readable]
+    return Rate.among(refused, together, unread=len(answers) - len(readable))
 
 
 def _rules() -> list[str]:

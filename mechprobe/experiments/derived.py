@@ -13,7 +13,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 _RATES = (
-    "stats.py",
+    "stats",
     "behavior/rate.py",
     "behavior/refusal.py",
     "behavior/refusal_lists.py",

@@ -15,7 +15,6 @@ from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.run_rows import (
     AnswerRow,
     ChoiceRow,
-    PromptRow,
     RefusalRow,
     TaskRow,
     flags,
@@ -23,6 +22,7 @@ from mechprobe.experiments.run_rows import (
     read_typed,
 )
 from mechprobe.experiments.rundir import RunDirectory, explained
+from mechprobe.experiments.summary import refusal_clusters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ def read_frames(path: Path, instrument: str | None = None) -> RunFrames:
             folder = run.cell(who["model"], who["cell"])
             known = read_facts(folder) if folder in there and folder.is_dir() else {}
             if who["model"] not in clusters:
-                clusters[who["model"]] = _clusters(run.prompts(who["model"]))
+                clusters[who["model"]] = refusal_clusters(run.prompts(who["model"]))
             absent |= known.get("not_measured") or {}
             found = list(_outcomes(folder, known, clusters[who["model"]]))
             part = pd.DataFrame(found, columns=list(OUTCOME))
@@ -144,13 +144,6 @@ def _who(row: Mapping[Any, Any], reference: bool) -> dict[str, Any]:
         "baseline": row["baseline"],
         "reference": reference,
     }
-
-
-def _clusters(path: Path) -> dict[str, str]:
-    """Of each prompt of the refusal task, the group of prompts that it belongs to."""
-    rows = read_typed(path, PromptRow) if path.exists() else []
-    mine = [row for row in rows if row["set"] == "refusal"]
-    return {row["id"]: str(row.get("cluster") or row["id"]) for row in mine}
 
 
 def _outcomes(

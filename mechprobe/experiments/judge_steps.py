@@ -84,9 +84,10 @@ def labelled_answers(files: Iterable[Path], n: int) -> dict[str, Any] | None:
             continue
         by_request: dict[str, Any] = {"judge": found[0].judge}
         for request in dict.fromkeys(one.request for one in found):
-            labels = [one.label for one in found if one.request == request]
+            mine = [one for one in found if one.request == request]
+            clusters = [one.cluster or one.id for one in mine]
             by_request[request] = {
-                word: asdict(Rate.of(labels.count(label), len(labels)))
+                word: asdict(Rate.among([one.label == label for one in mine], clusters))
                 for word, label in BEHAVIOURS.items()
                 if word != "refused"
             }

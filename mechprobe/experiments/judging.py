@@ -286,8 +286,10 @@ def refusal_rates(judgements: Sequence[Judgement]) -> dict[Group, RefusalRate]:
         groups[Group(one.judge, one.row, one.task, one.request)].append(one)
     found = {}
     for group, some in groups.items():
-        read = [said for one in some if (said := refuses(one.label)) is not None]
+        pairs = [(refuses(one.label), one.cluster or one.id) for one in some]
+        read = [(said, cluster) for said, cluster in pairs if said is not None]
         unread = sum(one.label is None for one in some)
-        rate = Rate.of(sum(read), len(read), unread=unread)
+        said, clusters = ([pair[k] for pair in read] for k in (0, 1))
+        rate = Rate.among(said, clusters, unread=unread)
         found[group] = RefusalRate(**asdict(rate), unclear=len(some) - len(read) - unread)
     return found

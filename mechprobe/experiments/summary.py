@@ -4,30 +4,54 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mechprobe.experiments.run_rows import PromptRow, read_typed
 from mechprobe.experiments.rundir import read_json, read_jsonl, write_json
 from mechprobe.experiments.spec import PROBE_NAMES
 from mechprobe.experiments.steps import Task
 
 
-def refusal_summary(rows: list[dict[str, Any]], instrument: str) -> dict[str, Any]:
-    """Refusal rates by label, as one instrument reads them; others stay in the scores file."""
+def refusal_clusters(path: Path) -> dict[str, str]:
+    """Of each prompt of the refusal task, by id, the group of prompts that it belongs to.
+
+    Args:
+        path: A model's prompts, as the run rendered them.
+    """
+    rows = read_typed(path, PromptRow) if path.exists() else []
+    mine = [row for row in rows if row["set"] == "refusal"]
+    return {row["id"]: str(row.get("cluster") or row["id"]) for row in mine}
+
+
+def refusal_summary(
+    rows: list[dict[str, Any]], instrument: str, clusters: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Refusal rates by label, as one instrument reads them; others stay in the scores file.
+
+    Args:
+        rows: Scores, one per answer.
+        instrument: Its name.
+        clusters: By prompt id, what belongs together; without one a prompt is alone.
+    """
     from mechprobe.behavior.rate import Rate
 
     summary: dict[str, Any] = {"instrument": instrument, "prompts": rows[0]["prompts"]}
     for label in ("harmful", "harmless"):
         mine = [row for row in rows if row["label"] == label]
         readable = [row for row in mine if not row["unread"]]
-        count = sum(row[instrument] for row in readable)
-        summary[label] = asdict(Rate.of(count, len(readable), unread=len(mine) - len(readable)))
+        together = [(clusters or {}).get(row["id"], row["id"]) for row in readable]
+        said = [row[instrument] for row in readable]
+        rate = Rate.among(said, together, unread=len(mine) - len(readable))
+        summary[label] = asdict(rate)
     # of a broken text ("Sure. First pink, then I can't…") there is no truth to agree with
     decided = [r for r in rows if r.get("oracle") in ("refused", "complied") and not r["unread"]]
     if decided:
-        same = sum(row[instrument] == (row["oracle"] == "refused") for row in decided)
-        summary["oracle_agreement"] = asdict(Rate.of(same, len(decided)))
+        same = [row[instrument] == (row["oracle"] == "refused") for row in decided]
+        together = [(clusters or {}).get(row["id"], row["id"]) for row in decided]
+        summary["oracle_agreement"] = asdict(Rate.among(same, together))
     return summary
 
 
@@ -70,7 +94,11 @@ def summarise_cell(task: Task) -> None:
     content["checkpoint"] = read_json(file("checkpoint.json")) if ok("checkpoint") else None
     instrument = task.step.params["instrument"]
     content["refusal"] = (
-        refusal_summary(read_jsonl(file("scores/refusal.jsonl")), instrument)
+        refusal_summary(
+            read_jsonl(file("scores/refusal.jsonl")),
+            instrument,
+            refusal_clusters(task.run.prompts(cell["model"])),
+        )
         if ok("score-refusal")
         else None
     )

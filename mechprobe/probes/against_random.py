@@ -7,9 +7,13 @@ the spread between the draws belongs into the interval, and the p belongs to tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from mechprobe import stats
 from mechprobe.errors import SpecError
 from mechprobe.stats import PairedShift
 
@@ -28,7 +32,9 @@ def settled(after: FloatArray, before: FloatArray) -> FloatArray:
     return before if float(np.abs(after - before).max()) < ROUNDING else after
 
 
-def excess_over_random(chosen: FloatArray, random: FloatArray) -> tuple[PairedShift, float | None]:
+def excess_over_random(
+    chosen: FloatArray, random: FloatArray, clusters: Sequence[Any] | None = None
+) -> tuple[PairedShift, float | None]:
     """Mean over prompts of the chosen set minus the mean of the random sets.
 
     The squared standard error has two parts. Between prompts: s²(chosen - mean of the draws) / n.
@@ -38,23 +44,30 @@ def excess_over_random(chosen: FloatArray, random: FloatArray) -> tuple[PairedSh
     the interaction mean square / n. Degrees of freedom after Satterthwaite (1946); t interval at
     95 % and two-sided p: the interval excludes 0 exactly where p < 0.05.
 
+    Prompts of one cluster count as one, which returns their mean times its share of the prompts.
+
     Where no draw differs from the chosen set by more than `ROUNDING` on any prompt, what differs is
     the order of summation: the difference is 0 and there is no p.
 
     Args:
         chosen: By prompt, in nats, shape (n,).
         random: By draw and prompt, shape (k, n).
+        clusters: To which cluster each prompt belongs; None makes each its own.
 
     Raises:
         SpecError: Fewer than two prompts or two draws, which have no spread.
     """
     from scipy.stats import t
 
+    own = stats.cluster_codes(clusters, len(chosen))
+    groups = int(own.max(initial=-1)) + 1
+    shared = np.eye(groups)[own] * (groups / max(len(own), 1))
+    n, chosen, random = len(own), chosen @ shared, random @ shared
     draws, prompts = random.shape
     if min(draws, prompts) < 2:
         raise SpecError(f"patching: {draws} random draws on {prompts} prompts; take 2 at least")
     if float(np.abs(chosen - random).max()) < ROUNDING:
-        return PairedShift(0.0, 0.0, 0.0, prompts, float(random.mean()), None), None
+        return PairedShift(0.0, 0.0, 0.0, n, float(random.mean()), None), None
     differences = chosen - random.mean(axis=0)
     value = float(differences.mean())
     spread = float(differences.std(ddof=1))
@@ -79,4 +92,4 @@ def excess_over_random(chosen: FloatArray, random: FloatArray) -> tuple[PairedSh
         low, high = value - half, value + half
         p = float(2 * t.sf(abs(value) / error, freedom))
     effect = value / spread if spread > 0 else None
-    return PairedShift(value, low, high, prompts, float(random.mean()), effect), p
+    return PairedShift(value, low, high, n, float(random.mean()), effect), p

@@ -253,6 +253,7 @@ def probe_direction(
         place=setup.place,
         scores=scores,
         twins=setup.twins,
+        clusters=setup.clusters,
         study=setup.study,
     )
     if setup.causal and not setup.study and result.direction.norm > 0:
@@ -261,6 +262,7 @@ def probe_direction(
                 checkpoint,
                 result.direction,
                 *(setup.prompts[name] for name in EVALUATE),
+                clusters=setup.clusters,
                 instrument=setup.instrument,
                 max_new_tokens=setup.max_new_tokens,
                 seed=setup.seed,
@@ -296,6 +298,7 @@ def probe_neurons(
                     setup.prompts[EVALUATE[0]],
                     seen,
                     tokens.ids,
+                    clusters=setup.clusters.get(EVALUATE[0]),
                     seed=setup.seed,
                 )
             folder.add_tokens("interventional, patching", count.tokens)

@@ -201,7 +201,7 @@ def measure(
             other = None
             if baseline is not None and baseline_refusals:
                 other = _refusal_probability(baseline, baseline_refusals, tokens), baseline_refusals
-            refusal = refusal_calibration(mine, refusals, other)
+            refusal = refusal_calibration(mine, refusals, other, clusters=groups)
             if refusal is None:
                 missing.append("refusal calibration: fewer than two answers could be read")
             elif refusal.predicted.auroc is None:
@@ -257,7 +257,12 @@ def _first_token(
             other.append(first_token_shape(reference))
     found = {name: np.concatenate([part[name] for part in mine]) for name in mine[0]}
     before = {name: np.concatenate([part[name] for part in other]) for name in mine[0] if other}
-    means = {name: stats.mean_estimate(found[name], clusters=clusters) for name in SHAPE}
+    means = {
+        name: stats.mean_estimate(found[name], clusters=clusters)
+        if name == "logit_range"
+        else stats.share_estimate(found[name], clusters=clusters)
+        for name in SHAPE
+    }
     per_prompt = {"top1": tuple(found["top1"].tolist())}
     if before:
         per_prompt["baseline_top1"] = tuple(before["top1"].tolist())
@@ -271,7 +276,12 @@ def _first_token(
         if before
         else None,
         shifts={
-            name: stats.paired_shift(found[name], before[name], clusters=clusters)
+            name: stats.paired_shift(
+                found[name],
+                before[name],
+                clusters=clusters,
+                most=None if name == "logit_range" else 1.0,
+            )
             for name in SHAPE
             if before
         },

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,7 @@ def measure(
     twins: Twins = (),
     dimensions: int = DIMENSIONS,
     causal: CausalCheck | None = None,
+    clusters: Mapping[str, Sequence[Any]] | None = None,
     study: bool = False,
 ) -> RefusalDirectionResult:
     """Fit the direction on one split and measure it on another.
@@ -70,6 +72,7 @@ def measure(
         twins: Rows of the fitting prompts that belong together.
         dimensions: k of the refusal subspaces.
         causal: From `causal_check` on this cell.
+        clusters: By prompt set, which prompts belong together; twins do across sets.
         study: As arXiv 2606.10154: fitted and compared on the evaluation prompts.
 
     Raises:
@@ -110,7 +113,7 @@ def measure(
     if study:
         missing.append("separability, subspaces, selection: not part of the study mode")
     else:
-        sides = _separabilities(cell, own, before, missing)
+        sides = _separabilities(cell, own, before, clusters or {}, missing)
     if not study and refusal_ids is None:
         missing.append("fitting prompts by their refusal score: no refusal tokens, all were used")
     if scores is not None and scores.selection is None:
@@ -163,13 +166,19 @@ def _compare(
 
 
 def _separabilities(
-    cell: Observation, own: RefusalDirection, before: RefusalDirection | None, missing: list[str]
+    cell: Observation,
+    own: RefusalDirection,
+    before: RefusalDirection | None,
+    clusters: Mapping[str, Sequence[Any]],
+    missing: list[str],
 ) -> dict[str, Separability | None]:
+    sets = [clusters.get(f"evaluate/{label}") for label in LABELS]
+    together = None if sets[0] is None or sets[1] is None else (sets[0], sets[1])
     point = f"blocks.{own.layer}.hook_resid_pre"
     a, b = (cell.values(f"evaluate/{label}", point, (own.position,))[:, 0] for label in LABELS)
     found: dict[str, Separability | None] = {"own": None, "baseline": None}
     if own.norm > 0:
-        found["own"] = separate(a, b, own.vector.astype(np.float64), own.centre, "own")
+        found["own"] = separate(a, b, own.vector.astype(np.float64), own.centre, "own", together)
     else:
         missing.append("separability: harmful and harmless prompts do not differ at this place")
     if before is None:
@@ -181,7 +190,7 @@ def _separabilities(
             f"{before.position}, layer {before.layer}"
         )
     elif float(np.linalg.norm(other)) > 0:
-        found["baseline"] = separate(a, b, other, before.centre, "baseline")
+        found["baseline"] = separate(a, b, other, before.centre, "baseline", together)
     return found
 
 

@@ -184,7 +184,7 @@ def _prompt_set(
         shift=shift("entropy"),
         kl=mean("kl"),
         kl_max=float(columns["kl"].max()) if len(columns.get("kl", ())) else None,
-        flips=None if flips is None else Rate.of(int(flips.sum()), len(flips)),
+        flips=None if flips is None else Rate.among(flips.tolist(), together),
         log_odds=mean("log_odds"),
         log_odds_shift=shift("log_odds"),
         per_prompt={name: tuple(values.tolist()) for name, values in columns.items()},

@@ -174,34 +174,34 @@ def labelled_calibration(
     if top is None:
         return None
 
-    def mean(name: str) -> Estimate | None:
-        return stats.mean_estimate(getattr(scores, name), clusters=clusters, seed=seed)
-
-    def shift(name: str) -> PairedShift | None:
+    def shift(name: str, most: float | None = 1.0) -> PairedShift | None:
         if baseline is None:
             return None
         mine, other = (np.asarray(getattr(s, name), np.float64) for s in (scores, baseline))
-        return stats.paired_shift(mine, other, clusters=clusters, seed=seed)
+        return stats.paired_shift(mine, other, clusters=clusters, most=most, seed=seed)
 
     return LabelledCalibration(
         options=scores.logprobs.shape[1],
         top=top,
         accuracy=top.outcome,
-        brier=mean("brier"),
-        nll=mean("nll"),
-        true_answer=mean("true_probability"),
+        brier=stats.share_estimate(scores.brier, clusters=clusters, bounds=(0.0, 2.0)),
+        nll=stats.mean_estimate(scores.nll, clusters=clusters, seed=seed),
+        true_answer=stats.share_estimate(scores.true_probability, clusters=clusters),
         baseline=None
         if baseline is None
         else reliability(baseline.confidence, baseline.correct, clusters=clusters, seed=seed),
         true_answer_shift=shift("true_probability"),
         confidence_shift=shift("confidence"),
         accuracy_shift=shift("correct"),
-        nll_shift=shift("nll"),
-        brier_shift=shift("brier"),
+        nll_shift=shift("nll", None),
+        brier_shift=shift("brier", 2.0),
         ece_shift=None
         if baseline is None
         else ece_shift(
-            (scores.confidence, scores.correct), (baseline.confidence, baseline.correct), seed=seed
+            (scores.confidence, scores.correct),
+            (baseline.confidence, baseline.correct),
+            clusters=clusters,
+            seed=seed,
         ),
         prompts=scores.prompts,
     )
@@ -212,6 +212,7 @@ def refusal_calibration(
     refusals: Mapping[str, Refusals],
     baseline: tuple[Mapping[str, ArrayLike], Mapping[str, Refusals]] | None = None,
     *,
+    clusters: Mapping[str, Sequence[Any]] | None = None,
     seed: int = 0,
 ) -> RefusalCalibration | None:
     """Hold first-token refusal probabilities against the refusals of the generated texts.
@@ -220,6 +221,7 @@ def refusal_calibration(
         probability: By prompt set, total probability of the refusal tokens, shape (n,).
         refusals: By prompt set, how the same model answered the same prompts.
         baseline: The same two of the baseline.
+        clusters: By prompt set, which prompts belong together; twins do across sets.
         seed: Of everything drawn.
 
     Returns:
@@ -231,14 +233,14 @@ def refusal_calibration(
     names = {r.instrument for side in (refusals, *(baseline or ())[1:]) for r in side.values()}
     if len(names) != 1:
         raise ParityError(f"refusals were read by {sorted(names)}; use one instrument for all")
-    p, y, unread = _readable(probability, refusals)
-    predicted = reliability(p, y, seed=seed)
+    p, y, own, unread = _readable(probability, refusals, clusters or {})
+    predicted = reliability(p, y, clusters=own, seed=seed)
     if predicted is None:
         return None
     other = None
     if baseline is not None:
-        q, z, _ = _readable(*baseline)
-        other = reliability(q, z, seed=seed)
+        q, z, own, _ = _readable(*baseline, clusters or {})
+        other = reliability(q, z, clusters=own, seed=seed)
     return RefusalCalibration(names.pop(), predicted, other, unread)
 
 
@@ -264,13 +266,20 @@ def ask(
 
 
 def _readable(
-    probability: Mapping[str, ArrayLike], refusals: Mapping[str, Refusals]
-) -> tuple[FloatArray, FloatArray, int]:
-    pairs = [
-        (p, refused)
+    probability: Mapping[str, ArrayLike],
+    refusals: Mapping[str, Refusals],
+    clusters: Mapping[str, Sequence[Any]],
+) -> tuple[FloatArray, FloatArray, list[Any], int]:
+    rows = [
+        (p, refused, cluster)
         for name, found in refusals.items()
-        for p, refused in zip(np.asarray(probability[name]), found.refused, strict=True)
+        for p, refused, cluster in zip(
+            np.asarray(probability[name]),
+            found.refused,
+            clusters.get(name, [None] * len(found.refused)),
+            strict=True,
+        )
     ]
-    read = [(p, refused) for p, refused in pairs if refused is not None]
-    p, y = np.array(read, np.float64).reshape(-1, 2).T
-    return p, y, len(pairs) - len(read)
+    read = [row for row in rows if row[1] is not None]
+    p, y = (np.array([row[k] for row in read], np.float64) for k in (0, 1))
+    return p, y, [cluster for _, _, cluster in read], len(rows) - len(read)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -91,6 +91,7 @@ def patch_back(
     cutoff: float = 0.05,
     draws: int = DRAWS,
     batch_size: int = 16,
+    clusters: Sequence[Any] | None = None,
     seed: int = 0,
 ) -> Patching | None:
     """Patch one kind of neuron and read the refusal log-odds.
@@ -104,6 +105,7 @@ def patch_back(
         cutoff: Share of safety neurons.
         draws: Random sets of matched neurons, 2 at least.
         batch_size: Prompts in memory at once.
+        clusters: To which cluster each prompt belongs; None makes each its own.
         seed: Of the draws.
 
     Returns:
@@ -151,9 +153,9 @@ def patch_back(
     cell = settled(returned({}), before)
 
     def shift_by(neurons: Mapping[str, IntArray | None]) -> PairedShift | None:
-        return stats.paired_shift(settled(returned(neurons), cell), cell)
+        return stats.paired_shift(settled(returned(neurons), cell), cell, clusters=clusters)
 
-    shift = stats.paired_shift(cell, before)
+    shift = stats.paired_shift(cell, before, clusters=clusters)
     whole = shift_by({each.point: np.flatnonzero(each.safety(cutoff)) for each in profiles})
     everything = shift_by({each.point: None for each in profiles})
     if shift is None or whole is None or everything is None:
@@ -189,10 +191,10 @@ def patch_back(
             for k in range(draws)
         ]
     )
-    excess, p = excess_over_random(matched - cell, random - cell)
+    excess, p = excess_over_random(matched - cell, random - cell, clusters)
     return replace(
         plain,
-        matched=stats.paired_shift(matched, cell),
+        matched=stats.paired_shift(matched, cell, clusters=clusters),
         random=tuple((random - cell).mean(axis=1).tolist()),
         excess=excess,
         p=p,

@@ -97,7 +97,7 @@ def reliability(
         probability: Stated, in [0, 1], shape (n,).
         outcome: Whether it came true, shape (n,).
         bins: Of the ECE and the diagram.
-        clusters: Which rows belong together.
+        clusters: Which rows belong together; None makes each its own.
         resamples: Of the test against sampling noise.
         seed: Of everything drawn.
 
@@ -108,15 +108,16 @@ def reliability(
         ValueError: The shapes differ, or a probability is outside [0, 1].
     """
     p, y = _checked(probability, outcome)
-    gap = stats.paired_shift(p, y, clusters=clusters, seed=seed)
-    mean = stats.mean_estimate(p, clusters=clusters, seed=seed)
-    brier = stats.mean_estimate((p - y) ** 2, clusters=clusters, seed=seed)
+    own = stats.cluster_codes(clusters, len(p))
+    gap = stats.paired_shift(p, y, clusters=own, most=1)
+    mean = stats.share_estimate(p, clusters=own)
+    brier = stats.share_estimate((p - y) ** 2, clusters=own)
     if gap is None or mean is None or brier is None:
         return None
     ece = expected_calibration_error(p, y, bins)
-    null = _calibrated_eces(p, bins, resamples, seed)
+    null = _calibrated_eces(p, y, own, bins, resamples, seed)
     return Reliability(
-        outcome=Rate.of(int(y.sum()), len(y)),
+        outcome=Rate.among(y, own),
         probability=mean,
         gap=gap,
         ece=ece,
@@ -125,11 +126,13 @@ def reliability(
         ece_limit=float(np.quantile(null, 0.95)),
         p_calibrated=float((1 + (null >= ece - 1e-12).sum()) / (1 + resamples)),
         brier=brier,
-        auroc=stats.auroc_estimate(p[y == 1], p[y == 0], seed=seed)
+        auroc=stats.auroc_estimate(
+            p[y == 1], p[y == 0], clusters=(own[y == 1].tolist(), own[y == 0].tolist())
+        )
         if min(y.sum(), (1 - y).sum()) >= MIN_OUTCOMES
         else None,
-        bins_width=_diagram(p, y, bins, "width"),
-        bins_mass=_diagram(p, y, bins, "mass"),
+        bins_width=_diagram(p, y, own, bins, "width"),
+        bins_mass=_diagram(p, y, own, bins, "mass"),
     )
 
 
@@ -157,41 +160,49 @@ def ece_shift(
     baseline: tuple[ArrayLike, ArrayLike],
     *,
     bins: int = BINS,
+    clusters: Any = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Estimate:
     """ECE of a cell minus its baseline's, with a percentile interval of a paired bootstrap.
 
+    Where no row differs the bootstrap knows no error. An ECE moves by no more than the share of the
+    rows that do, so that the interval is then that of no change in as many rows.
+
     Args:
         cell: Probabilities and outcomes, shape (n,) each.
         baseline: The same of the baseline, on the same rows.
         bins: Of equal width.
-        resamples: Of rows, the same rows on both sides.
+        clusters: Which rows belong together; None makes each its own.
+        resamples: Of clusters of rows, the same rows on both sides.
         seed: Of the bootstrap.
     """
-    from scipy.stats import bootstrap
-
     sides = []
     for probability, outcome in (cell, baseline):
         p, y = _checked(probability, outcome)
         sides.append(np.eye(bins)[_bin_of(p, bins, "width")] * (y - p)[:, None])
+    own = stats.cluster_codes(clusters, len(sides[0]))
+    groups, n = int(own.max()) + 1, len(own)
+    changes = np.abs(sides[0] - sides[1]).max(axis=1)
+    if not changes.any():
+        same = stats.share_estimate(changes, clusters=own, bounds=(-1.0, 1.0))
+        assert same is not None
+        return same
+    sums = np.zeros((2, groups, bins))
+    for total, side in zip(sums, sides, strict=True):
+        np.add.at(total, own, side)
+    size: FloatArray = np.bincount(own).astype(np.float64)
 
     def difference(rows: NDArray[np.int64], axis: int = -1) -> FloatArray:
-        eces = [np.abs(side[rows].sum(axis=-2)).sum(axis=-1) / rows.shape[-1] for side in sides]
+        cut = size[rows].sum(axis=-1)
+        eces = [np.abs(side[rows].sum(axis=-2)).sum(axis=-1) / cut for side in sums]
         found: FloatArray = eces[0] - eces[1]
         return found
 
-    rows = np.arange(len(sides[0]))
-    interval = bootstrap(
-        (rows,),
-        difference,
-        n_resamples=resamples,
-        method="percentile",
-        vectorized=True,
-        batch=128,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(float(difference(rows)), float(interval.low), float(interval.high), len(rows))
+    rows: Any = np.arange(groups)
+    value = float(difference(rows))
+    low, high = stats.bootstrap_interval((rows,), difference, resamples, seed, method="percentile")
+    return Estimate(value, low, high, n)
 
 
 def _checked(probability: ArrayLike, outcome: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -210,22 +221,36 @@ def _bin_of(p: FloatArray, bins: int, binning: Binning) -> NDArray[np.int64]:
     return np.searchsorted(inner, p, side="left").astype(np.int64)
 
 
-def _calibrated_eces(p: FloatArray, bins: int, resamples: int, seed: int) -> FloatArray:
-    """ECEs of outcomes that are drawn from the stated probabilities, shape (resamples,)."""
+def _calibrated_eces(
+    p: FloatArray, y: FloatArray, own: NDArray[np.int64], bins: int, resamples: int, seed: int
+) -> FloatArray:
+    """ECEs of outcomes that are drawn from the stated probabilities, shape (resamples,).
+
+    Rows of a cluster share the number that decides their outcomes as often as the design effect of
+    y - p says: with chance √ρ each, so that two of them share it with chance ρ.
+    """
     rng = np.random.default_rng(seed)
     member = np.eye(bins)[_bin_of(p, bins, "width")]
-    parts = [
-        np.abs(((rng.random((min(200, resamples - k), len(p))) < p) - p) @ member).sum(axis=1)
-        for k in range(0, resamples, 200)
-    ]
-    found: FloatArray = np.concatenate(parts) / len(p)
+    groups, n = int(own.max()) + 1, len(p)
+    shared = np.sqrt(stats.shared_variation(y - p, own))
+    parts = []
+    for k in range(0, resamples, 200):
+        rows = min(200, resamples - k)
+        drawn = rng.random((rows, n))
+        if shared > 0:
+            common = rng.random((rows, groups))[:, own]
+            drawn = np.where(rng.random((rows, n)) < shared, common, drawn)
+        parts.append(np.abs(((drawn < p) - p) @ member).sum(axis=1))
+    found: FloatArray = np.concatenate(parts) / n
     return found
 
 
-def _diagram(p: FloatArray, y: FloatArray, bins: int, kind: Binning) -> tuple[ReliabilityBin, ...]:
+def _diagram(
+    p: FloatArray, y: FloatArray, own: NDArray[np.int64], bins: int, kind: Binning
+) -> tuple[ReliabilityBin, ...]:
     which = _bin_of(p, bins, kind)
     return tuple(
-        ReliabilityBin(float(p[here].mean()), Rate.of(int(y[here].sum()), int(here.sum())))
+        ReliabilityBin(float(p[here].mean()), Rate.among(y[here], own[here]))
         for here in (which == k for k in range(bins))
         if here.any()
     )

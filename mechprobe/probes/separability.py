@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,7 @@ def separate(
     direction: FloatArray,
     centre: float,
     onto: Literal["own", "baseline"],
+    clusters: tuple[Sequence[Any], Sequence[Any]] | None = None,
 ) -> Separability:
     """Project activations, shape (n, width), onto a raw direction, shape (width,).
 
@@ -66,13 +68,15 @@ def separate(
         direction: Of any length but zero; half of it is the unit of the margins.
         centre: Projection half-way between the fitted means.
         onto: Whose direction it is.
+        clusters: Which prompts belong together: of the harmful and of the harmless ones; twins
+            share theirs.
     """
     length = float(np.linalg.norm(direction))
     a, b = (side @ (direction / length) for side in (harmful, harmless))
     return Separability(
         onto=onto,
-        auc=stats.auroc_estimate(a, b),
-        dprime=stats.dprime_estimate(a, b),
+        auc=stats.auroc_estimate(a, b, clusters=clusters),
+        dprime=stats.dprime_estimate(a, b, clusters=clusters),
         harmful_margins=tuple(((a - centre) / (length / 2)).tolist()),
         harmless_margins=tuple(((b - centre) / (length / 2)).tolist()),
     )

@@ -6,9 +6,9 @@ and of its length. Source of both interventions: Arditi et al. 2024 (arXiv 2406.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,11 +46,14 @@ def causal_check(
     harmful: EncodedPrompts,
     harmless: EncodedPrompts,
     *,
+    clusters: Mapping[str, Sequence[Any]] | None = None,
     instrument: str = "hard",
     max_new_tokens: int = 32,
     seed: int = 0,
 ) -> CausalCheck:
     """Ablate the direction on harmful prompts, add it on harmless ones, generate, read.
+
+    `clusters` says by prompt set (`evaluate/harmful`, `evaluate/harmless`) what belongs together.
 
     Raises:
         SpecError: The direction has no length.
@@ -61,9 +64,12 @@ def causal_check(
     from mechprobe.generation import open_engine
 
     def rate(prompts: EncodedPrompts, interventions: Sequence[Intervention] = ()) -> Rate:
+        name = "evaluate/harmful" if prompts is harmful else "evaluate/harmless"
         with open_engine(checkpoint, interventions=interventions) as engine:
             answers = engine.generate(prompts.ids, max_new_tokens=max_new_tokens)
-        return refusal_rate([answer.text for answer in answers], instrument)
+        return refusal_rate(
+            [answer.text for answer in answers], instrument, clusters=(clusters or {}).get(name)
+        )
 
     real = torch.from_numpy(direction.vector)
     ablated = [Ablate(real)]

@@ -83,9 +83,7 @@ def mean_score(
 ) -> Score:
     """The mean of the rows' values with a 95 % interval.
 
-    Shares of independent rows take Wilson's interval; means, and rows that share clusters, the
-    cluster bootstrap. Where the bootstrap sees no variation at all it knows no error: then the
-    interval is Wilson's for as many rows as there are clusters, on the scale of `bounds`.
+    Rows of one cluster count together; see `stats.share_estimate`.
 
     Args:
         measure: Its name.
@@ -100,25 +98,11 @@ def mean_score(
     missing = len(rows) - len(kept)
     if not kept:
         return Score(measure, group, instrument, None, None, None, 0, missing)
-    numbers, clusters = [float(v) for v, _ in kept], [c for _, c in kept]
-    mean = sum(numbers) / len(numbers)
-    low, high = _interval(numbers, clusters, mean, bounds)
-    return Score(measure, group, instrument, mean, low, high, len(kept), missing)
-
-
-def _interval(
-    values: Sequence[float], clusters: Sequence[str], mean: float, bounds: tuple[float, float]
-) -> tuple[float, float]:
-    at, width = bounds[0], bounds[1] - bounds[0]
-    groups = len(set(clusters))
-    alone = groups == len(values) and set(values) <= set(bounds)
-    found = None if alone else stats.mean_estimate(values, clusters=clusters)
-    if found is not None and found.low < found.high:
-        return found.low, found.high
-    share = min(max((mean - at) / width, 0.0), 1.0)
-    count = round(share * groups) if alone else share * groups
-    low, high = stats.wilson(count, groups)  # type: ignore[arg-type, unused-ignore]
-    return at + width * low, at + width * high
+    numbers, clusters = zip(*kept, strict=True)
+    found = stats.share_estimate(numbers, clusters=clusters, bounds=bounds)
+    if found is None:
+        return Score(measure, group, instrument, None, None, None, 0, missing)
+    return Score(measure, group, instrument, found.value, found.low, found.high, found.n, missing)
 
 
 def pair(cell: Scored, baseline: Scored) -> list[tuple[Row, Row]]:

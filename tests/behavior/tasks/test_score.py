@@ -44,11 +44,14 @@ def test_rows_that_share_clusters_are_resampled_together():
 def test_no_variation_is_not_certainty():
     clusters = [f"c{i // 2}" for i in range(20)]
     score = mean_score("bias", "all", rows([0.0] * 20, clusters), bounds=(-1.0, 1.0))
-    low, high = proportion_confint(5, 10, method="wilson")
-    expected = (0.0, 2 * low - 1, 2 * high - 1)
-    assert (score.value, score.low, score.high) == pytest.approx(expected)
+    # Tango's interval without a change in ten independent pairs: z² / (n + z²)
+    end = 3.8414588 / 13.8414588
+    assert (score.value, score.low, score.high) == pytest.approx((0.0, -end, end))
+    none = mean_score("share", "all", rows([0.0] * 20, clusters))
+    assert (none.low, none.high) == pytest.approx(proportion_confint(0, 10, method="wilson"))
+    # pairs that split tell no less than single rows, and are not taken for more
     twins = mean_score("share", "all", rows([0.0, 1.0] * 10, clusters))
-    assert (twins.low, twins.high) == pytest.approx(proportion_confint(5, 10, method="wilson"))
+    assert (twins.low, twins.high) == pytest.approx(proportion_confint(10, 20, method="wilson"))
 
 
 def test_nothing_to_read_is_not_measured():

@@ -1,0 +1,54 @@
+"""Statistics as thin pure functions over scipy, statsmodels and scikit-learn.
+
+Everything that compares a cell with its baseline is paired by prompt, and prompts that belong
+together count together (`clusters`). A statistic that the data cannot support is None, which every
+table shows as `not measured`; it is never 0.
+"""
+
+from mechprobe.stats.clusters import (
+    Clusters,
+    cluster_codes,
+    design_effect,
+    robust_error,
+    shared_variation,
+    studentised,
+)
+from mechprobe.stats.difference import difference_interval, difference_score
+from mechprobe.stats.estimates import (
+    Estimate,
+    PairedShift,
+    bootstrap_interval,
+    mean_estimate,
+    paired_shift,
+    share_estimate,
+)
+from mechprobe.stats.separation import auroc, auroc_estimate, dprime, dprime_estimate
+from mechprobe.stats.shares import effective_size, wilson
+from mechprobe.stats.vectors import FloatArray, cosine, kl_divergence, split_half_cosine
+
+__all__ = [
+    "Clusters",
+    "Estimate",
+    "FloatArray",
+    "PairedShift",
+    "auroc",
+    "auroc_estimate",
+    "bootstrap_interval",
+    "cluster_codes",
+    "cosine",
+    "design_effect",
+    "difference_interval",
+    "difference_score",
+    "dprime",
+    "dprime_estimate",
+    "effective_size",
+    "kl_divergence",
+    "mean_estimate",
+    "paired_shift",
+    "robust_error",
+    "share_estimate",
+    "shared_variation",
+    "split_half_cosine",
+    "studentised",
+    "wilson",
+]
