@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mechprobe import stats
 from mechprobe.experiments.analysing import analysis_step
 from mechprobe.experiments.derived import code_digest
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
@@ -228,6 +229,7 @@ def _cell_steps(
             },
             needs=answered,
             label=more.label,
+            version=stats.VERSION,
             **{"text": {}, "letters": native_needs, "answers": dense_needs}[wants(more)],
         )
     if spec.probes.kernel_gap:
@@ -254,6 +256,7 @@ def _cell_steps(
                     *([f"{base.folder}/{name}" for name in part.baseline_needs] if base else []),
                 ),
                 label=part.label,
+                version=part.version,
                 **dense_needs,
             )
             done += (f"{folder}/{part.name}",)

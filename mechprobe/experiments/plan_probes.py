@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mechprobe import stats
 from mechprobe.behavior.refusal import get_instrument
 from mechprobe.experiments.spec import Spec
 from mechprobe.probes.saving import SCHEMA
@@ -37,6 +38,7 @@ class ProbePart:
     """Steps of its baseline."""
     params: dict[str, Any]
     label: str
+    version: int = 1
 
 
 def probe_parts(spec: Spec, baseline_folder: str | None) -> list[ProbePart]:
@@ -74,6 +76,7 @@ def probe_parts(spec: Spec, baseline_folder: str | None) -> list[ProbePart]:
                 baseline_needs=("observe", step),
                 params=common,
                 label=_LABELS[name],
+                version=stats.VERSION,
             )
         )
     return parts
