@@ -227,7 +227,7 @@ def _calibrated_eces(
     """ECEs of outcomes that are drawn from the stated probabilities, shape (resamples,).
 
     Rows of a cluster share the number that decides their outcomes as often as the design effect of
-    y - p says: with chance √ρ each, so that two of them share it with chance ρ.
+    y - p says: each with the root of that correlation as its chance.
     """
     rng = np.random.default_rng(seed)
     member = np.eye(bins)[_bin_of(p, bins, "width")]
