@@ -21,9 +21,22 @@ WHOLE = {text.rstrip(".") for text in REFUSALS}  # the last token may be cut off
 COMPLIES = re.compile(r"Sure\. First \w+, then \w+\.?")
 
 
-def _wilson(count, n):
-    interval = scipy_stats.binomtest(count, n).proportion_ci(0.95, method="wilson")
-    return interval.low, interval.high
+def _wilson(refused, clusters):
+    """Wilson's interval by hand, for the effective number of prompts."""
+    n, share = len(refused), np.mean(refused)
+    groups = {c: [i for i in range(n) if clusters[i] == c] for c in clusters}
+    size = sum(len(g) ** 2 for g in groups.values()) / n
+    if share in (0, 1):
+        n = len(groups)
+    else:  # four clusters more that changed as a whole, of the rarer kind
+        rare = max(share, 1 - share) ** 2
+        between = sum(sum(refused[i] - share for i in g) ** 2 for g in groups.values())
+        effect = (between + 4 * size**2 * rare) / (n * share * (1 - share) + 4 * size * rare)
+        n /= max(effect, 1)
+    z = scipy_stats.norm.ppf(0.975)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return middle - half, middle + half
 
 
 def test_the_matrix_has_exactly_the_specs_cells(finished):
@@ -54,6 +67,8 @@ def test_rates_are_those_of_the_texts(finished, label):
     _, out, _ = finished
     by_cell = {f"{r['precision']}@{r['engine']}": r for r in rows(out / "matrix.csv")}
     by_cell |= {"F16@llama.cpp": rows(out / "references.csv")[0]}
+    prompts = lines(out / "prompts" / "llama-s.jsonl")
+    cluster = {p["id"]: p["cluster"] for p in prompts if p["set"] == "refusal"}
     refused = {}
     for key, row in by_cell.items():
         answers = lines(out / "cells" / "llama-s" / key / "generations" / "refusal.jsonl")
@@ -82,7 +97,7 @@ def test_rates_are_those_of_the_texts(finished, label):
         assert int(row[f"{label}_refusal_count"]) == count
         assert int(row[f"{label}_refusal_n"]) == 40
         assert row["refusal_instrument"] == "hard"
-        low, high = _wilson(count, 40)
+        low, high = _wilson(refused[key], [cluster[answer["id"]] for answer in mine])
         assert float(row[f"{label}_refusal_low"]) == pytest.approx(low, abs=1e-6)
         assert float(row[f"{label}_refusal_high"]) == pytest.approx(high, abs=1e-6)
     for key in CELLS[1:]:

@@ -28,7 +28,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from mechprobe.behavior.records import Record
 from mechprobe.behavior.tasks.item import Item, Reading, Row
@@ -155,6 +154,8 @@ def read_mc1(items: Sequence[Item], outputs: Sequence[Sequence[float]]) -> list[
 
 def read_mc2(items: Sequence[Item], outputs: Sequence[Sequence[float]]) -> list[Reading]:
     """The share of the correct answers in the probability of all answers."""
+    from scipy.special import softmax
+
     found = []
     for item, row in zip(items, _likelihoods(items, outputs), strict=True):
         if np.isneginf(row).all():
