@@ -20,9 +20,9 @@ from mechprobe.experiments.run_rows import (
     flags,
     read_facts,
     read_typed,
+    refusal_clusters,
 )
 from mechprobe.experiments.rundir import RunDirectory, explained
-from mechprobe.experiments.summary import refusal_clusters
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -139,3 +139,14 @@ def _check(file: Path, kind: Any, value: Any) -> None:
 
 def _damaged(file: Path, said: str) -> RunDirectoryError:
     return RunDirectoryError(f"{file}: damaged ({said}); run the same command again")
+
+
+def refusal_clusters(path: Path) -> dict[str, str]:
+    """Of each prompt of the refusal task, by id, the group of prompts that it belongs to.
+
+    Args:
+        path: A model's prompts, as the run rendered them.
+    """
+    rows = read_typed(path, PromptRow) if path.exists() else []
+    mine = [row for row in rows if row["set"] == "refusal"]
+    return {row["id"]: str(row.get("cluster") or row["id"]) for row in mine}

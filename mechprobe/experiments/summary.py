@@ -9,21 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mechprobe.experiments.run_rows import PromptRow, read_typed
+from mechprobe.experiments.run_rows import refusal_clusters
 from mechprobe.experiments.rundir import read_json, read_jsonl, write_json
 from mechprobe.experiments.spec import PROBE_NAMES
 from mechprobe.experiments.steps import Task
-
-
-def refusal_clusters(path: Path) -> dict[str, str]:
-    """Of each prompt of the refusal task, by id, the group of prompts that it belongs to.
-
-    Args:
-        path: A model's prompts, as the run rendered them.
-    """
-    rows = read_typed(path, PromptRow) if path.exists() else []
-    mine = [row for row in rows if row["set"] == "refusal"]
-    return {row["id"]: str(row.get("cluster") or row["id"]) for row in mine}
 
 
 def refusal_summary(
