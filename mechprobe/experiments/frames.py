@@ -207,7 +207,7 @@ def _task(
         prompt = row["item"] if not row["sample"] else f"{row['item']}#{row['sample']}"
         yield name, row["instrument"], prompt, row["cluster"], value
         if written:
-            told = float("nan") if row["value"] is None else float(row["outcome"] == "truthful")
+            told = float("nan") if row["value"] is None else float(row.get("outcome") == "truthful")
             yield f"{label}_truthful_rate", row["instrument"], prompt, row["cluster"], told
 
 

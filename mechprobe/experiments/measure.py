@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from mechprobe.activations.npz import read_npz
 from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.loading import held
 from mechprobe.experiments.rendered import encoded_rows, prompt_rows
@@ -143,6 +142,8 @@ def require_finite(values: np.ndarray[Any, Any], task: Task) -> None:
 
 def read_next_token(path: Path) -> tuple[np.ndarray[Any, np.dtype[np.float32]], str]:
     """Log-probabilities (n, vocabulary) and the digest of their prompts."""
+    from mechprobe.activations.npz import read_npz
+
     found = read_npz(path, RunDirectoryError)
     values, prompts = found.get("logprobs"), found.get("prompts")
     if values is None or prompts is None or values.ndim != 2 or values.dtype != np.float32:

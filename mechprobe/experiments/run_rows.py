@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -38,7 +38,7 @@ class CellFacts(TypedDict, total=False):
     refusal: _Scored | None
     multiple_choice: dict[str, Any] | None
     tasks: dict[_Text, _Task] | None
-    judges: dict[_Text, dict[_Text, Any]] | None
+    judges: dict[_Text, dict[_Text, Any] | list[_Text]] | None
     not_measured: dict[str, str] | None
     baseline: str | None
 
@@ -69,7 +69,7 @@ class TaskRow(TypedDict):
     cluster: str
     instrument: str
     value: Annotated[float, Field(allow_inf_nan=False)] | None
-    outcome: str
+    outcome: NotRequired[str]
 
 
 @with_config(_OPEN)
