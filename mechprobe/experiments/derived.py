@@ -18,6 +18,7 @@ _RATES = (
     "behavior/refusal.py",
     "behavior/refusal_lists.py",
     "models/thoughts.py",
+    "experiments/run_rows.py",
 )
 _JUDGED = ("experiments/judging.py", "behavior/judges/base.py", *_RATES)
 _ANALYSIS = ("analysis", "behavior/judges/voting.py", *_RATES)

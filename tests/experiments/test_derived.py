@@ -9,6 +9,7 @@ from mechprobe.experiments.spec_file import load_spec
 from mechprobe.experiments.steps import Result, step_key
 
 BESIDE = {
+    "mechprobe.activations.npz",
     "mechprobe.errors",
     "mechprobe.generation.likelihood",
     "mechprobe.models.rendering",
@@ -16,12 +17,13 @@ BESIDE = {
     "mechprobe.behavior.multiple_choice",
     "mechprobe.behavior.records",
     "mechprobe.behavior.tasks",
+    "mechprobe.textfiles",
     *(
         f"mechprobe.experiments.{name}"
         for name in (
-            "derived", "factorial_plan", "fingerprints", "judging", "loading", "locks",
+            "derived", "factorial_plan", "fingerprints", "integrity", "judging", "loading", "locks",
             "plan_judges", "questions", "rendered", "rundir", "sources", "spec", "spec_judges",
-            "steps", "suite",
+            "steps", "suite", "yaml_lines",
         )
     ),
 }  # fmt: skip
@@ -58,7 +60,8 @@ def test_code_that_derives_counts_all_the_code_that_it_uses(kind):
     steps = {"mechprobe.experiments.judge_steps"}  # of which tables take nothing
     pages = {n for n in others if n.startswith("mechprobe.report")}
     pages.add("mechprobe.experiments.reporting")
-    apart = {"tables": steps, "factorial": pages}
+    anew = {"mechprobe.experiments.analysing"}  # only for a copy of a run without its markers
+    apart = {"tables": steps, "factorial": pages, "report": anew, "factorial report": anew}
     assert others - apart.get(kind, set()) == set()
 
 
