@@ -308,7 +308,7 @@ def test_results_survive_the_disk_and_are_shown(cell, prompts, seen, result, tmp
     for axes in figure.axes[:2]:  # once over the points that it names
         assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0
     (tmp_path / "out" / probe.ARRAYS).write_bytes(b"nothing")
-    with pytest.raises(StoreError, match="not the arrays"):
+    with pytest.raises(StoreError, match="damaged"):
         probe.SafetyNeuronsResult.load(tmp_path / "out")
     with pytest.raises(StoreError, match="no such file"):
         probe.SafetyNeuronsResult.load(tmp_path / "nowhere")
