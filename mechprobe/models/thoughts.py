@@ -33,11 +33,19 @@ class Marker:
     that the prompt opened. `prose` opens one at the very start, and closes only what it opened."""
 
 
-_TAG = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning)(?::\w+)?"
+_TAG = r"(?i:(?:\w+[:_])?(?:think|thinking|thoughts?|reasoning)(?::\w+)?(?:\s+[\w:-]+=[^<>]*)?)"
+"""Whatever a family puts before or after the word, in capitals or not, with attributes or not."""
+_RUN_ON = (
+    r"(?:(?=.*assistantfinal)|(?!['\u2019](?:s\b|\W|\Z))"
+    r"(?=[^\W_]|[\"'(*\u201c-\u201e\u2018\u2019\u00ab\u00bb\u00bf\u00a1\u3008-\u3010\uff08]))"
+)
+"""What follows a channel's name where a server skips gpt-oss's special tokens: the end of the
+channel somewhere, else a letter, a digit or an opening mark without a space between, in whatever
+script. English goes on after neither name without one, but for the possessive."""
 MARKERS: Final = (
     Marker(
-        "DeepSeek, EXAONE, GLM, Granite 3.3, Hunyuan, Kimi K2, LFM, MiniMax, Nemotron, Phi-4, Qwen,"
-        " Reka, Seed, SmolLM",
+        "DeepSeek, EXAONE, GLM, Granite 3.3, Hunyuan, Kimi K2, LFM, LongCat, Marco-o1, MiniMax,"
+        " Nemotron, Phi-4, Qwen, Reka, Seed, SmolLM",
         rf"<{_TAG}>",
         rf"</{_TAG}>",
         "tag",
@@ -66,12 +74,11 @@ MARKERS: Final = (
         "Granite 3.2", r"Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:",
         "prose",
     ),
-    # what is left of gpt-oss's channels where a server skips special tokens
-    Marker("gpt-oss, skipped", r"analysis(?=[A-Z\"'(*\d])", r"assistantfinal", "prose"),
+    Marker("KAT", r"<judge>", r"</judge>\s*<think_off>", "prose"),
+    Marker("gpt-oss, skipped", rf"(?:analysis|commentary){_RUN_ON}", r"assistantfinal", "prose"),
 )  # fmt: skip
 WRAPS: Final = (
-    (r"<response>", r"</response>"),
-    (r"<answer>", r"</answer>"),
+    (r"(?i:<(?:response|answer|output)>)", r"(?i:</(?:response|answer|output)>)"),
     (r"\[BEGIN FINAL RESPONSE\]", r"\[END FINAL RESPONSE\]"),
     (r"<\|START_RESPONSE\|>", r"<\|END_RESPONSE\|>"),
     (r"<\|START_TEXT\|>", r"<\|END_TEXT\|>"),
@@ -86,7 +93,7 @@ DIGEST: Final = hashlib.sha256(
 ).hexdigest()
 """SHA-256 of all that decides where an answer begins, hex."""
 
-_FIRST = [(m, re.compile(rf"\s*(?:{m.opening})")) for m in MARKERS]
+_FIRST = [(m, re.compile(rf"\s*(?:{m.opening})", re.DOTALL)) for m in MARKERS]
 _LAST = [(m, re.compile(rf"(?:{m.opening})\s*\Z")) for m in MARKERS]
 _CLOSING = [(m, re.compile(m.closing)) for m in MARKERS]
 _AGAIN = re.compile(
@@ -158,8 +165,12 @@ def canonical(parts: Parts) -> str:
     if parts.thought is None:
         return parts.answer or ""
     thought = parts.thought
-    for _, marker in (*_FIRST, *_CLOSING):
-        thought = marker.sub("", thought)
+    for marker, opening in _FIRST:  # prose opens one at the very start alone
+        begin = opening.match(thought) if marker.kind == "prose" else None
+        thought = thought[begin.end() :] if begin else thought
+        thought = thought if marker.kind == "prose" else opening.sub("", thought)
+    for _, closing in _CLOSING:
+        thought = closing.sub("", thought)
     return f"{OPEN}{thought}" if parts.answer is None else f"{OPEN}{thought}{CLOSE}{parts.answer}"
 
 

@@ -13,6 +13,13 @@ FORMS = {
     "opened by the prompt": "{}</think>{}",
     "EXAONE Deep": "<thought>{}</thought>{}",
     "Reka": "<reasoning>{}</reasoning>{}",
+    "LongCat": "<longcat_think>\n{}\n</longcat_think>\n{}",
+    "Marco-o1": "<Thought>\n{}\n</Thought>\n<Output>\n{}\n</Output>",
+    "Reflection": "<thinking>\n{}\n</thinking>\n<output>\n{}\n</output>",
+    "capitals": "<THINK>{}</THINK>{}",
+    "attributes": '<think type="x">{}</think>{}',
+    "KAT, thinking off": "<judge>\n{}\n</judge>\n\n<think_off>\n<answer>\n{}\n</answer>",
+    "KAT": "<judge>\nHard.\n</judge>\n\n<think_on>\n<think>\n{}\n</think>\n<answer>{}</answer>",
     "Seed": "<seed:think>{}</seed:think>{}",
     "MiniMax M3": "<mm:think>{}</mm:think>{}",
     "Hunyuan 3": "<think:opensource>{}</think:opensource>{}",
@@ -28,6 +35,11 @@ FORMS = {
         "<|channel|>final"
     ),
     "gpt-oss, special tokens skipped": "analysis{}assistantfinal{}",
+    "gpt-oss, skipped, small letters": "analysisthe user asks. {}assistantfinal{}",
+    "gpt-oss, skipped, Chinese": "analysis\u7528\u6237\u95ee\u3002{}assistantfinal{}",
+    "gpt-oss, skipped, French": "analysis\u00c9tape 1. {}assistantfinal{}",
+    "gpt-oss, skipped, quoting": "analysis\u201cHow to\u201d: {}assistantfinal{}",
+    "gpt-oss, skipped, preamble": "commentarySo. {}assistantfinal{}",
     "Gemma 4": "<|channel>thought\n{}<channel|>{}",
     "Apertus": "<|inner_prefix|>{}<|inner_suffix|>{}",
     "Solar": "<|think|>{}<|end|><|begin|>assistant<|content|>{}",
@@ -61,12 +73,36 @@ def test_what_is_cut_in_thought_is_neither_refusal_nor_compliance(form):
     assert refusal_rate([text], "hard").n == 0
 
 
+@pytest.mark.parametrize("rest", ["\n", " ", "\nassistantcommentary", " We"])
+def test_a_channel_that_ends_is_one_whatever_begins_it(rest):
+    """As where a thought begins with a space or a line, which alone would be an answer's."""
+    assert answer_of(f"analysis{rest}{THOUGHT}assistantfinal{ANSWER}") == ANSWER
+    assert answer_of(f"analysis of it.{rest}{ANSWER}") == f"analysis of it.{rest}{ANSWER}"
+
+
+def test_a_thought_that_says_analysis_keeps_the_word():
+    text = "analysisMy analysis is done: analysisDone.assistantfinalKnit."
+    assert canonical(split(text)) == "<think>My analysis is done: analysisDone.</think>Knit."
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "Use the <think> tag to mark it.",
         "Analysis of the poem: it is sad.",
         "analysis: fine",
+        "analysis of the data: 3 points",
+        "analysis's end",
+        "analysis\u2019 end",
+        "analysis-ready",
+        "analyses of it",
+        "commentary on the text",
+        "commentary, then",
+        "analysis",
+        "analysis_of = 3",
+        "<thinker>no",
+        "<Thoughts about the day>",
+        "<rethink>no",
         "Final answer: [A]. I was thinking of </b>.",
         "Here is my response: no.",
         "We thought of <b>reasoning</b>.",
