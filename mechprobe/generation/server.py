@@ -296,7 +296,7 @@ class ServerEngine:
         if self._form is None and self._agree(_GREETING):
             self._form = len(forms) - 1  # the requests themselves will say what is wrong
         assert self._form is not None
-        if self._form and sampling is not None and sampling.top_k:
+        if "top_k" not in forms[self._form] and sampling is not None and sampling.top_k:
             raise GenerationError(f"{self.endpoint}: does not know top_k; leave it out")
         if note := note_of(self._form):
             self._note(note)

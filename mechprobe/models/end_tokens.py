@@ -40,6 +40,12 @@ DEFAULT_EOS: Final = {
 }  # fmt: skip
 """What llama.cpp takes for the EOS of a file that declares none, by `tokenizer.ggml.model`."""
 
+DEFAULT_BOS: Final = {
+    "llama": 1, "gpt2": 11, "hybriddna": 11, "whitespace": 11, "plamo2": 1,
+}  # fmt: skip
+"""The same of the BOS; the pre-tokenizers of `NO_DEFAULT_BOS` have none."""
+NO_DEFAULT_BOS: Final = frozenset({"chatglm-bpe", "glm4", "glm5"})
+
 _DECLARED: Final = ("eot", "eom", *FILE_BORDERS)
 
 

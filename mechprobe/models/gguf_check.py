@@ -40,6 +40,9 @@ _LONGEST: Final = 512
 """Windows beyond this are not reached: a float32 pass over thousands of tokens of a large model
 takes longer than writing it. What llama.cpp's graphs do with them is known from the configuration.
 """
+_PAD: Final = 256
+"""llama.cpp rounds a context up to this, and takes LongRoPE's long factors by the context: a text
+within the original context would meet others than in the source, so it goes beyond."""
 _POSITIONS: Final = 8
 _LIKELIEST: Final = 4096
 _DENSE_LIMIT: Final = 0.1
@@ -176,9 +179,20 @@ def _text(config: PretrainedConfig, file: GgufFile) -> tuple[list[int], tuple[st
     if length > _LONGEST:
         length = _TOKENS
         notes = (f"the text of {length} tokens does not reach the sliding window of {window}",)
+    original = _longrope_context(config)
+    if length <= original < -(-(length + 1) // _PAD) * _PAD:
+        length = original + _BEYOND
     length = min(length, int(file.get("context_length", length + 1)) - 1)
     vocabulary = min(config.vocab_size, len(file.metadata["tokenizer.ggml.tokens"]))
     return np.random.default_rng(0).integers(0, vocabulary, size=length).tolist(), notes
+
+
+def _longrope_context(config: PretrainedConfig) -> int:
+    """The length up to which LongRoPE takes its short factors; 0 for other ropes."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return (
+        int(rope["original_max_position_embeddings"]) if rope.get("rope_type") == "longrope" else 0
+    )
 
 
 def _source_logits(

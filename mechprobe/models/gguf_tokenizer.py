@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mechprobe.errors import CheckpointError, VocabularyError
+from mechprobe.models.end_tokens import DEFAULT_BOS, DEFAULT_EOS, NO_DEFAULT_BOS
 from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_pretokenizer import DEFAULT, PRE_TOKENIZERS, PreTokenizer
 from mechprobe.models.gguf_vocabulary import (
@@ -162,22 +163,32 @@ def _adds(vocabulary: Vocabulary) -> tuple[bool, bool]:
     return bos or vocabulary.model == "gemma4", bool(vocabulary.add_eos)
 
 
+def _defaults(vocabulary: Vocabulary) -> dict[str, int]:
+    """What llama.cpp puts at the ends where the file names no ids."""
+    tables = {"bos": DEFAULT_BOS, "eos": DEFAULT_EOS}
+    if vocabulary.pre in NO_DEFAULT_BOS:
+        del tables["bos"]
+    found = {name: table.get(vocabulary.model, -1) for name, table in tables.items()}
+    return {name: i for name, i in found.items() if 0 <= i < len(vocabulary.tokens)}
+
+
 def _add_tokens_at_the_ends(backend: Any, vocabulary: Vocabulary) -> None:
     from tokenizers.processors import TemplateProcessing
 
+    ids = _defaults(vocabulary) | vocabulary.special
     names = [
         name
         for name, added in zip(("bos", "eos"), _adds(vocabulary), strict=True)
-        if added and name in vocabulary.special
+        if added and name in ids
     ]
     if not names:
         return
-    token = {name: vocabulary.tokens[vocabulary.special[name]] for name in names}
+    token = {name: vocabulary.tokens[ids[name]] for name in names}
     before, behind = token.get("bos", ""), token.get("eos", "")
     backend.post_processor = TemplateProcessing(
         single=[part for part in (before, "$A", behind) if part],
         pair=[part for part in (before, "$A", "$B", behind) if part],
-        special_tokens=[(token[name], vocabulary.special[name]) for name in names],
+        special_tokens=[(token[name], ids[name]) for name in names],
     )
 
 

@@ -20,14 +20,14 @@ import numpy as np
 from mechprobe.errors import ArchitectureError, CheckpointError, warn_of_checkpoint
 from mechprobe.models.gguf_check import compare_with_source
 from mechprobe.models.gguf_config import metadata_from_config
-from mechprobe.models.gguf_names import architecture_of_model
+from mechprobe.models.gguf_names import ARCHITECTURES, GgufArchitecture, architecture_of_model
 from mechprobe.models.gguf_pretokenizer import pre_tokenizer_name
 from mechprobe.models.gguf_tensors import add_tensors
 from mechprobe.models.quantized import read_claim
 from mechprobe.models.weight_files import unambiguous, weight_files
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _NORMAL: Final = 1
@@ -127,18 +127,26 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, out: Path, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    from gguf import GGUFWriter, LlamaFileType
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder)
-    architecture = architecture_of_model(config.model_type)
+def _metadata(
+    folder: Path, config: PretrainedConfig, architecture: GgufArchitecture
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """`metadata_from_config`, whose refusals name the folder."""
     try:
-        metadata, factors = metadata_from_config(config, architecture)
+        return metadata_from_config(config, architecture)
     except ArchitectureError as error:
         raise ArchitectureError(
             f"{folder}: {error}; measure the folder itself, or a copy whose config.json is changed"
         ) from error
+
+
+def _write(folder: Path, out: Path, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    from gguf import GGUFWriter, LlamaFileType
+
+    from mechprobe.models.hf import read_config
+
+    config = read_config(folder, trust_remote_code=False)
+    architecture = architecture_of_model(config.model_type)
+    metadata, factors = _metadata(folder, config, architecture)
     writer = GGUFWriter(out, architecture.name, use_temp_file=True)
     # No general.name: llama.cpp guesses at tokenizers by it and dies on a guess that does not fit.
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
@@ -154,7 +162,20 @@ def _write(folder: Path, out: Path, tokenizer: PreTrainedTokenizerBase, text: st
     writer.close()
 
 
+def _require_same_graph(folder: Path) -> None:
+    """Refuse what llama.cpp's graph computes otherwise, whoever writes the file.
+
+    Architectures outside the table are left to the comparison.
+    """
+    from mechprobe.models.hf import read_config
+
+    config = read_config(folder, trust_remote_code=False).get_text_config()
+    if any(config.model_type in architecture.model_types for architecture in ARCHITECTURES):
+        _metadata(folder, config, architecture_of_model(config.model_type))
+
+
 def _convert_with_llama_cpp(folder: Path, out: Path) -> None:
+    _require_same_graph(folder)
     named = os.environ.get(CONVERTER_VARIABLE) or shutil.which("convert_hf_to_gguf.py")
     if not named:
         raise CheckpointError(
@@ -217,8 +238,7 @@ def write_f16_gguf(model_dir: Path, out: Path) -> Path:
         else:
             _write(model_dir, temporary, tokenizer, text)
         comparison = compare_with_source(temporary, model_dir, converted=converted)
-        if comparison.dense is None or comparison.llama_cpp is None:
-            warn_of_checkpoint(str(model_dir), comparison.notes)
+        warn_of_checkpoint(str(model_dir), comparison.notes)
         writer = "convert_hf_to_gguf.py" if converted else "mechprobe (gguf)"
         record = {"writer": writer, "compared": asdict(comparison)}
         half_written.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -216,12 +216,14 @@ def _load_gguf(request: _Request) -> Checkpoint:
     from mechprobe.models.gguf_file import read_gguf
     from mechprobe.models.gguf_info import read_gguf_info
     from mechprobe.models.gguf_vocabulary import check_vocabulary, vocabulary_notes
+    from mechprobe.models.quantize import notes_of_writing
     from mechprobe.models.tokenizer import set_chat_template
     from mechprobe.models.verify import check_expected
 
     path = request.source.path
     quant = read_gguf_info(path)
-    quant = replace(quant, notes=(*quant.notes, *vocabulary_notes(read_gguf(path))))
+    more = (*vocabulary_notes(read_gguf(path)), *notes_of_writing(path))
+    quant = replace(quant, notes=(*quant.notes, *more))
     check_expected(quant, request.expect, request.source.text)
     tokenizer = request.tokenizer
     if tokenizer is None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -198,6 +199,17 @@ def _quantize_gguf(source: Source, to: str, out: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
+
+
+def notes_of_writing(path: Path) -> tuple[str, ...]:
+    """What was not compared when a GGUF was written here, from the record beside the file."""
+    for record in (path.with_name(f"{path.name}.json"), path.with_name(RECORD)):
+        # another program's file may have the name
+        with suppress(CheckpointError, KeyError, TypeError, AttributeError):
+            found = read_json(record)
+            notes = found.get("f16", found)["compared"]["notes"]
+            return tuple(note for note in notes if isinstance(note, str))
+    return ()
 
 
 def _may_fill(out: Path) -> bool:

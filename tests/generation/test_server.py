@@ -198,8 +198,8 @@ def test_a_server_of_texts_is_marked_and_scores_no_letters(tokenizer, prompts):
         assert [a.text for a in found] == [text[:5] for text in prompts.texts]
         assert {a.parity for a in found} == {"unverified"}
         assert engine.notes == ("takes no token ids: texts were sent, parity: unverified",)
-        # asked once whether it takes ids, in three forms, and once which form it takes of a text
-        assert len(seen) == 3 + 1 + len(prompts)
+        # asked once whether it takes ids, in four forms, and once which form it takes of a text
+        assert len(seen) == 4 + 1 + len(prompts)
         with pytest.raises(
             GenerationError, match="takes no token ids, so letters cannot be scored"
         ):
@@ -447,18 +447,30 @@ def test_nothing_is_left_to_the_defaults_of_a_server():
 def test_a_strict_server_gets_the_fields_that_it_knows():
     known = {"model", "prompt", "max_tokens", "temperature", "top_p", "seed", "return_token_ids"}
     openai = known | {"presence_penalty", "frequency_penalty"}
-    for fields, kept in ((openai, True), (known, False)):
+    vllm = openai | {"top_k", "min_p", "repetition_penalty", "ignore_eos", "logit_bias", "stop"}
+    forms = (
+        (vllm, {"presence_penalty", "top_k", "min_p", "repetition_penalty"}, "dry_multiplier"),
+        (openai, {"presence_penalty"}, "top_k, min_p"),
+        (known, set(), "any sampler but temperature"),
+    )
+    for fields, kept, lacking in forms:
 
         def strict(path, body, fields=fields):
             return (400, {"error": "Unrecognized argument"}) if set(body) - fields else reply()
 
         with canned(strict) as (url, seen), opened(url) as engine:
             engine.generate([[5, 6, 7], [6, 7, 8]])
-            assert ("presence_penalty" in seen[-1][1]) is kept
+            sent = seen[-1][1]
+            assert {name for name in forms[0][1] if name in sent} == kept
             assert len(engine.notes) == 1 and "where it has defaults" in engine.notes[0]
+            assert lacking in engine.notes[0]
+            assert ("top_k" in engine.notes[0]) is ("top_k" not in kept and bool(kept))
             asked = len(seen)
             engine.generate([[5, 6, 7]])
             assert len(seen) == asked + 1  # what it takes is asked once
+            if "top_k" in kept:
+                engine.generate([[5, 6, 7]], sampling=Sampling(0.7, top_k=5))
+                assert seen[-1][1]["top_k"] == 5
 
 
 def test_greedy_is_greedy_on_a_server_with_other_defaults(f16, local, prompts):

@@ -82,7 +82,7 @@ class RemoteJudge:
         """What is sent beside limit and temperature, fullest first; only the form that a server
         takes is left."""
         if _greedy(endpoint, how):
-            self._forms = (*sampler_forms(None)[:2], {})
+            self._forms = (*sampler_forms(None)[:-1], {})
         self._client: ApiClient | None = None
         if asks:
             self._client = ApiClient(

@@ -10,11 +10,12 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from mechprobe.errors import CheckpointError
-from mechprobe.models import gguf_write
+from mechprobe.errors import ArchitectureError, CheckpointError
+from mechprobe.models import gguf_config, gguf_write
 from mechprobe.models.gguf_check import compare_with_source
 from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_write import CONVERTER_VARIABLE, write_f16_gguf
+from mechprobe.models.quantize import quantize
 
 pytestmark = pytest.mark.verify
 SIZE = {
@@ -112,6 +113,24 @@ def test_what_the_converter_writes_is_compared(model, tmp_path):
 )
 def test_what_the_converter_drops_is_named(model, tmp_path, monkeypatch, family, options, field):
     monkeypatch.setattr(gguf_write, "pre_tokenizer_name", lambda _: None)
+    monkeypatch.setattr(gguf_config, "require_carried", lambda *_: None)
     with pytest.raises(CheckpointError, match=f"the GGUF would be another model: dense .*{field}"):
         write_f16_gguf(model(family, "llama3", **options), tmp_path / "m.gguf")
     assert not (tmp_path / "m.gguf").exists()
+
+
+@pytest.mark.usefixtures("converter")
+def test_a_window_that_no_text_reaches_is_refused_by_name(model, tmp_path):
+    """Mistral with Llama 2's tokenizer, which the converter alone can write."""
+    long = {"max_position_embeddings": 2048}
+    folder = model("Mistral", "llama2", **long, sliding_window=600)
+    with pytest.raises(ArchitectureError, match="would be another model: sliding_window: 600"):
+        quantize(str(folder), "Q8_0", tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
+    edited = (
+        (folder / "config.json")
+        .read_text()
+        .replace('"sliding_window": 600', '"sliding_window": null')
+    )
+    (folder / "config.json").write_text(edited)
+    assert quantize(str(folder), "Q8_0", tmp_path / "m.gguf").is_file()

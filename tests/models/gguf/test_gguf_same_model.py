@@ -288,6 +288,23 @@ def test_the_comparison_is_recorded(folder, tmp_path):
     assert json.loads(quantized.with_name("q.gguf.json").read_text())["f16"] == record
 
 
+@pytest.mark.parametrize("original", [64, 255])
+def test_longrope_is_compared_with_the_factors_that_llama_cpp_takes(folder, tmp_path, original):
+    """Its smallest context, 256, is beyond the original one: the text is too."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4}
+    rope |= {f"{span}_factor": [n + i / 8 for i in range(32)] for span, n in SPANS}
+    rope["original_max_position_embeddings"] = original
+    source = folder(
+        "phi3_longrope", rope_parameters=rope, original_max_position_embeddings=original
+    )
+    found = compare_with_source(write_f16_gguf(source, tmp_path / "m.gguf"), source)
+    assert found.tokens == original + 32 and found.notes == ()
+    assert found.llama_cpp < 3 * found.rounding
+
+
+SPANS = [("short", 1.0), ("long", 3.0)]
+
+
 def test_what_cannot_be_compared_is_said(folder, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise ArchitectureError("no graph computes this")

@@ -151,6 +151,21 @@ def test_a_file_without_pre_tokenizer_is_cut_as_llama_cpp_cuts_it(
     )
 
 
+@pytest.mark.parametrize("ends", [("bos",), ("eos",), ("bos", "eos")])
+def test_ends_that_are_added_and_not_named(ends, tmp_path, save_vocabulary, llama_cpp_ids):
+    """llama.cpp puts id 11 there in a vocabulary of GPT-2's kind."""
+    metadata = _metadata()
+    metadata["ggml.tokens"] += [f"more{i}" for i in range(12)]
+    metadata["ggml.token_type"] += [1] * 12
+    for name in ("bos", "eos"):
+        metadata.pop(f"ggml.{name}_token_id", None)
+        metadata[f"ggml.add_{name}_token"] = name in ends
+    path = save_vocabulary(tmp_path / "m.gguf", metadata)
+    ids = llama_cpp_ids(path, ["a b", "ab"])
+    assert [row[0] == 11 for row in ids] == ["bos" in ends] * 2
+    assert load_gguf_tokenizer(path)(["a b", "ab"])["input_ids"] == ids
+
+
 @pytest.mark.parametrize("others", [(), ("<|tool_response>",)])
 def test_tokens_that_llama_cpp_knows_by_name(others, tmp_path, save_vocabulary, llama_cpp_ids):
     """Read as one token though the file calls them normal; "</s>" is normal in Gemma 4."""

@@ -7,10 +7,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from mechprobe.errors import ArchitectureError, CheckpointError
+from mechprobe.errors import ArchitectureError, CheckpointError, CheckpointWarning
 from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.gguf_write import CONVERTER_VARIABLE, write_f16_gguf
+from mechprobe.models.load import load_checkpoint
+from mechprobe.models.quantize import quantize
 from mechprobe.models.rendering import encode
 
 
@@ -69,8 +71,7 @@ def test_unknown_architecture(folder, tmp_path):
 
 
 def test_other_tokenizers_need_llama_cpps_converter(folder, tmp_path, monkeypatch):
-    pre = {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}
-    edit(folder / "tokenizer.json", pre_tokenizer=pre)
+    edit(folder / "tokenizer.json", pre_tokenizer=METASPACE)
     with pytest.raises(CheckpointError, match=r"put convert_hf_to_gguf\.py on PATH"):
         write_f16_gguf(folder, tmp_path / "m.gguf")
     script = tmp_path / "convert.py"
@@ -78,6 +79,39 @@ def test_other_tokenizers_need_llama_cpps_converter(folder, tmp_path, monkeypatc
     monkeypatch.setenv(CONVERTER_VARIABLE, str(script))
     with pytest.raises(CheckpointError, match=r"convert_hf_to_gguf\.py failed: no such model"):
         write_f16_gguf(folder, tmp_path / "m.gguf")
+
+
+METASPACE = {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "field"),
+    [
+        ("mistral", {"sliding_window": 600, "max_position_embeddings": 2048}, "window: 600"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+         "rope_type: 'dynamic'"),
+    ],
+)  # fmt: skip
+def test_what_no_writer_can_carry_is_refused_before_the_converter(
+    tiny_folder, tmp_path, name, changes, field
+):
+    folder = shutil.copytree(tiny_folder(name), tmp_path / "model")
+    edit(folder / "config.json", **changes)
+    edit(folder / "tokenizer.json", pre_tokenizer=METASPACE)
+    with pytest.raises(ArchitectureError, match=f"a GGUF would be another model: .*{field}"):
+        write_f16_gguf(folder, tmp_path / "m.gguf")
+
+
+def test_what_the_text_does_not_reach_is_said(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("gemma2"), tmp_path / "model")
+    edit(folder / "config.json", sliding_window=600, max_position_embeddings=1024)
+    said = "the text of 64 tokens does not reach the sliding window of 600"
+    for level, out in (("F16", "f.gguf"), ("Q8_0", "q.gguf"), ("Q8_0", "folder")):
+        with pytest.warns(CheckpointWarning, match=said):
+            made = quantize(str(folder), level, tmp_path / out)
+        assert load_checkpoint(str(made), kernel="native").quant.notes[-1] == said
+    (tmp_path / "q.gguf.json").write_text('{"f16": 3}')
+    assert load_checkpoint(str(tmp_path / "q.gguf"), kernel="native").quant.notes == ()
 
 
 def test_several_chat_templates_are_carried_over(folder, tmp_path):
