@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mechprobe.errors import TemplateError
-from mechprobe.models.template_process import render
+from mechprobe.models.template_process import Rendered, render
 from mechprobe.models.template_worker import DATE
-from mechprobe.models.thoughts import open_marker
+from mechprobe.models.thoughts import open_marker, split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,9 +33,12 @@ SWITCHES: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("reasoning_effort", "none", "high"),
 )
 """Variables by which templates let thinking be switched: name, the value for off, the one for on.
-A value that is text is used only where the template spells it."""
+One that is off by a text is used only where the template spells it."""
 EFFORTS: Final = ("reasoning_effort", "thinking_effort", "reasoning_strength", "thinking_budget")
 """Variables that set how much is thought, which may have no value for not at all."""
+_OF_THOUGHT: Final = re.compile(r"think|thought|reason|(?:^|_)cot(?:_|$)", re.IGNORECASE)
+_OWN: Final = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
+"""What transformers gives to every template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +60,19 @@ class ChatTemplate:
         Raises:
             TemplateError: The template refused it, or came to a limit.
         """
-        return self._with({}, text)[0]
+        return self._with({}, text).text
 
-    def _with(
-        self, switches: Mapping[str, Any], text: str, answer: str | None = None
-    ) -> tuple[str, bool]:
-        """A rendering, and whether it asked for the time."""
+    def _with(self, switches: Mapping[str, Any], text: str, answer: str | None = None) -> Rendered:
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": text})
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
-        found = render(
+        return render(
             self.source,
             messages,
             {**self.variables, **switches},
             add_generation_prompt=answer is None,
         )
-        return found.text, found.clock
 
 
 def read_chat_template(
@@ -92,12 +91,12 @@ def read_chat_template(
     """
     source, note = _chosen(tokenizer.chat_template)
     bare = ChatTemplate(source, dict(tokenizer.special_tokens_map), system)
-    probe, clock = bare._with({}, _MARK)
-    _check(bare, probe)
+    probe = bare._with({}, _MARK)
+    _check(bare, probe.text)
     notes = [note] if note else []
-    if clock:
+    if probe.clock:
         notes.append(f"the template asks for the date: {DATE:%d %B %Y} was rendered")
-    switch, said = _switch(bare, thinking, always=open_marker(probe) is not None)
+    switch, said = _switches(bare, thinking, probe)
     notes += said
     ready = ChatTemplate(source, {**bare.variables, **switch}, system)
     detour = "thinking is on" if thinking else _detour(ready)
@@ -138,38 +137,97 @@ def _check(template: ChatTemplate, probe: str) -> None:
         )
     if template.system and template.system.strip() not in probe:
         raise TemplateError("the chat template does not print a system prompt; leave it out")
-    if template._with({}, _MARK)[0] != probe:
+    if template._with({}, _MARK).text != probe:
         raise TemplateError(
             "the chat template renders the same message in two ways; pass another one "
             "(--chat-template FILE)"
         )
 
 
-def _switch(
-    template: ChatTemplate, thinking: bool, *, always: bool
+def _switches(
+    template: ChatTemplate, thinking: bool, probe: Rendered
 ) -> tuple[dict[str, Any], list[str]]:
-    """The switch that this template has, set, and what to say of it.
+    """The switches that this template has, set, and what to say of them.
 
     Args:
         template: To be looked at.
         thinking: Whether it is to be on.
-        always: Whether its prompts end inside a thought anyway.
+        probe: What it makes of a mark.
 
     Raises:
         TemplateError: Thinking is asked for and there is none.
     """
     state = "on" if thinking else "off"
+    switches: dict[str, Any] = {}
     for name, off, on in SWITCHES:
-        if _works(template, name, off, on):
-            through = "the template" if name == "enable_thinking" else f"the template's {name}"
-            return {name: on if thinking else off}, [f"thinking={state} through {through}"]
+        if name not in switches and _works(template, name, off, on):
+            switches[name] = on if thinking else off
+    always = open_marker(probe.text) is not None
+    others, unclear = _others(template, probe, everything=always and not switches)
+    switches |= {name: on if thinking else off for name, (off, on) in others.items()}
+    through = [
+        "the template" if name == "enable_thinking" else f"the template's {name}"
+        for name in switches
+    ]
+    notes = [f"thinking={state} through {one}" for one in through]
+    notes += [f"{name}: as the template has it, no switch known here" for name in unclear]
+    if switches:
+        return switches, notes
     known = [name for name in EFFORTS if _named(template.source, name)]
     if thinking and not always:
         more = f"; it knows {', '.join(known)}" if known else ""
         raise TemplateError(
             f"the chat template has no switch that turns thinking on{more}; leave thinking out"
         )
-    return {}, [f"{name}: as the template has it, which knows no off" for name in known]
+    return {}, notes + [f"{name}: as the template has it, which knows no off" for name in known]
+
+
+def _others(
+    template: ChatTemplate, probe: Rendered, *, everything: bool
+) -> tuple[dict[str, tuple[bool, bool]], list[str]]:
+    """Switches under names that are not in the table, and variables that may be ones.
+
+    A variable is a switch if one of true and false leaves the prompt in a thought, or if one
+    writes an empty thought that the other does not: then it is known which of them is off.
+
+    Args:
+        template: To be looked at.
+        probe: What it makes of a mark.
+        everything: Look at all that it reads, not only at names that speak of thought.
+
+    Returns:
+        The values for off and on, by name; and names of thought that change what is rendered.
+    """
+    taken = {*(name for name, *_ in SWITCHES), *EFFORTS, *template.variables, *_OWN}
+    found: dict[str, tuple[bool, bool]] = {}
+    unclear = []
+    for name in probe.asks:
+        speaks = _OF_THOUGHT.search(name) is not None
+        if name in taken or not (speaks or everything):
+            continue
+        try:
+            false, true = (template._with({name: value}, _MARK).text for value in (False, True))
+        except TemplateError:
+            continue
+        if _MARK not in false or _MARK not in true:
+            continue
+        for thinks in (_opens, lambda text: not _closed(text)):
+            if thinks(false) != thinks(true):
+                found[name] = (thinks(false), thinks(true))
+                break
+        else:
+            unclear += [name] if speaks and false != true else []
+    return found, unclear
+
+
+def _opens(text: str) -> bool:
+    return open_marker(text) is not None
+
+
+def _closed(text: str) -> bool:
+    """Whether a prompt ends after a thought."""
+    parts = split(text.rpartition(_MARK)[2])
+    return parts.thought is not None and not (parts.answer or "").strip()
 
 
 def _named(source: str, name: str) -> bool:
@@ -180,13 +238,14 @@ def _works(template: ChatTemplate, name: str, off: Any, on: Any) -> bool:
     """Whether a switch changes what is rendered."""
     if not _named(template.source, name):
         return False
-    spelled = [value for value in (off, on) if isinstance(value, str)]
-    if not all(
-        f"'{value}'" in template.source or f'"{value}"' in template.source for value in spelled
+    if (
+        isinstance(off, str)
+        and f"'{off}'" not in template.source
+        and (f'"{off}"' not in template.source)
     ):
         return False
     try:
-        rendered = {template._with({name: value}, _MARK)[0] for value in (off, on)}
+        rendered = {template._with({name: value}, _MARK).text for value in (off, on)}
     except TemplateError:
         return False
     return len(rendered) == 2
@@ -199,10 +258,13 @@ def _detour(template: ChatTemplate) -> str:
     the beginning of an answer and its text.
     """
     probe = template.render(_MARK)
-    if open_marker(probe) is not None:
-        return "the prompt ends inside a thought, which the template has no switch to close"
+    if _opens(probe):
+        return (
+            "the prompt ends inside a thought, which neither true nor false for any variable of "
+            "the template closes"
+        )
     try:
-        turn = template._with({}, _MARK, _ANSWER)[0]
+        turn = template._with({}, _MARK, _ANSWER).text
     except TemplateError:
         return ""  # a template may refuse a conversation that ends with an answer
     if not turn.startswith(probe):

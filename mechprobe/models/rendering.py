@@ -122,8 +122,8 @@ def encode(
             switch for it; the notes say which, or that there is none.
 
     Raises:
-        TemplateError: There is no chat template, it refused the messages or came to a limit, or
-            does not do what is asked of it; see `chat_template`.
+        TemplateError: There is no chat template, it refused the messages, changed one or came to a
+            limit, or does not do what is asked of it; see `chat_template`.
         PromptFileError: No prompts, an empty one, or one that is no string.
     """
     if not prompts:
@@ -142,6 +142,12 @@ def encode(
         chat = read_chat_template(tokenizer, system=system, thinking=thinking)
         notes, detour = chat.notes, chat.detour
         rendered = [chat.render(text) for text in (*prompts, *_INSTRUCTIONS)]
+        lost = next((i for i, text in enumerate(prompts) if text.strip() not in rendered[i]), None)
+        if lost is not None:
+            raise TemplateError(
+                f"prompt {lost}: the chat template does not print it as it is; pass another one "
+                "(--chat-template FILE)"
+            )
     else:
         if system is not None or thinking:
             what = "a system prompt" if system is not None else "thinking"

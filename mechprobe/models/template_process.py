@@ -31,6 +31,8 @@ class Rendered:
     text: str
     clock: bool
     """Whether it asked for the time."""
+    asks: tuple[str, ...] = ()
+    """Variables that the template reads and does not set, sorted."""
 
 
 def render(
@@ -66,7 +68,7 @@ def render(
         )
     if "error" in answer:
         raise TemplateError(f"the chat template refused the messages: {answer['error']}")
-    return Rendered(answer["text"], answer["clock"])
+    return Rendered(answer["text"], answer["clock"], tuple(answer["asks"]))
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ def _render(job: dict[str, Any]) -> dict[str, Any]:
     from transformers.utils import chat_template_utils
 
     _Clock.asked = False
+    asked, draws = _read(job["template"])
+    if draws:
+        return {"limit": f"draws at random ({draws})"}
     rendered, _ = chat_template_utils.render_jinja_template(
         [job["messages"]],
         chat_template=job["template"],
@@ -57,7 +61,28 @@ def _render(job: dict[str, Any]) -> dict[str, Any]:
     text = rendered[0]
     if len(text) > CHARACTERS:
         return {"limit": f"writes {len(text):,} characters; {CHARACTERS:,} are the limit"}
-    return {"text": text, "clock": _Clock.asked}
+    return {"text": text, "clock": _Clock.asked, "asks": asked}
+
+
+@lru_cache
+def _read(template: str) -> tuple[list[str], str]:
+    """Variables that a template asks for and does not set, sorted, and by what it draws at random.
+
+    A rendering that is another each time would be caught by chance alone.
+    """
+    import jinja2.meta
+    from jinja2 import nodes
+    from transformers.utils import chat_template_utils
+
+    environment = chat_template_utils._compile_jinja_template(template).environment
+    tree = environment.parse(template)
+    filters = {found.name for found in tree.find_all(nodes.Filter)}
+    for mapped in tree.find_all(nodes.Filter):  # map("random")
+        if mapped.name == "map" and mapped.args and isinstance(mapped.args[0], nodes.Const):
+            filters.add(mapped.args[0].value)
+    names = {found.name for found in tree.find_all(nodes.Name)}
+    draws = filters & {"random"} | names & {"lipsum"}
+    return sorted(jinja2.meta.find_undeclared_variables(tree)), ", ".join(sorted(draws))
 
 
 def main() -> None:

@@ -192,8 +192,11 @@ def test_of_several_templates_the_default_is_taken_and_said(small):
         ("<user><assistant>", None, "does not print the user's message"),
         ("{% for m in messages[1:] %}{{ m.content }}{% endfor %}", None, "does not print the user"),
         ("{{ messages[-1].content }}", "be kind", "does not print a system prompt"),
-        (CHAT + "{{ range(1000000007) | random }}", None, "refused the messages"),
-        (CHAT + "{{ range(90000) | random }}", None, "the same message in two ways"),
+        (CHAT + "{{ range(1000000007) | list }}", None, "refused the messages"),
+        (CHAT + "{{ range(90000) | random }}", None, r"draws at random \(random\)"),
+        (CHAT + "{{ ['x', 'x'] | random }}", None, r"draws at random \(random\)"),
+        (CHAT + "{{ [['x']] | map('random') | list }}", None, r"draws at random \(random\)"),
+        (CHAT + "{% if false %}{{ lipsum() }}{% endif %}", None, r"draws at random \(lipsum\)"),
         (CHAT + "{{ nothing.at.all }}", None, "'nothing' is undefined"),
         (CHAT + "{% if", None, "refused the messages"),
         (CHAT + "{{ messages.__class__.__mro__ }}", None, "unsafe"),
@@ -203,6 +206,70 @@ def test_what_a_template_drops_or_cannot_do_is_one_line(small, template, system,
     with pytest.raises(TemplateError, match=why) as caught:
         encode(using(small, template), ["x"], system=system)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "m.content[:20]",
+        "m.content | upper",
+        "m.content | e",
+        "m.content | tojson",
+        "m.content if m.content | length < 20 else '[omitted]'",
+        "m.content.split('</think>')[-1]",
+    ],
+)
+def test_a_template_that_changes_a_prompt_is_refused_with_its_number(small, content):
+    template = CHAT.replace("m.content", content)
+    changed = "Is <b>it</b></think> so,\nor is it not at all?"
+    with pytest.raises(TemplateError, match=r"^prompt 1: the chat template does not print it as"):
+        encode(using(small, template), ["\N{OBJECT REPLACEMENT CHARACTER}" * 2, changed])
+
+
+def test_a_template_may_strip_what_it_prints(small):
+    prompts = encode(using(small, CHAT.replace("m.content", "m.content | trim")), [" a\n"])
+    assert "".join(prompts.pieces[0]) == "<user>a<assistant>"
+
+
+OPENS, SHUT = "<think>\n", "<think></think>"
+UNKNOWN = {
+    "enable_reasoning": "{% if enable_reasoning %}" + OPENS + "{% else %}" + SHUT + "{% endif %}",
+    "think": "{% if think %}" + OPENS + "{% endif %}",
+    "no_think": "{% if no_think %}" + SHUT + "{% endif %}",
+    "disable_thinking": "{% if not disable_thinking %}" + OPENS + "{% endif %}",
+    "use_cot": "{% if use_cot is not defined or use_cot %}" + OPENS + "{% endif %}",
+    "fast": "{% if not fast %}" + OPENS + "{% endif %}",  # nothing in its name says so
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_switch_under_an_unknown_name_is_found_by_what_it_does(small, name):
+    off, on = (
+        encode(using(small, CHAT + UNKNOWN[name]), ["x"], thinking=state) for state in (False, True)
+    )
+    assert off.notes == (f"thinking=off through the template's {name}",) and off.detour == ""
+    assert "".join(off.pieces[0]) in {"<user>x<assistant>", "<user>x<assistant>" + SHUT}
+    assert off.digest != on.digest
+
+
+def test_every_switch_that_does_something_is_set(small):
+    cosmetic = "{% if enable_thinking is defined and enable_thinking %}[T]{% endif %}"
+    effort = "{% if reasoning_effort != 'none' %}" + OPENS + "{% else %}" + SHUT + "{% endif %}"
+    off = encode(using(small, CHAT + cosmetic + effort), ["x"])
+    assert "".join(off.pieces[0]) == "<user>x<assistant>" + SHUT
+    assert off.detour == "" and off.notes == (
+        "thinking=off through the template",
+        "thinking=off through the template's reasoning_effort",
+    )
+    on = encode(small, ["x"], thinking=True)
+    assert "".join(on.pieces[0]) == "<user>x<assistant>[T]" + OPENS
+
+
+def test_a_variable_of_thought_whose_off_is_not_known_is_said(small):
+    style = "{% if thought_style %}Think aloud.{% endif %}"
+    assert encode(using(small, CHAT + style), ["x"]).notes == (
+        "thought_style: as the template has it, no switch known here",
+    )
 
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}BODY{% endfor %}{% endfor %}"
