@@ -7,6 +7,7 @@ out of every error: a server may put any of them into its own message, which is 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -63,9 +64,9 @@ class ApiClient:
             GenerationError: A number makes no sense.
         """
         for name, value in (("timeout", timeout), ("attempts", attempts)):
-            if value <= 0:
+            if not 0 < value < math.inf:
                 raise GenerationError(f"{endpoint}: {name} is {value}; it must be above 0")
-        if concurrency < 1 or (requests_per_minute is not None and requests_per_minute <= 0):
+        if concurrency < 1 or (requests_per_minute is not None and not requests_per_minute > 0):
             raise GenerationError(
                 f"{endpoint}: concurrency is {concurrency}, requests per minute "
                 f"{requests_per_minute}; both must be above 0"

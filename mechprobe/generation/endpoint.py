@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
-from urllib.parse import urlsplit
+
+from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 
 from mechprobe.errors import GenerationError, SpecError
 from mechprobe.generation.reply_parts import answer_in, thought_in
@@ -31,9 +32,39 @@ _FOR_ALL = (401, 402, 403, 404, 408, 409, 425, 429)
 """Of these the latter four are refused only where their Retry-After is too long."""
 
 
-def is_hosted(url: str) -> bool:
-    """Tell whether a URL is of a provider whose requests have no defaults but OpenAI's own."""
-    return (urlsplit(url).hostname or "") in _KEYS
+_URL = TypeAdapter(AnyHttpUrl)
+
+
+def _host(url: str) -> str:
+    """The host in the URL of a server's API; the only place where such a URL is taken apart.
+
+    Raises:
+        ValueError: No server can be reached by it, or it carries a secret; one line, without it.
+    """
+    authority = url.partition("://")[2].partition("/")[0]
+    if "@" in authority or "?" in url:
+        raise ValueError(
+            "no key belongs into a URL; put it into an environment variable and name that after a #"
+        )
+    try:
+        found = _URL.validate_python(url)
+        host = found.host or ""
+        host.encode("idna")  # no part of it is empty or too long
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["ctx"]["error"]) from error
+    except UnicodeError as error:
+        raise ValueError("a part of the host's name is empty or too long") from error
+    if not authority or not url.isprintable() or "\\" in url:
+        raise ValueError("empty host, or a character that no URL has")
+    if not authority.isascii() or len(host) > _LONGEST_HOST:
+        raise ValueError("the host's name is too long, or not in its ASCII form")
+    if not found.port:
+        raise ValueError("invalid port number")
+    return host
+
+
+_LONGEST_HOST = 253
+"""Characters of a name in the DNS (RFC 1035)."""
 
 
 Kind = Literal["time-out", "connection", "rate limit", "server", "garbled", "refused"]
@@ -79,9 +110,33 @@ class Endpoint:
     key_variable: str = ""
     """Environment variable that holds the key; empty for a server that wants none."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no server can be reached by.
+
+        Raises:
+            SpecError: The URL is malformed or carries a secret, which is not shown.
+        """
+        try:
+            _host(self.url)
+        except ValueError as error:
+            shown = "…" if "@" in self.url or "?" in self.url else self.url
+            raise SpecError(
+                f"openai:{self.model}@{shown}: not the URL of a server: {error}"
+            ) from error
+
+    @property
+    def host(self) -> str:
+        """The server's name or address, in lower case."""
+        return _host(self.url)
+
+    @property
+    def hosted(self) -> bool:
+        """Whether it is a provider's, whose requests have no defaults but OpenAI's own."""
+        return self.host in _KEYS
+
     def __str__(self) -> str:
         """As it is spelled."""
-        named = self.key_variable != _KEYS.get(urlsplit(self.url).hostname or "", "")
+        named = self.key_variable != _KEYS.get(self.host, "")
         return f"openai:{self.model}@{self.url}" + (f"#{self.key_variable}" if named else "")
 
     @classmethod
@@ -92,7 +147,7 @@ class Endpoint:
         the hosts of OpenAI, Anthropic and OpenRouter have theirs, other servers get no key.
 
         Raises:
-            SpecError: It is spelled otherwise, or the URL carries a secret.
+            SpecError: It is spelled otherwise, the URL is malformed, or it carries a secret.
         """
         found = _SPELLED.fullmatch(text)
         if found is None:
@@ -101,15 +156,11 @@ class Endpoint:
                 f"{shown}: not an endpoint; write openai:MODEL@URL, for example "
                 "openai:gemma3:12b@http://localhost:11434/v1"
             )
-        parts = urlsplit(found["url"])
-        if parts.username is not None or parts.password is not None or parts.query:
-            raise SpecError(
-                f"openai:{found['model']}@{parts.scheme}://{parts.hostname}: no key belongs into a "
-                "URL; put it into an environment variable and name that after a #"
-            )
-        path = parts.path.rstrip("/") or "/v1"
-        variable = found["variable"] or _KEYS.get(parts.hostname or "", "")
-        return cls(found["model"], f"{parts.scheme}://{parts.netloc}{path}", variable)
+        url = found["url"].rstrip("/")
+        if "/" not in url.partition("://")[2]:
+            url += "/v1"
+        endpoint = cls(found["model"], url, found["variable"] or "")
+        return replace(endpoint, key_variable=endpoint.key_variable or _KEYS.get(endpoint.host, ""))
 
     def key(self) -> str | None:
         """The key, from the environment; None for a server that wants none.

@@ -362,8 +362,43 @@ def test_a_wrong_endpoint_is_one_line_without_secrets(text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1", "http://[zz]/", "http://[zz]:8000/v1", f"http://{'a' * 64}.org/v1",
+     "http://a..b", f"http://{'a.' * 130}b", "http://h:99999999", "http://h:65536/v1", "http://h:0",
+     "http://h:80a", "http:///v1", "http://256.1.1.1", "http://xn--/", "http://h\\v1", "http://:80",
+     "http://h\x00/v1"],
+)  # fmt: skip
+def test_a_malformed_url_is_one_line_wherever_it_is_named(url, tmp_path, capsys):
+    from mechprobe.cli.app import run as cli
+
+    with pytest.raises(SpecError, match=r"not the URL of a server: \w") as caught:
+        Endpoint.parse(f"openai:m@{url}")
+    assert "\n" not in str(caught.value)
+    rows = tmp_path / "x.jsonl"
+    rows.write_text('{"id": "1", "prompt": "Hi", "text": "Hello"}\n')
+    for command in (
+        ["judge", str(rows), "-j", f"openai:m@{url}", "-o", str(tmp_path / "o")],
+        ["generate", "--model", "m", "--engine", url, "--prompt", "Hi"],
+    ):
+        assert cli(command) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_host_is_an_address_as_well():
+    found = Endpoint.parse("openai:m@http://[::1]:8000")
+    assert found.url == "http://[::1]:8000/v1"
+
+
 def test_senseless_numbers_are_refused():
     endpoint = Endpoint("m", "http://127.0.0.1:9/v1")
-    for bad in ({"timeout": 0}, {"attempts": 0}, {"concurrency": 0}, {"requests_per_minute": 0}):
+    for bad in (
+        {"timeout": 0},
+        {"attempts": 0},
+        {"concurrency": 0},
+        {"requests_per_minute": 0},
+        {"timeout": float("nan")},
+        {"requests_per_minute": float("nan")},
+    ):
         with pytest.raises(GenerationError, match="above 0"):
             ApiClient(endpoint, **bad)

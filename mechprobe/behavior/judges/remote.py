@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from mechprobe.behavior.judges import prompt as wording
 from mechprobe.behavior.judges.base import Opinion
 from mechprobe.errors import JudgeError, warn_of_checkpoint
 from mechprobe.generation.api import ApiClient, ApiError, Endpoint, Reply, Request
-from mechprobe.generation.endpoint import is_hosted
 from mechprobe.generation.server_samplers import REFUSED, note_of, sampler_forms
 
 
@@ -47,7 +45,7 @@ def about_server(endpoint: Endpoint, calls: Calls) -> Mapping[str, Any]:
 
 def _greedy(endpoint: Endpoint, calls: Calls) -> bool:
     """Whether neutral samplers are sent: greedy, and no hosted API, which has no others."""
-    return calls.temperature == 0.0 and not is_hosted(endpoint.url)
+    return calls.temperature == 0.0 and not endpoint.hosted
 
 
 class RemoteJudge:
@@ -75,7 +73,7 @@ class RemoteJudge:
         self.name = str(endpoint)
         self._calls = how
         # OpenAI's own newer models know the limit by another name
-        ours = urlsplit(endpoint.url).hostname == "api.openai.com"
+        ours = endpoint.host == "api.openai.com"
         self._limit = "max_completion_tokens" if ours else "max_tokens"
         self.about = about_server(endpoint, how)
         self._forms: tuple[Mapping[str, Any], ...] = ({},)
