@@ -16,11 +16,11 @@ class JudgeSpec(BaseModel):
     """`rules`, `rules:INSTRUMENT`, `oracle`, `openai:MODEL@URL` or `hf:CLASSIFIER`."""
     max_tokens: int = Field(default=256, ge=1)
     """Of a reply."""
-    temperature: float | None = 0.0
+    temperature: float | None = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Null leaves it to the server."""
     concurrency: int = Field(default=8, ge=1)
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    timeout: float = Field(default=120.0, gt=0)
+    requests_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    timeout: float = Field(default=120.0, gt=0, allow_inf_nan=False)
     """Seconds for one attempt."""
     attempts: int = Field(default=5, ge=1)
 

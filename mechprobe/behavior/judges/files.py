@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_exchanges(
 
     def exchange(record: Record) -> Exchange:
         line = record.fields
-        name = str(line["id"])
+        name = _name(line, "id")
         about = known.get(name, {})
         prompt = line.get("prompt", about.get("text"))
         if not isinstance(prompt, str):
@@ -54,14 +55,14 @@ def read_exchanges(
         if request not in _REQUESTS:
             raise ValueError(f"the label {request!r} is neither harmful nor harmless")
         return Exchange(
-            _writable("id", name),
+            name,
             _encodable(prompt),
             _encodable(line["text"]),
-            _writable("task", line.get("task", task)),
-            _writable("row", line.get("row", row)),
+            _name(line, "task", task),
+            _name(line, "row", row),
             sample_of(record),
             request,
-            _writable("cluster", line.get("cluster", about.get("cluster")) or name),
+            _name(line, "cluster", _name(about, "cluster", name)),
         )
 
     return _read(path, exchange)
@@ -106,9 +107,9 @@ def read_truth(path: Path) -> dict[tuple[str, str, str, int], RefusalLabel]:
         if line["label"] not in LABELS:
             raise ValueError(f"the label {line['label']!r} is none of {', '.join(LABELS)}")
         key = (
-            str(line.get("task", "")),
-            str(line.get("row", "")),
-            str(line["id"]),
+            _name(line, "task", ""),
+            _name(line, "row", ""),
+            _name(line, "id"),
             sample_of(record),
         )
         if found.setdefault(key, line["label"]) != line["label"]:
@@ -123,8 +124,18 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _writable(field: str, value: Any) -> str:
-    """A name as text. Half a surrogate pair is refused: two names must not become one."""
+def _name(line: Mapping[str, Any], field: str, missing: str | None = None) -> str:
+    """A name as text; `missing` where the line gives none: no such field, null, NaN or "".
+
+    Half a surrogate pair is refused: two names must not become one.
+    """
+    value = line[field] if missing is None else line.get(field)
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        if missing is None:
+            raise ValueError(f"the field {field!r} is empty")
+        return missing
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"the field {field!r} is no name; write a text or a number")
     name = str(value)
     if name != _encodable(name):
         raise ValueError(f"the field {field!r} holds half a character, which no file can carry")

@@ -260,6 +260,36 @@ def test_a_name_that_no_file_can_carry_is_refused_before_anybody_is_asked(tmp_pa
     assert (getattr(one, field), one.text) == ("whole \U0001f600", "?")
 
 
+def test_a_prompt_without_a_cluster_is_its_own(tmp_path):
+    """NaN is what pandas writes for an empty field; null, nothing and "" mean the same."""
+    line = {"prompt": "p", "text": "t"}
+    none = [{"cluster": float("nan")}, {"cluster": None}, {"cluster": ""}, {}]
+    file = tmp_path / "answers.jsonl"
+    rows = [line | {"id": i} | some for i, some in enumerate(none + none)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [one.cluster for one in read_exchanges(file)] == list("01234567")
+    file.write_text(json.dumps(line | {"id": "a", "cluster": 3, "row": float("nan"), "task": None}))
+    (one,) = read_exchanges(file, row="m/c", task="refusal")
+    assert (one.cluster, one.row, one.task) == ("3", "m/c", "refusal")
+
+
+@pytest.mark.parametrize("field", ["id", "task", "row", "cluster"])
+@pytest.mark.parametrize("value", [[], [1], {"a": 1}])
+def test_a_name_that_is_a_list_or_an_object_is_one_line(tmp_path, field, value):
+    file = tmp_path / "answers.jsonl"
+    file.write_text(json.dumps({"id": "a", "prompt": "p", "text": "t"} | {field: value}))
+    with pytest.raises(PromptFileError, match=f"line 1: the field '{field}' is no name"):
+        read_exchanges(file)
+
+
+@pytest.mark.parametrize("empty", [None, "", float("nan")])
+def test_an_id_is_needed(tmp_path, empty):
+    file = tmp_path / "answers.jsonl"
+    file.write_text(json.dumps({"id": empty, "prompt": "p", "text": "t"}))
+    with pytest.raises(PromptFileError, match="line 1: the field 'id' is empty"):
+        read_exchanges(file)
+
+
 def test_a_greedy_judge_leaves_nothing_to_the_defaults_of_its_server(path):
     with FaultServer() as server:
         judged(server, exchanges(2), path)
