@@ -290,6 +290,9 @@ def parse_csv(
 ) -> CsvTable:
     """Parse CSV; lines without any field are passed over.
 
+    So are columns at the end that have neither name nor value. The first column alone may have
+    values and no name: the index of a data frame.
+
     Args:
         text: The table.
         delimiter: Between two fields.
@@ -297,12 +300,12 @@ def parse_csv(
         short: Take rows with fewer fields than the header: the others are empty.
 
     Raises:
-        MalformedError: It is not CSV, has no header, names a column twice, or a row has another
-            number of fields than the header.
+        MalformedError: It is not CSV, has no header, names a column twice or not at all, or a row
+            has another number of fields than the header.
     """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] = list(header)
-    rows: list[dict[str, str]] = []
+    rows: list[list[str]] = []
     lines: list[int] = []
     try:
         for row in reader:
@@ -320,11 +323,16 @@ def parse_csv(
             if len(row) < len(columns) and not short:
                 said = f"as many fields are needed as the header has, {len(columns)}"
                 raise MalformedError(said, reader.line_num)
-            row += [""] * (len(columns) - len(row))
-            rows.append(dict(zip(columns, row, strict=True)))
+            rows.append(row + [""] * (len(columns) - len(row)))
             lines.append(reader.line_num)
     except csv.Error as error:
         raise MalformedError(f"not CSV: {error}", reader.line_num) from error
     if not columns:
         raise MalformedError("not a CSV table (empty; it begins with its columns' names)")
-    return CsvTable(tuple(columns), tuple(rows), tuple(lines))
+    while len(columns) > 1 and not columns[-1] and not any(row[len(columns) - 1] for row in rows):
+        columns = columns[:-1]  # commas that a spreadsheet put behind each line
+    unnamed = columns.index("", 1) if "" in columns[1:] else None
+    if unnamed is not None:
+        raise MalformedError(f"column {unnamed + 1} has no name; name it or remove it", 1)
+    named = tuple(dict(zip(columns, row, strict=False)) for row in rows)
+    return CsvTable(tuple(columns), named, tuple(lines))

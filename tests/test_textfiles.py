@@ -86,6 +86,16 @@ def test_yaml_keeps_aliases_and_merges():
     assert parse_yaml("") is None
 
 
+def test_csv_with_commas_behind_its_lines_has_no_more_columns():
+    table = parse_csv("a,rate,,,\n1,2,,,\n")
+    assert (table.columns, table.rows) == (("a", "rate"), ({"a": "1", "rate": "2"},))
+    assert parse_csv(",a\n0,1\n").columns == ("", "a")  # an index
+    for text, place in (("a,,b\n1,,2\n", 2), ("a,,\n1,,2\n", 2), (",,a\n1,2,3\n", 2)):
+        with pytest.raises(MalformedError, match=f"column {place} has no name") as caught:
+            parse_csv(text)
+        assert caught.value.line == 1
+
+
 def test_csv_with_a_column_named_twice_names_it():
     with pytest.raises(MalformedError, match="line 1: the column 'rate' is named twice"):
         raise MalformedError(_refusal("rate,n,rate\n1,2,3\n"))
