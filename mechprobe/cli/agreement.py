@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ import typer
 
 from mechprobe.cli.options import Json
 from mechprobe.cli.terminal import Screen
+from mechprobe.errors import SpecError
 
 if TYPE_CHECKING:
     from mechprobe.behavior.agreement import Agreement
@@ -60,6 +62,8 @@ def agreement(
     """How far two judges agree, which verdicts would change, and what their errors do."""
     from mechprobe.experiments.agreeing import baselines_of, compare, find_judgements
 
+    if not math.isfinite(threshold):
+        raise SpecError(f"--threshold {threshold}: use a number of points")
     found = compare(
         find_judgements(sources, task or ()),
         first=first,
@@ -70,6 +74,7 @@ def agreement(
         seed=seed,
     )
     screen = Screen.plain()
+    screen.say_unchecked(*sources)
     if json:
         screen.document(found.as_dict())
         return

@@ -71,6 +71,8 @@ def analyze(
     if out:
         write_json(out, content)
     screen = Screen.plain()
+    if not matrix.is_dir():  # the document of a run says it itself
+        screen.say_unchecked(matrix)
     if json:
         screen.document(content)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -82,6 +83,7 @@ def judge(
     )
     with quiet() as screen:
         exchanges = find_exchanges(sources, task or ())
+        screen.say_unchecked(*sources)
         plan = Plan(exchanges, tuple(judges), second, per_stratum, seed, calls, cache, keep_replies)
         loads = estimate(plan, asks=not dry_run)
         if dry_run:
@@ -101,9 +103,12 @@ def _temperature(text: str) -> float | None:
     if text == "server":
         return None
     try:
-        return float(text)
+        value = float(text)
     except ValueError as error:
         raise SpecError(f"--temperature {text}: use a number, or server") from error
+    if not 0 <= value < math.inf:
+        raise SpecError(f"--temperature {text}: use a number from 0 on, or server")
+    return value
 
 
 def _say_loads(screen: Screen, loads: list[tuple[str, Load]], json: bool) -> None:

@@ -27,15 +27,13 @@ def report(
     json: Json = False,
 ) -> None:
     """Write report.html and figures/ of a finished run anew."""
-    from mechprobe.experiments.integrity import unrecorded
     from mechprobe.experiments.reporting import remake_report
 
     if factorial is not None and out is None:
         raise SpecError("--factorial: needs --out DIR; a run directory holds the report of its run")
     with quiet() as screen:
         page = remake_report(run, factorial, out)
-        if note := unrecorded(run):
-            screen.err.print(f"mechprobe: {note}", soft_wrap=True)
+        screen.say_unchecked(run)
         if json:
             screen.document({"report": str(page)})
         else:

@@ -121,17 +121,23 @@ def score(
 ) -> None:
     """Score new checkpoints by a stored calibration; exit 4 where one has no score to give."""
     from mechprobe.analysis.rtsi_screening import score_rows, screen_answers
+    from mechprobe.experiments.integrity import require_intact
 
+    given = [one for one in (table, baseline, candidate) if one is not None]
+    for one in given:
+        require_intact(one)
     if table is not None and baseline is None and candidate is None:
         found = score_rows(calibration, table, _renamed(column))
     elif table is None and baseline is not None and candidate is not None:
         found = {candidate.stem: screen_answers(calibration, baseline, candidate, instrument)}
     else:
         raise SpecError("give TABLE.csv, or --baseline and --candidate")
+    screen = Screen.plain()
+    screen.say_unchecked(*given)
     if json:
-        Screen.plain().document({name: one.as_dict() for name, one in found.items()})
+        screen.document({name: one.as_dict() for name, one in found.items()})
     else:
-        _say_scores(Screen.plain(), found)
+        _say_scores(screen, found)
     if any(one.band == "UNKNOWN" for one in found.values()):
         raise typer.Exit(NOT_MEASURED)
 

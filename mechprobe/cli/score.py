@@ -69,6 +69,7 @@ def score(
     if out is not None:
         write_rows(out, found)
     screen = Screen.plain()
+    screen.say_unchecked(answers)
     if json:
         screen.document([one.as_dict() for one in found])
     else:

@@ -50,6 +50,13 @@ class Screen:
             Console(stderr=True, highlight=False, markup=False),
         )
 
+    def say_unchecked(self, *sources: Path) -> None:
+        """Tell on stderr of run directories whose files nothing could be held against."""
+        from mechprobe.experiments.integrity import unchecked
+
+        for note in unchecked(*sources):
+            self.err.print(f"mechprobe: {note}", soft_wrap=True)
+
     def document(self, value: Any) -> None:
         """One JSON document on stdout."""
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)

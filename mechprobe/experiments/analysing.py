@@ -9,7 +9,12 @@ from pydantic import ValidationError
 
 from mechprobe.errors import RunDirectoryError, TableError
 from mechprobe.experiments.derived import code_digest
-from mechprobe.experiments.integrity import read_spec, require_recorded, unrecorded
+from mechprobe.experiments.integrity import (
+    read_spec,
+    require_recorded,
+    require_unchanged,
+    unrecorded,
+)
 from mechprobe.experiments.rundir import write_json
 from mechprobe.experiments.spec import Analysis, Spec
 from mechprobe.experiments.steps import Step
@@ -69,7 +74,8 @@ def analysis_step(spec: Spec, tables: str) -> Step:
 
 def write_analysis(task: Task) -> None:
     """Analyse the run's outcomes as the step's parameters say."""
-    content = analyse_run(task.run.path, **task.step.params)
+    require_unchanged(task.run.path)
+    content = _analysed(task.run.path, **task.step.params)
     write_json(task.run / task.step.outputs[0], content)
 
 
@@ -86,11 +92,16 @@ def analyse_run(path: Path, **chosen: Any) -> dict[str, Any]:
             as the run wrote it.
         TableError: An instrument has not read the answers, or nothing measured this quality.
     """
+    read_spec(path)  # a folder that is no run is told so first
+    require_recorded(path)
+    return _analysed(path, **chosen)
+
+
+def _analysed(path: Path, **chosen: Any) -> dict[str, Any]:
     from mechprobe.analysis.document import analyse
     from mechprobe.experiments.frames import read_frames
 
     spec = read_spec(path)
-    require_recorded(path)
     try:
         planned = Analysis.model_validate(spec.get("analysis") or {})
     except ValidationError as error:

@@ -92,7 +92,12 @@ def one_line(error: BaseException) -> str:
 
 
 def record_failure(step: Step, key: str, run: RunDirectory, said: str, trace: str) -> Result:
-    """Write down how a step failed."""
-    content = {"key": key, "error": said, "traceback": trace.splitlines()}
+    """Write down how a step failed, and what it may have left."""
+    content = {
+        "key": key,
+        "error": said,
+        "writes": list(step.outputs),
+        "traceback": trace.splitlines(),
+    }
     write_json(run.failure(step.name), content)
     return Result("failed", key, said)

@@ -21,6 +21,17 @@ _REMADE = (PAGE, FIGURES)
 """Written anew by `mechprobe report`, and read by nothing."""
 _ARRAYS = (".h5", ".npz", ".safetensors")
 """Large, and read by no table: compared when they are read, and often left out of a copy."""
+_EVIDENCE = (
+    "cells/*/*/*.json",
+    *(f"cells/*/*/{kind}/*" for kind in ("scores", "generations", "judgements")),
+    "cells/*/*/probes/**/*",
+    "prompts/*",
+    *("matrix.csv", "references.csv", "gaps.csv", "analysis.json"),
+    *("labels.parquet", "factorial.csv", "factorial.json"),
+)
+"""What readers take numbers from, so that a step must vouch for it."""
+_WORKING = ("forward_tokens.json", "questions.json", "refusals.json")
+"""Of the folder of probes: passed on from one probe to the next, which reports what it used."""
 
 
 def require_intact(source: Path) -> None:
@@ -31,15 +42,30 @@ def require_intact(source: Path) -> None:
     """
     if source.is_dir():
         require_recorded(source)
-        return
-    file = source.absolute()
-    run = next((one for one in file.parents if (one / ".steps").is_dir()), None)
-    if run is not None:
-        require_recorded(run, file.relative_to(run).as_posix())
+    elif run := _run_of(source):
+        require_recorded(run, source.absolute().relative_to(run).as_posix())
+
+
+def unchecked(*sources: Path) -> list[str]:
+    """What to say of run directories, and of files in them, that nothing can be held against."""
+    runs = dict.fromkeys(
+        (one if _is_run(one) else None) if one.is_dir() else _run_of(one) for one in sources
+    )
+    return [note for run in runs if run is not None and (note := unrecorded(run))]
+
+
+def _run_of(file: Path) -> Path | None:
+    """The run directory that a file lies in, its hidden folder copied or not."""
+    return next((one for one in file.absolute().parents if _is_run(one)), None)
+
+
+def _is_run(folder: Path) -> bool:
+    named = (folder / "spec.yaml").exists() and (folder / "cells").is_dir()
+    return named or (folder / ".steps").is_dir()
 
 
 def require_recorded(path: Path, part: str = "") -> None:
-    """Refuse a run directory in which a file is not as its step wrote it.
+    """Refuse a run directory in which a file is not as its step wrote it, or is of no step.
 
     Args:
         path: The run directory.
@@ -48,12 +74,32 @@ def require_recorded(path: Path, part: str = "") -> None:
             but arrays is compared.
 
     Raises:
-        RunDirectoryError: A file differs, is missing or was added; the message names it.
+        RunDirectoryError: A file differs, is missing or was added, or no finished step vouches for
+            it; the message names it.
+    """
+    require_unchanged(path, part)
+    if not (path / ".steps").is_dir():
+        return
+    known = {name for name, _ in _recorded(path)}
+    left = _left_by_failures(path)
+    for pattern in _EVIDENCE:
+        for file in sorted(path.glob(pattern)):
+            name = file.relative_to(path).as_posix()
+            if name in known or not _counts(file, name, part):
+                continue
+            if not any(_inside(name, one) for one in left):
+                raise _changed(file, "no finished step of the run vouches for it")
+
+
+def require_unchanged(path: Path, part: str = "") -> None:
+    """Like `require_recorded` for a run that is going on, some of whose files have no step yet.
+
+    Raises:
+        RunDirectoryError: A file that a step finished differs, is missing or was added.
     """
     for name, seen in _recorded(path):
         file = path / name
-        inside = not part or name == part or name.startswith(f"{part}/")
-        if not inside or name in _REMADE or (part and not file.exists()):
+        if not _inside(name, part) or name in _REMADE or (part and not file.exists()):
             continue
         if not part and file.suffix in _ARRAYS:
             continue
@@ -61,6 +107,18 @@ def require_recorded(path: Path, part: str = "") -> None:
             raise _changed(file, "missing")
         if not unchanged(file, seen):
             raise _changed(file, "damaged or changed since the run wrote it")
+
+
+def _inside(name: str, part: str) -> bool:
+    return not part or name == part or name.startswith(f"{part}/")
+
+
+def _counts(file: Path, name: str, part: str) -> bool:
+    """Whether a file is evidence, and read with this part of the run."""
+    if not _inside(name, part) or (not part and file.suffix in _ARRAYS) or not file.is_file():
+        return False
+    passing = file.name.startswith(".") or file.suffix in (".tmp", ".lock")
+    return not passing and not (file.parent.name == "probes" and file.name in _WORKING)
 
 
 def unrecorded(path: Path) -> str | None:
@@ -101,6 +159,17 @@ def _recorded(path: Path) -> Iterator[tuple[str, Any]]:
             raise _changed(marker, "damaged")
         for name, seen in outputs.items():
             yield from _files(name, seen)
+
+
+def _left_by_failures(path: Path) -> list[str]:
+    """Files and folders that a step may have left before it failed."""
+    found: list[str] = []
+    for record in sorted((path / ".steps").rglob("*.error.json")):
+        writes = read_json(record).get("writes", [])
+        if not isinstance(writes, list) or not all(isinstance(one, str) for one in writes):
+            raise _changed(record, "damaged")
+        found += [one for one in writes if one]
+    return found
 
 
 def _files(name: str, seen: Any) -> Iterator[tuple[str, Any]]:

@@ -39,6 +39,20 @@ def _lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-1", "warm"])
+def test_a_temperature_is_a_number(main, generations, number):
+    done = main("judge", generations, "--judge", "rules", "--temperature", number)
+    assert done.code == 2
+    assert f"--temperature {number}: use a number" in done.err
+
+
+def test_a_threshold_is_a_number(main, generations):
+    main("judge", generations, "-j", "rules", "-j", "rules:prefix", "--out", "j.jsonl")
+    done = main("agreement", "j.jsonl", "--threshold", "nan")
+    assert (done.code, done.out) == (2, "")
+    assert "--threshold nan: use a number of points" in done.err
+
+
 def test_rules_label_every_line(main, generations, tmp_path):
     done = main("judge", generations, "--judge", "rules", "--out", "j.jsonl", "--json")
     assert (done.code, done.err) == (0, "")

@@ -162,3 +162,76 @@ def test_reading_does_not_change_the_run(copied):
     analyse_run(copied)
     assert {f: f.read_bytes() for f in sorted(copied.rglob("*")) if f.is_file()} == before
     assert json.loads((copied / "analysis.json").read_text())["rows"]
+
+
+SCORED = f"{CELL}/scores/refusal.jsonl"
+MARKER = f".steps/{CELL}/score-refusal.json"
+
+
+def without_outputs(run):
+    marker = run / MARKER
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"outputs": {}}))
+
+
+LOST = {
+    "a marker": (SCORED, lambda run: (run / MARKER).unlink()),
+    "all of the cells'": (SCORED, lambda run: shutil.rmtree(run / ".steps" / "cells")),
+    "called an error": (
+        SCORED,
+        lambda run: (run / MARKER).rename((run / MARKER).with_suffix(".error.json")),
+    ),
+    "of no file": (SCORED, without_outputs),
+    "of the tables": ("matrix.csv", lambda run: (run / ".steps" / "tables.json").unlink()),
+    "of the analysis": ("analysis.json", lambda run: (run / ".steps" / "analysis.json").unlink()),
+    "of the prompts": (
+        "prompts/llama-s.jsonl",
+        lambda run: next((run / ".steps").glob("prompts/*.json")).unlink(),
+    ),
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_a_file_that_no_step_vouches_for_goes_into_no_reader(copied, lost):
+    name, lose = LOST[lost]
+    edit(copied / name)
+    lose(copied)
+    for read in (
+        mechprobe.open_run,
+        analyse_run,
+        remake_report,
+        lambda run: find_exchanges([run]),
+        lambda run: find_judgements([run]),
+        lambda run: find_exchanges([run / name]),
+    ):
+        with pytest.raises(
+            RunDirectoryError, match="no finished step of the run vouches"
+        ) as caught:
+            read(copied)
+        assert "run the same command again" in str(caught.value)
+
+
+def test_files_that_no_step_writes_are_in_nobodys_way(copied):
+    """Judgements of one's own, notes, figures, and what a failed step left."""
+    (copied / "judgements.jsonl").write_text("{}")
+    (copied / "notes.csv").write_text("mine")
+    (copied / CELL / "scores" / ".new.jsonl.tmp").write_text("half")
+    marker = copied / MARKER
+    marker.unlink()
+    record = {"key": "", "error": "the server is gone", "writes": [SCORED], "traceback": []}
+    marker.with_suffix(".error.json").write_text(json.dumps(record))
+    assert mechprobe.open_run(copied).analysis["rows"]
+
+
+def test_judge_agreement_and_score_say_that_nothing_was_checked(copied, tmp_path, capsys):
+    shutil.rmtree(copied / ".steps")
+    out = tmp_path / "j.jsonl"
+    answers = copied / CELL / "generations" / "refusal.jsonl"
+    for command in (
+        ["judge", str(copied), "-j", "rules", "-j", "rules:prefix", "-o", str(out)],
+        ["judge", str(answers), "-j", "rules", "-o", str(tmp_path / "one.jsonl")],
+        ["analyze", str(copied / "matrix.csv")],
+    ):
+        assert cli(command) == 0, capsys.readouterr().err
+        assert "could not be checked" in capsys.readouterr().err
+    cli(["agreement", str(copied), str(out)])
+    assert "could not be checked" in capsys.readouterr().err
