@@ -103,20 +103,40 @@ def _against(text: str) -> bool:
     return bool(phrases.NEGATION.search(text) or phrases.REPROACH.search(text))
 
 
+def _reported(before: str) -> bool:
+    """Whether a clause up to an option tells what others say, or names no answer that is meant."""
+    spoken = phrases.SPOKEN.finditer(before)
+    if any(not phrases.OWN.search(before[: match.start()]) for match in spoken):
+        return True
+    kind = phrases.KIND_OF_ANSWER.search(before)
+    return bool(kind and not phrases.MEANT.fullmatch(kind[1]))
+
+
+def told(answer: Answer, start: int, end: int) -> bool:
+    """Whether a sentence says that something is an option's text, or what that is or did."""
+    before = re.split(r"[.!?;:,\n\u2014]", answer.text[max(0, start - _REACH) : start].lower())[-1]
+    several, ends = " " in answer.text[start:end], phrases.TEXT_ENDS.match(answer.text, end)
+    if phrases.TOLD_BEFORE.search(before) or answer.text[max(0, start - 2) : start] == ": ":
+        return bool(several or ends or phrases.TOLD_OF_ONE.match(answer.text, end))
+    after = phrases.TOLD_AFTER if several else phrases.TOLD_OF_ONE
+    does = after.match(answer.text, end) or (several and ends)
+    return bool(phrases.BEGINS.fullmatch(before) and does)
+
+
+def following(answer: Answer, end: int) -> re.Match[str] | None:
+    """The text of an option that goes with a letter that ends at a place."""
+    ends = min(past(phrases.BETWEEN, answer.text, end), end + _GAP)
+    for match in (answer.option.match(answer.text, at) for at in range(end, ends + 1)):
+        if match and (" " in match[1] or phrases.LISTED.match(answer.text, match.end())):
+            return match
+    return None
+
+
 def lettered(answer: Answer, letter: re.Match[str], *, marked: bool = False) -> Said:
     """What becomes of a letter, and whether another one or another option's text goes with it."""
     name = next(group for group in letter.groups() if group)
     option, place = answer.letters.index(name.upper()), letter.start() + letter[0].index(name)
-    ends = min(past(phrases.BETWEEN, answer.text, place + 1), place + _GAP)
-    follows = (answer.option.match(answer.text, at) for at in range(place + 1, ends + 1))
-    own = next(
-        (
-            match
-            for match in filter(None, follows)
-            if " " in match[1] or phrases.LISTED.match(answer.text, match.end())
-        ),
-        None,
-    )
+    own = following(answer, place + 1)
     beside = answer.meant(own) if own else set()
     several = any(listed(answer, option, at) for at in (place + 1, own.end() if own else place + 1))
     if not marked:
@@ -157,6 +177,7 @@ def fate(answer: Answer, option: int, start: int, end: int, *, marked: bool = Fa
     if answer.last >= end + len(rest) - len(after):
         return option, "unclear"
     before = answer.hidden(answer.text[max(0, start - _REACH) : start]).lower()
+    held = phrases.ATTRIBUTED.search(re.split(r"[.!?;\n]", before)[-1])
     before = before[max((m.end() for m in phrases.STARTS.finditer(before)), default=0) :]
     before = phrases.NO_DOUBT.sub("surely", phrases.LEADING_REASON.sub("", before))
     whole, after = after, answer.hidden(after)
@@ -177,7 +198,7 @@ def fate(answer: Answer, option: int, start: int, end: int, *, marked: bool = Fa
         _names(answer, whole[: len(sentence)], yet.end()) or _against(sentence[yet.end() :])
     ):
         return option, "denied"
-    if _against(before) or phrases.SUPPOSED.search(before):
+    if held or _against(before) or phrases.SUPPOSED.search(before) or _reported(before):
         return option, "denied"
     judged = not marked or phrases.JUDGED.match(clause)
     if judged and (_against(clause) or (phrases.NAMING.search(before) and clause.strip())):

@@ -12,12 +12,12 @@ _QUOTES = str.maketrans(
 _DOUBLE_QUOTES = re.compile('["\u201c\u201d\u201e\u201f\u00ab\u00bb]')
 _FENCE = re.compile(r"```\w*")
 _TAG = re.compile(r"</?(?![A-J]>)[A-Za-z]\w*>|<\|[^|>]*\|>")
-_MARKS = re.compile(r"[*_`#>]+")
+_MARKS = re.compile(r"[*_`#>\u2022]+")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _LATEX = re.compile(r"\\[A-Za-z]+\s*(?=\{)|\\[()\[\]]|\$")
 _BRACES = re.compile(r"[{}]")
 _BRACKETS = str.maketrans("[]", "()")
-_ARTICLE = re.compile(r"^(?:the|an?) (?=\S)")
+_ARTICLE = re.compile(r"^(?:the|an?) (?!(?:the|an?) )(?=\S)")
 
 
 def clean(text: str) -> str:
@@ -53,7 +53,7 @@ _NOUN = (
 _BE = r"(?:est|es|ist|é|è|är|er|jest)"
 _VERB = (
     r"(?:choos(?:e|ing)|chose|pick(?:ed|ing)?|select(?:ed|ing)?|go(?:ing)? (?:with|for)|opt for|"
-    r"vote for|say|answer|guess|think|believe|conclude)"
+    r"vote for|say|answer|guess|think|believe|reckon|conclude)"
 )
 _SURELY = r"(?:(?:most )?(?:likely|probably|clearly|definitely|surely|certainly|therefore|thus) )?"
 _COLON = r"(?:[:=\u2192]|[\u2013\u2014-](?=\s))*"
@@ -63,14 +63,16 @@ REASON = re.compile(r"(?:because|since|as)\b", re.I)
 FINAL = re.compile(rf"\bfinal {_NOUN}(?:\s{_IS})?\s?{_COLON}\s*", re.I)
 """What an option after it is said to be, whatever was said before."""
 STATED = re.compile(
-    rf"(?<![A-Za-z]){_NOUN}(?:(?: [\w']+){{0,5}}? (?:{_IS}|{_BE})\b|是|は)?\s?{_COLON}\s*{_SURELY}"
+    rf"(?<![A-Za-z]){_NOUN}(?:(?: [\w']+){{0,5}}? (?:{_IS}|{_BE})\b|'s|是|は)?\s?{_COLON}\s*"
+    rf"{_SURELY}"
     rf"|\b(?:it|that|this)(?:'s| {_IS}) {_SURELY}"
     r"|(?:^|(?<=[.!?\n] ))(?:should|must|has to) be |\b(?:looks|seems) like "
-    rf"|(?:\b(?:i|we|you|one|let's|let us)\b[^.!?;\n]{{0,30}}? |^|(?<=[.!?\n] )){_VERB}"
+    rf"|(?:\b(?:i|we|you|one|let's|let us)\b[^.,!?;\n]{{0,30}}? |^|(?<=[.!?\n] )){_VERB}"
     rf"(?: that)?(?: it(?:'s| {_IS}))?:? "
     r"|\b(?:therefore|thus|so|hence|definitely|clearly|obviously|probably|surely|certainly|correct)"
     r"[,:]? (?:it's )?"
-    r"|(?:\bnot|n't) (?:option )?\(?[a-j]\)?,? but (?:rather )?",
+    r"|(?:\bnot|n't) (?:option )?\(?[a-j]\)?,? but (?:rather )?"
+    r"|(?<=\?) no[,.:] |\bleaves (?:us with )?(?:only )?",
     re.I | re.M,
 )
 """Before an option that is said to be the answer."""
@@ -81,17 +83,19 @@ _RIGHT = (
     r"most (?:accurate|likely|appropriate|suitable))\b"
 )
 JUDGED_RIGHT = re.compile(
-    rf"(?:(?<=\s)|^|(?<=\())([A-J])\)? (?:it is(?=[.!,\n]|$)|(?:{_IS}|seems|looks)"
-    rf"{_RIGHT})",
+    rf"(?:(?<=\s)|^|(?<=\())([A-J])\)? (?:it is(?=[.!,\n]|$)|(?:{_IS}|seems|looks){_RIGHT}"
+    r"|(?:makes (?:the most )?sense|fits|applies)(?=[.!,\n]|$))",
     re.M,
 )
 """A letter that is said to be right."""
-TEXT_RIGHT = re.compile(rf" (?:{_IS}|seems|looks){_RIGHT}", re.I)
+TEXT_RIGHT = re.compile(rf" (?:{_IS}|are|seems|looks){_RIGHT}", re.I)
 """After the text of an option that is said to be right."""
-COPULA = re.compile(r"(?:\b(?:is|was|are|were)|[=:]) (?:(?:the|an?) )?$", re.I)
 BREAK = r"\s?(?:$|\n|[.,;:!?)。]+(?![^\s)])|\s[-=\u2013\u2014]|[\u2013\u2014])"
 """Where a clause may end."""
-_GOES_ON = r"\s(?:because|since|as|rather than|instead of|is|was|seems|would|it is)\b"
+_GOES_ON = (
+    r"\s(?:because|since|as|rather than|instead of|is|was|seems|would|it is|"
+    r"(?:here|then)(?=[.!\n]|$))\b"
+)
 LETTER = re.compile(
     rf"\(([A-Ja-j])\)|'?([A-J])'?(?={BREAK}|\s\(|{_GOES_ON})|'?([a-j])'?(?=\s?(?:$|\n|[.,;!)]))"
 )
@@ -110,6 +114,7 @@ LEADING = re.compile(
     r"\(?([A-J])(?:\)|[.:](?=\s|$)|"
     r"(?<!I)(?:\s?[,;\u2013\u2014]|\s-\s|\s(?=because|since|instead|rather)))"
 )
+LAST_LETTER = re.compile(r"\(?([A-J])\)?[.!]?(?=\s*$|\n)")
 LEADING_SMALL = re.compile(r"\(?([a-j])(?:\)|[.:](?=\s|$))")
 MARKED_SMALL = re.compile(r"(?:^|(?<=\s))\(?([a-j])(?:\)|[.:](?=\s|$))")
 MARKED = re.compile(r"(?:^|(?<=\s))\(?([A-J])(?:\)|[.:](?=\s|$))")
@@ -127,15 +132,19 @@ BETWEEN_BACK = re.compile(
 
 NEGATION = re.compile(
     r"n't\b|\b(?:no|not|nor|neither|never|none|nobody|nothing|cannot|dont|doesnt|isnt|cant|wont|"
-    r"wrong|incorrect|false|untrue|unlikely|except|anything but|instead of|rather than|either|"
+    r"wrong|incorrect|false|untrue|unlikely|innocent|least|except|anything but|instead of|either|"
+    r"rather than|"
     r"rul(?:e|es|ed|ing) out|everything but|all but|(?:exclud|eliminat)(?:e|es|ed|ing)|"
     r"(?:reject|doubt)(?:s|ed|ing|ful)?|"
     r"refus(?:e|es|ed|ing)|declin(?:e|es|ed|ing)|avoid(?:s|ed|ing)?)\b"
 )
+UNDECIDED = re.compile(rf"{NEGATION.pattern}|\bun(?:known|determined|clear|decided|sure)\b")
+"""In the text of an option that names none."""
 REPROACH = re.compile(
     r"\b(?:bias(?:ed)?|prejudic\w+|stereotyp\w+|discriminat\w+|unfair\w*|unjust\w*|unfounded|"
     r"racis\w+|sexis\w+|ageis\w+|ableis\w+|homophob\w+|islamophob\w+|antisemit\w+|bigot\w*|offensive|"
     r"hurtful|insensitive|disrespectful|problematic|unethical|baseless|unwarranted|inappropriate|"
+    r"(?:wrongly|falsely|wrongfully) \w+|accused|blamed|suspected|judged|victims?|"
     r"jump(?:s|ed|ing)? to (?:a )?conclusions?|"
     r"(?:assum|presum)(?:e|es|ed|ing)|assumptions?)\b"
 )
@@ -154,11 +163,71 @@ TAKEN_BACK = re.compile(
     re.I,
 )
 STARTS = re.compile(
-    r"[.!?;\n]|\b(?:so|therefore|thus|hence|(?<!thing )(?<!all )but)\b"
+    r"[.!?;\n]|\b(?:so|therefore|thus|hence|leaves|(?<!thing )(?<!all )but)\b"
     rf"|,(?= (?:it(?:'s| {_IS})|the (?:correct |right )?answer|(?:option )?\(?[a-j]\)? {_IS})\b)"
 )
 """Where the clause before an option begins."""
-LEADING_REASON = re.compile(r"^\W*(?:because|since|as)\b[^,]*,")
+_SOURCE = r"(?:text|passage|context|story|sentence|article|information)"
+SPOKEN = re.compile(
+    r"\b(?:sa(?:y|ys|id|ying)|th(?:inks?|inking|ought)|believ(?:e|es|ed|ing)|claim(?:s|ed|ing)?|"
+    r"impl(?:y|ies|ied|ying)|suggest(?:s|ed|ing)?|(?:guess|pick)(?! is| would|:)|"
+    r"guess(?:es|ed|ing)|reckons?|wr(?:ites?|ote)|report(?:s|ed)|reads?(?=:)|"
+    r"expect(?:s|ed|ing)?|want(?:s|ed|ing)?|wish(?:es|ed)?|hint(?:s|ed)?|ask(?:s|ed|ing)?|told|"
+    r"tell(?:s|ing)?|choos(?:e|es|ing)|chose|pick(?:s|ed|ing)|select(?:s|ed|ing)?|argue[sd]?|feels?|"
+    r"seen? as|vote[sd]?|conclud(?:e|es|ed|ing)|tempted|nam(?:e|es|ed|ing)(?! is)|"
+    r"blam(?:e|es|ed|ing)|accus(?:e|es|ed|ing)|label(?:s|l?ed|l?ing)?|judg(?:e|es|ed|ing)|"
+    r"point(?:s|ed|ing)? (?:at|to)|target(?:s|ed|ing)?|suspect(?:s|ed|ing)?)\b(?!-)"
+)
+"""Words of saying, wanting, choosing and accusing."""
+OWN = re.compile(
+    r"(?:^|\b(?:and|or|that|then|however|please)[, ]+|[,:(] ?"
+    r"|\b(?:i|we|let's|let us|(?:you|one) (?:should|must|can)|having|this|that|which|it|everything|"
+    rf"evidence|science|logic|{_SOURCE})(?:'\w+)?(?: (?:do|would|will|can|must|should|am|was|also|"
+    r"just|now|still|first|(?:have|had|going|like|want) to|\w+ly|therefore))*"
+    r"|\b(?:safe|fair|reasonable) to)\s*$"
+)
+"""Before such a word where the answer, or what it rests on, says it and nobody else."""
+ATTRIBUTED = re.compile(
+    rf"\baccording to (?!(?:me|(?:the|this) {_SOURCE})\b)|(?<!my )\b(?:opinion|rumou?rs?|myth)\b"
+)
+"""What others hold, before an option."""
+KIND_OF_ANSWER = re.compile(
+    rf"\b(?:the|an?|my|our|your)((?: (?!(?:the|my) )[\w-]+){{1,4}}) {_NOUN}"
+    rf"(?:(?: [\w']+){{0,5}}? {_IS}|'s|:)[^.!?\n]*$"
+)
+MEANT = re.compile(
+    r"(?: (?:most|more|very|correct|right|best|only|final|accurate|appropriate|suitable|likely|"
+    r"probable|possible|plausible|logical|sensible|reasonable|proper|true|actual|single|overall|own|"
+    r"chosen|first|next|other|answer|option|choice|letter|multiple|short))+"
+)
+"""Words of the kind of answer that is meant: "most likely", not "stereotypical"."""
+TOLD_BEFORE = re.compile(
+    r"(?:\b(?:is|are|was|were|be|been|equals|becomes?|became|named|called|forms|makes|gives|"
+    r"produces|yields|gives off|takes in|through|into|turns to|remains?|leaves|means)|'s|'re|[=:])"
+    r"(?: (?:only|just|probably|likely|clearly|definitely|simply|most likely|always|also))*\s*$"
+)
+"""Before the text of an option that a sentence says something to be or to become."""
+BEGINS = re.compile(
+    r"\W*(?:(?:and|so|yes|well|only|surely|clearly|probably|of course|it seems|i think|i believe|"
+    r"i would say|i'd say|the answer|overall|here|then|thus|therefore|hence|"
+    rf"(?:it|(?:the|this) {_SOURCE}) (?:says|said|states|stated|shows|tells us|mentions))"
+    r"(?: that)?[,:]?(?:\s+|$))*"
+)
+"""All that stands before the text of an option that a sentence begins with."""
+TOLD_AFTER = re.compile(
+    r" (?:(?:is|are|was|were) (?:the (?:one|person|only)|who|what|it|left|formed|produced)\b|"
+    r"(?:was|were|had|did|does|remains?|forms|forgot|got|went|took|said|made|left|came|stole|told|gave|"
+    r"knew|ran|broke|lost|wrote|bought|sold|felt|kept|found|fell)\b|"
+    r"(?!(?:need|deserv|blam|accus|suppos|respect)ed)\w{2,}ed\b)",
+    re.I,
+)
+"""After the text of an option of which a sentence tells what it did or was."""
+TOLD_OF_ONE = re.compile(
+    r" (?:(?:is|was) (?:the (?:one|person)|who)\b|(?:did|who)\b|(?:is|was|has|had)(?=[.,;!]|$))",
+    re.I,
+)
+"""After the text of an option of one word, which may stand there by chance."""
+LEADING_REASON = re.compile(r"^\W*(?:(?:because|since|as)\b[^,]*,|no[,.:] $)")
 ENDS = re.compile(r"[.!?;:\n\u2013\u2014]|\s-\s|\b(?:because|since|as)\b", re.I)
 """Where the clause after an option ends."""
 AGAINST = re.compile(r"(?:^|[,(])\s*(?:not|rather than|instead of)\s+(?:option\s+)?", re.I)
