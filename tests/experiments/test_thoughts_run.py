@@ -77,5 +77,6 @@ def test_what_reads_the_first_token_says_why_it_does_not(thinking):
         assert float(row["harmful_unclear_rate"]) == 1.0
     prompts = lines(Path(folder) / "prompts" / "llama-s.jsonl")
     assert {row["detour"] for row in prompts} == {
-        "the prompt ends inside a thought, which the template has no switch to close"
+        "the prompt ends inside a thought, which neither true nor false for any variable of the "
+        "template closes"
     }
