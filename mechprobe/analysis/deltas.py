@@ -40,7 +40,7 @@ class Deltas:
     """One line per (model, cell, measure, instrument) with a baseline, in the order of the
     outcomes: `kind` (binary, score), `n`, `clusters`, `unread`, `before_sum`, `after_sum`, `lost`,
     `gained` (prompts that fell and rose), `fallen`, `risen` (by how much together), `mean` and
-    `furthest` (of the changes; the largest distance from their mean)."""
+    `furthest` (of the changes; the largest distance from their mean), `squares` (their sum)."""
     line: IntArray
     block: IntArray
     """Which lines share prompts: one number per model, measure and instrument, shape (lines,)."""
@@ -55,24 +55,12 @@ class Deltas:
     def resampled(self, lines: IntArray) -> Iterator[tuple[IntArray, FloatArray, FloatArray]]:
         """Sums of changes and prompts over resampled clusters.
 
-        Yields:
-            Positions in `lines`, sums of changes and numbers of prompts, shape (resamples, k)
-            each; sums of yes-or-no changes are exact integers.
-        """
-        for part, weights, change, size in self.draws(lines):
-            yield part, weights @ change, weights @ size
-
-    def draws(
-        self, lines: IntArray
-    ) -> Iterator[tuple[IntArray, FloatArray, FloatArray, FloatArray]]:
-        """How often clusters are drawn, and what they hold.
-
         All lines of a measure with as many clusters take the same resamples, so that cells are
         compared on equal terms, and the order in which lines are asked for changes nothing.
 
         Yields:
-            Positions in `lines`; how often each cluster is drawn, shape (resamples, clusters);
-            their changes and prompts, shape (clusters, k) each.
+            Positions in `lines`, sums of changes and numbers of prompts, shape (resamples, k)
+            each; sums of yes-or-no changes are exact integers.
         """
         start, stop = (np.searchsorted(self.line, lines, side) for side in ("left", "right"))
         blocks = self.block[lines]
@@ -98,7 +86,7 @@ class Deltas:
                     where = np.searchsorted(clusters, self.cluster[spans[i]])
                     change[where, column] = self.change[spans[i]]
                     size[where, column] = self.size[spans[i]]
-                yield mine[part.start : part.stop], weights, change, size
+                yield mine[part.start : part.stop], weights @ change, weights @ size
 
 
 @lru_cache(maxsize=8)
@@ -183,7 +171,12 @@ def _codes(column: pd.Series) -> tuple[IntArray, int]:  # type: ignore[type-arg,
     """Numbers for the values of a column, in their order, and how many there are."""
     import pandas as pd
 
-    codes, values = pd.factorize(column, sort=True)
+    try:
+        codes, values = pd.factorize(column, sort=True)
+    except TypeError as error:
+        raise TableError(
+            f"outcomes: column {column.name!r}: {error}; write a text or a number in each row"
+        ) from error
     return codes.astype(np.int64), len(values)
 
 
@@ -273,6 +266,7 @@ def _summed(
             risen=count(np.maximum(change, 0.0)),
             mean=mean,
             furthest=furthest,
+            squares=count((change - mean[line]) ** 2),
         )
     return Deltas(
         table,

@@ -235,6 +235,7 @@ def _as_deltas(paired: Sequence[tuple[str, str, str, str, Delta]]) -> Deltas:
             "fallen": float(one.lost or 0),
             "risen": float(one.gained or 0),
             "furthest": 1.0,
+            "squares": float((one.lost or 0) + (one.gained or 0)),
         }
         for model, cell, measure, name, one in paired
     ]

@@ -65,29 +65,6 @@ def sign_flip_p(nets: ArrayLike) -> float:
     return min(1.0, float(mass[np.abs(sums) >= abs(int(given.sum()))].sum()))
 
 
-def tost_p(
-    shift: ArrayLike,
-    error: ArrayLike,
-    margin: float = EQUIVALENCE_POINTS / 100,
-    df: ArrayLike = np.inf,
-) -> FloatArray:
-    """Two one-sided tests that a mean difference lies within ±margin; small p means equivalent.
-
-    Args:
-        shift: The difference.
-        error: Its standard error, above 0.
-        margin: On the scale of the difference.
-        df: Degrees of freedom of the error; infinite for the normal distribution.
-
-    Source: Schuirmann 1987.
-    """
-    from scipy.stats import t
-
-    d, se = np.asarray(shift, np.float64), np.asarray(error, np.float64)
-    found: FloatArray = np.maximum(t.sf((d + margin) / se, df), t.cdf((d - margin) / se, df))
-    return found
-
-
 def equivalence_p(
     lost: ArrayLike,
     gained: ArrayLike,

@@ -26,7 +26,7 @@ from mechprobe.stats.separation import auroc, auroc_estimate, dprime, dprime_est
 from mechprobe.stats.shares import effective_size, wilson
 from mechprobe.stats.vectors import FloatArray, cosine, kl_divergence, split_half_cosine
 
-VERSION = 2
+VERSION = 3
 """Raised when an interval or a test comes out otherwise for the same values."""
 
 __all__ = [

@@ -25,7 +25,7 @@ def cluster_codes(clusters: Clusters | None, n: int) -> IntArray:
     """Number the clusters of n rows, shape (n,); a row without one (None, NaN) is its own.
 
     Raises:
-        ValueError: There are not n of them.
+        ValueError: There are not n of them, or one is no name (a list).
     """
     if clusters is None:
         return np.arange(n)
@@ -34,7 +34,10 @@ def cluster_codes(clusters: Clusters | None, n: int) -> IntArray:
     given = pd.Series(list(clusters), dtype=object)  # type: ignore[arg-type, unused-ignore]
     if len(given) != n:
         raise ValueError(f"{n} values and {len(given)} clusters")
-    codes, names = pd.factorize(given)
+    try:
+        codes, names = pd.factorize(given)
+    except TypeError as error:
+        raise ValueError(f"clusters: {error}; name each by a text or a number") from error
     alone = codes < 0
     found: IntArray = codes.astype(np.int64)
     found[alone] = len(names) + np.arange(int(alone.sum()))
@@ -42,37 +45,68 @@ def cluster_codes(clusters: Clusters | None, n: int) -> IntArray:
 
 
 def design_effect(
-    between: ArrayLike, within: ArrayLike, size: ArrayLike, largest: ArrayLike
+    residuals: FloatArray,
+    sizes: ArrayLike,
+    within: ArrayLike,
+    squares: ArrayLike,
+    largest: ArrayLike,
+    line: IntArray | None = None,
 ) -> FloatArray:
-    """Variance of a mean over clusters, as a multiple of what `within` gives single prompts.
+    """Variance of means over clusters, as a multiple of what `within` gives single prompts.
 
-    The estimate is shrunk towards clusters that change as a whole, by `PSEUDO_CLUSTERS` of them;
-    where nothing varies it is that of whole clusters.
+    It is shrunk towards clusters that change as a whole: by `PSEUDO_CLUSTERS` of them that change
+    as far as the prompt that changed most, or by one that changes as far as can be, whichever is
+    more.
+    Clusters of different sizes show less of it than as many equal ones: each is left out once
+    (CR3), and the effect grows by the squared ratio of Student's quantiles at their effective and
+    at their own number. It is never below that of single prompts, so that declaring clusters makes
+    nothing surer.
 
     Args:
-        between: Sum over clusters of (sum of their residuals)².
-        within: Sum over prompts of the variance of single prompts.
-        size: Mean cluster size that a prompt sees, Σ size² / n.
-        largest: Largest squared residual of a prompt.
+        residuals: Of each cluster the sum of its values less their mean, shape (clusters,).
+        sizes: Prompts of each cluster.
+        within: Sum over prompts of the variance of single yes-or-no prompts, shape (lines,).
+        squares: Sum over prompts of their squared residuals.
+        largest: Largest squared residual of a prompt, where the furthest that can be is 1.
+        line: To which of several means each cluster belongs, ascending.
 
-    Source: Rao and Scott 1992; size: Kish 1965.
+    Returns:
+        Shape (lines,); of a single cluster its size, NaN without one.
+
+    Source: Rao and Scott 1992; size: Kish 1965; CR3: Bell and McCaffrey 2002.
     """
-    s, v, d, r = (np.asarray(x, np.float64) for x in (between, within, size, largest))
-    extra = PSEUDO_CLUSTERS * d * r
+    from scipy.stats import t as student
+
+    size, v, w, r = (np.asarray(x, np.float64) for x in (sizes, within, squares, largest))
+    of = np.zeros(len(size), np.int64) if line is None else line
+
+    def total(values: FloatArray) -> FloatArray:
+        return np.bincount(of, weights=values, minlength=v.size).astype(np.float64)
+
+    number, n = total(np.ones_like(size)), total(size)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: FloatArray = np.where(r > 0, (s + extra * d) / (v + extra), d)
+        share = size / n[of]
+        kish = total(share * size)
+        between = (1 - kish / n) ** 2 * total((residuals / (1 - share)) ** 2)
+        far = np.maximum(PSEUDO_CLUSTERS * r, 1.0)
+        effect = (between + far * kish**2) / (v + far * kish)
+        few, equal = (student.ppf(0.975, np.maximum(m - 1, 1)) for m in (n / kish, number))
+        effect = np.maximum(effect * (few / equal) ** 2, (w + far) / (v + far))
+        found: FloatArray = np.where(number > 1, effect, kish)
     return found
 
 
-def effective(values: FloatArray, codes: IntArray, within: float, *, floor: float) -> float:
-    """`design_effect` of the mean of some values, shape (n,), at least `floor`."""
-    size: FloatArray = np.bincount(codes).astype(np.float64)
+def effective(values: FloatArray, codes: IntArray, within: float) -> float:
+    """`design_effect` of the mean of some values, shape (n,)."""
     residual = values - values.mean()
-    between = float((np.bincount(codes, weights=residual) ** 2).sum())
-    kish, largest = float((size**2).sum()) / len(values), float((residual**2).max())
-    if len(size) == 1:
-        return max(kish, floor)
-    return max(float(design_effect(between, within, kish, largest)), floor)
+    found = design_effect(
+        np.bincount(codes, weights=residual).astype(np.float64),
+        np.bincount(codes),
+        [within],
+        [float(residual @ residual)],
+        [float((residual**2).max())],
+    )
+    return float(found[0])
 
 
 def shared_variation(values: FloatArray, codes: IntArray) -> float:
@@ -82,14 +116,12 @@ def shared_variation(values: FloatArray, codes: IntArray) -> float:
     if kish <= 1:
         return 0.0
     residual = values - values.mean()
-    effect = effective(values, codes, float((residual**2).sum()), floor=1.0)
+    effect = effective(values, codes, float((residual**2).sum()))
     return min((effect - 1) / (kish - 1), 1.0)
 
 
-def robust_error(
-    residuals: FloatArray, sizes: ArrayLike, line: IntArray | None = None, lines: int = 1
-) -> tuple[FloatArray, FloatArray]:
-    """Standard errors of means over clusters, and their degrees of freedom, shape (lines,) each.
+def robust_error(residuals: FloatArray, sizes: FloatArray) -> tuple[float, float]:
+    """Standard error of a mean over clusters, and its degrees of freedom.
 
     CR2: the residuals of a cluster that is the share p of all prompts count 1 / (1 - p) times, so
     that the variance of independent values is unbiased.
@@ -97,24 +129,14 @@ def robust_error(
     Args:
         residuals: Of each cluster the sum of its values less their mean, shape (clusters,).
         sizes: Prompts of each cluster.
-        line: To which of several means each cluster belongs, ascending.
-        lines: How many means.
 
     Source: Bell and McCaffrey 2002.
     """
-    size = np.asarray(sizes, np.float64)
-    of = np.zeros(len(size), np.int64) if line is None else line
-
-    def total(values: FloatArray) -> FloatArray:
-        return np.bincount(of, weights=values, minlength=lines).astype(np.float64)
-
-    n = total(size)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = size / n[of]
-        error: FloatArray = np.sqrt(total(residuals**2 / (1 - share))) / n
-        owed = share**2 / (1 - share)
-        freedom: FloatArray = 1 / (total(share**2) + total(owed) ** 2 - total(owed**2))
-    return error, freedom
+    n = sizes.sum()
+    share = sizes / n
+    owed = share**2 / (1 - share)
+    freedom = 1 / ((share**2).sum() + owed.sum() ** 2 - (owed**2).sum())
+    return float(np.sqrt((residuals**2 / (1 - share)).sum()) / n), float(freedom)
 
 
 def studentised(weights: FloatArray, residuals: FloatArray, sizes: FloatArray) -> FloatArray:

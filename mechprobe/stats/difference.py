@@ -78,8 +78,7 @@ def change_interval(changes: FloatArray, codes: IntArray) -> tuple[float, float]
     """`difference_interval` of changes in [-1, 1], shape (n,), over clusters."""
     n, mean = len(changes), float(changes.mean())
     lost, gained = float(np.maximum(-changes, 0).sum()), float(np.maximum(changes, 0).sum())
-    yes_or_no = bool(np.isin(changes, (-1.0, 0.0, 1.0)).all())
     within = lost + gained - n * mean**2
-    effect = effective(changes, codes, within, floor=1.0 if yes_or_no else 0.0)
+    effect = effective(changes, codes, within)
     low, high = difference_interval(lost, gained, n, effect)
     return min(float(low), mean), max(float(high), mean)

@@ -68,8 +68,9 @@ def mean_estimate(
 ) -> Estimate | None:
     """A mean of numbers without bounds, with an interval over clusters.
 
-    At each end the further of two intervals that share a cluster-robust error: Student's, which
-    is right for few clusters, and the bootstrap-t, which is right for skewed values (a KL).
+    At each end the further of two intervals that share a cluster-robust error, never below that
+    of single prompts: Student's, which is right for few clusters, and the bootstrap-t, which is
+    right for skewed values (a KL).
 
     Args:
         values: One per prompt, shape (n,).
@@ -94,7 +95,8 @@ def mean_estimate(
         return Estimate(mean, mean, mean, len(x))
     sizes: FloatArray = np.bincount(codes).astype(np.float64)
     residuals = np.asarray(np.bincount(codes, weights=x - mean), np.float64)
-    error, freedom = (float(found[0]) for found in robust_error(residuals, sizes))
+    error, freedom = robust_error(residuals, sizes)
+    error = max(error, robust_error(x - mean, np.ones(len(x)))[0])
     reach = float(student.ppf(0.975, freedom))
     below = above = 0.0
     if len(sizes) <= _MOST:  # skew vanishes with n

@@ -37,9 +37,8 @@ def _size(values: FloatArray, codes: IntArray) -> float:
     if np.ptp(values) == 0:
         return float(len(np.unique(codes)))
     n, mean = len(values), min(max(float(values.mean()), 0.0), 1.0)
-    yes_or_no = bool(np.isin(values, (0.0, 1.0)).all())
     within = n * mean * (1 - mean)
-    return n / effective(values, codes, within, floor=1.0 if yes_or_no else 0.0)
+    return n / effective(values, codes, within)
 
 
 def share_interval(values: FloatArray, codes: IntArray) -> tuple[float, float]:

@@ -5,11 +5,16 @@ import pandas as pd
 
 
 def layout(name, n=220):
-    """Codes of the clusters: single prompts, pairs, fours, or the study's singles and wrappers."""
+    """Codes of the clusters: single, pairs, fours, tens, sizes from 1 to 20, or the study's."""
     if name == "study":  # AdvBench alone, behaviours with three wrappers
         singles = round(n * 100 / 220)
         return np.r_[np.arange(singles), singles + np.repeat(np.arange((n - singles) // 4), 4)]
-    size = {"single": 1, "pairs": 2, "fours": 4}[name]
+    if name == "unequal":
+        many = {20: max(1, round(3 * n / 220)), 5: round(12 * n / 220), 2: round(20 * n / 220)}
+        sizes = [size for size, times in many.items() for _ in range(times)]
+        sizes += [1] * (n - sum(sizes))
+        return np.repeat(np.arange(len(sizes)), sizes)
+    size = {"single": 1, "pairs": 2, "fours": 4, "tens": 10}[name]
     return np.repeat(np.arange(n // size), size)
 
 
@@ -30,6 +35,26 @@ def normals(rng, rows, codes, rho):
     """Standard normal, with this correlation within clusters; shape (rows, n)."""
     shared = rng.standard_normal((rows, codes.max() + 1))[:, codes]
     return np.sqrt(rho) * shared + np.sqrt(1 - rho) * rng.standard_normal((rows, len(codes)))
+
+
+def score_falls(rng, rows, codes, rho, shape):
+    """Changes of scores, -0.03 on average, alike within clusters by rho; shape (rows, n)."""
+
+    def alike(draw):
+        whole = rng.random((rows, codes.max() + 1)) < rho
+        return np.where(whole[:, codes], draw(whole.shape)[:, codes], draw((rows, len(codes))))
+
+    def mixed(size):
+        far = -0.5 * (rng.random(size) < 0.06)
+        return far + (rng.random(size) < 0.6) * rng.normal(0, 0.01, size)
+
+    draws = {
+        "mixed": mixed,
+        "exponential": lambda size: -rng.exponential(0.03, size),
+        "normal": lambda size: rng.normal(-0.03, 0.1, size),
+        "rare": lambda size: -rng.choice([0.2, 0.4], size) * (rng.random(size) < 0.1),
+    }
+    return np.clip(alike(draws[shape]), -1, 1)
 
 
 def outcomes(change, codes):

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
@@ -58,7 +58,7 @@ def test_the_score_test_is_taken_at_the_likeliest_table_at_the_margin(lost, gain
 def test_few_changes_in_one_direction_are_not_equivalent_too_soon():
     # 3 % of 400 are 12; so few as 7 happen by chance 8 % of the time
     assert paired.equivalence_p(7, 0, 400) > 0.05 > paired.equivalence_p(6, 0, 400)
-    wald = paired.tost_p(-7 / 400, np.sqrt(7 / 400 - (7 / 400) ** 2) / 20)
+    wald = norm.cdf((7 / 400 - 0.03) / (np.sqrt(7 / 400 - (7 / 400) ** 2) / 20))
     assert wald < 0.05
 
 
@@ -74,14 +74,6 @@ def test_the_score_test_nears_statsmodels_as_prompts_grow():
         apart.append(abs(mine - ttost_paired(after, before, -margin, margin)[0]))
     assert apart[1] < 0.001
     assert apart[0] < 0.02
-
-
-def test_tost_with_few_degrees_of_freedom_is_students():
-    rng = np.random.default_rng(2)
-    x, y = rng.random(12), rng.random(12)
-    d = x - y
-    mine = paired.tost_p(d.mean(), d.std(ddof=1) / np.sqrt(12), margin=0.3, df=11)
-    assert mine == pytest.approx(ttost_paired(x, y, -0.3, 0.3)[0])
 
 
 def test_three_points_at_220_need_less_than_2_3_percent_discordant():
