@@ -118,8 +118,10 @@ class RemoteJudge:
                 refused.append((number, found))
                 continue
             yield number, _opinion(found)
+        taken = self._forms == (fullest,)  # then it is the question that was refused
         for number, error in refused:
-            yield number, self._ask_plainly(asked[number], attempt, error)
+            again = None if taken else self._ask_plainly(asked[number], attempt, error)
+            yield number, again or _opinion(error)
 
     def _ask_plainly(self, pair: tuple[str, str], attempt: int, error: ApiError) -> Opinion:
         """Ask again with fewer fields, and remember the form that is taken."""
