@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 from typing import Literal
 
 from mechprobe.errors import CheckpointError
 from mechprobe.models.located import located
+from mechprobe.models.weight_files import weight_files
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 _HUB_FILE = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/(.+\.gguf)\Z")
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
-_PICKLES = ["*.bin", "*.pt"]
+_BESIDE = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+"""What is downloaded beside the weights."""
+_ALL, _PICKLES = ["*.safetensors"], ["*.bin", "*.pt"]
+_NAMING = ["config.json", "quantize_config.json", "adapter_config.json", "*.index.json"]
+"""Of it, what decides which files the weights are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +78,10 @@ def resolve_source(
     if path.is_dir():
         return _folder(text, path)
     if _HUB_ID.match(text) and not text.lower().endswith(".gguf"):
-        patterns = [*_WANTED, *(_PICKLES if allow_pickle else [])]
-        patterns += ["*.py"] if trust_remote_code else []
-        return Source(
-            text, "folder", _download_folder(text, patterns, revision, local_only), revision
+        folder = _download_folder(
+            text, revision, allow_pickle, ["*.py"] if trust_remote_code else [], local_only
         )
+        return Source(text, "folder", folder, revision)
     raise CheckpointError(f"{text}: no such file or folder, and not a hub id of the form org/name")
 
 
@@ -106,21 +112,64 @@ def _folder(text: str, path: Path) -> Source:
 
 
 def _download_folder(
-    repo: str, patterns: list[str], revision: str | None, local_only: bool
+    repo: str, revision: str | None, allow_pickle: bool, more: list[str], local_only: bool
 ) -> Path:
+    """The snapshot of a repository, with those of its weights that loading reads."""
     from huggingface_hub import snapshot_download
 
+    beside = [*_BESIDE, *more]
     with _hub_errors(repo, revision):
         folder = Path(
             snapshot_download(
-                repo, revision=revision, allow_patterns=patterns, local_files_only=local_only
+                repo, revision=revision, allow_patterns=beside, local_files_only=local_only
             )
         )
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{repo}: the repository has no config.json; for a GGUF write hf:{repo}/FILE.gguf"
         )
+    names = None
+    if not local_only:
+        with suppress(CheckpointError):  # out of reach: the snapshot is what there is
+            names = _listed(repo, folder.name)
+    if names is None:
+        with suppress(CheckpointError):
+            weight_files(folder, allow_pickle=allow_pickle)
+            return folder
+    weights = _weights(names or (), folder, allow_pickle)
+    with _hub_errors(repo, revision):
+        snapshot_download(
+            repo,
+            revision=folder.name,
+            allow_patterns=[*beside, *weights],
+            local_files_only=local_only,
+        )
     return folder
+
+
+def _weights(names: Iterable[str], folder: Path, allow_pickle: bool) -> list[str]:
+    """Patterns of those files of a repository that hold its weights.
+
+    The rule looks at a folder, so the repository is laid out as one, of empty files. Where it
+    finds no weights, or cannot choose, every file that could hold them is meant, and loading says
+    what is wrong.
+
+    Args:
+        names: Of all files of the repository.
+        folder: Holds those of them that name others.
+        allow_pickle: Accept pickled ones.
+    """
+    with tempfile.TemporaryDirectory() as scratch, suppress(CheckpointError):
+        there = Path(scratch)
+        for name in names:
+            if ".." not in Path(name).parts and not Path(name).is_absolute():
+                (there / name).parent.mkdir(parents=True, exist_ok=True)
+                (there / name).touch()
+                if any(fnmatch(name, pattern) for pattern in _NAMING):
+                    (there / name).write_bytes((folder / name).read_bytes())
+        found = weight_files(there, allow_pickle=allow_pickle).files
+        return [escape(file.relative_to(there).as_posix()) for file in found]
+    return [*_ALL, *(_PICKLES if allow_pickle else [])]
 
 
 def _download_file(repo: str, filename: str, revision: str | None, local_only: bool) -> Path:
@@ -172,6 +221,8 @@ def is_hub_source(text: str) -> bool:
 def hub_bytes(text: str, revision: str | None = None) -> int | None:
     """How much `resolve_source` would download; None where the hub does not say (gated, private).
 
+    Of a folder the files that name its weights are downloaded for it.
+
     Args:
         text: A hub id or `hf:org/repo/file.gguf`.
         revision: Branch, tag or commit.
@@ -179,13 +230,33 @@ def hub_bytes(text: str, revision: str | None = None) -> int | None:
     Raises:
         CheckpointError: The hub is out of reach.
     """
-    from fnmatch import fnmatch
+    from huggingface_hub import snapshot_download
 
+    match = _HUB_FILE.match(text)
+    repo = match[1] if match else text
+    files = _listed(repo, revision)
+    if files is None:
+        return None
+    if match:
+        wanted = [escape(match[2])]
+    else:
+        wanted = [*_BESIDE, *_ALL]
+        with suppress(CheckpointError), _hub_errors(repo, revision):  # gated: as much as it may be
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_NAMING))
+            wanted = [*_BESIDE, *_weights(files, folder, allow_pickle=False)]
+    sizes = [size for name, size in files.items() if any(fnmatch(name, one) for one in wanted)]
+    return None if not sizes or None in sizes else sum(size or 0 for size in sizes)
+
+
+def _listed(repo: str, revision: str | None) -> dict[str, int | None] | None:
+    """Bytes of each file of a repository; None where the hub does not say (gated, private).
+
+    Raises:
+        CheckpointError: The hub is out of reach.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub import errors as hub
 
-    match = _HUB_FILE.match(text)
-    repo, wanted = (match[1], [match[2]]) if match else (text, _WANTED)
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10)
     except (hub.HfHubHTTPError, hub.HFValidationError):
@@ -196,6 +267,4 @@ def hub_bytes(text: str, revision: str | None = None) -> int | None:
         if not network and not isinstance(error, hub.OfflineModeIsEnabled):
             raise
         raise CheckpointError(f"{repo}: the hub is out of reach") from error
-    files = info.siblings or ()
-    sizes = [f.size for f in files if any(fnmatch(f.rfilename, pattern) for pattern in wanted)]
-    return None if not sizes or None in sizes else sum(size or 0 for size in sizes)
+    return {file.rfilename: file.size for file in info.siblings or ()}

@@ -1,9 +1,18 @@
 """A checkpoint that cannot be found says which kind of not-found it is, in one line."""
 
+import json
+import sys
+from pathlib import Path
+
 import pytest
+from huggingface_hub import constants
 
 from mechprobe.errors import CheckpointError, MechprobeError
-from mechprobe.models.source import resolve_source
+from mechprobe.models.source import hub_bytes, resolve_source
+from mechprobe.models.weight_files import weight_files
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_hub import hub
 
 
 def test_a_folder_is_itself(plain):
@@ -67,3 +76,52 @@ def test_gated_and_unknown_repositories(monkeypatch):
         with pytest.raises(CheckpointError, match=message) as caught:
             resolve_source("org/name")
         assert "\n" not in str(caught.value) and "hf auth login" in str(caught.value)
+
+
+INDEX = {
+    "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+}
+SHARDS = {name: name.encode() for name in INDEX["weight_map"].values()}
+BESIDE = {"config.json": b"{}", "tokenizer.json": b'{"a": 1}'}
+INDEXED = {"model.safetensors.index.json": json.dumps(INDEX).encode(), **SHARDS}
+OTHERS = {"consolidated.safetensors": b"the same", "original/model.safetensors": b"again"}
+REPOSITORIES = {
+    "a single file beside stale shards": (
+        {"model.safetensors": b"one", **INDEXED, **OTHERS}, ["model.safetensors"]
+    ),
+    "shards beside the original": ({**INDEXED, **OTHERS}, list(SHARDS)),
+    "named by the configuration": (
+        {
+            "config.json": b'{"transformers_weights": "other.safetensors"}',
+            "model.safetensors": b"one",
+            "other.safetensors": b"two",
+        },
+        ["other.safetensors"],
+    ),
+    "no weights": ({}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REPOSITORIES)
+def test_a_snapshot_has_the_weights_that_loading_reads(kind, tmp_path, monkeypatch):
+    more, weights = REPOSITORIES[kind]
+    files = {**BESIDE, **more}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with hub("org/name", files) as (address, given):
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        url = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        size = hub_bytes("org/name")
+        with pytest.raises(CheckpointError, match="not in the cache"):
+            resolve_source("org/name", local_only=True)
+        folder = resolve_source("org/name").path
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for local_only in (True, False):  # offline the same folder is whole
+        assert resolve_source("org/name", local_only=local_only).path == folder
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    jsons = [name for name in files if name.endswith(".json")]
+    assert there == set(given) == {*jsons, *weights}
+    assert size == sum(len(files[name]) for name in there)
+    if weights:
+        assert [file.name for file in weight_files(folder).files] == weights
