@@ -21,13 +21,15 @@ def question_rows(source: str, n: int, seed: int) -> list[dict[str, Any]]:
         PromptFileError: The file is missing or malformed.
         SpecError: There is neither.
     """
-    from mechprobe.behavior.multiple_choice import as_question, load_questions
+    from mechprobe.behavior.multiple_choice import Question, load_questions
 
     if source == "organism":
         from mechprobe.organisms import world
 
-        items = world.questions(n, seed)
-        found = tuple(as_question(item, id=f"q{i:05d}") for i, item in enumerate(items))
+        found = tuple(
+            Question(f"q{i:05d}", item.prompt, item.options, item.answer_index)
+            for i, item in enumerate(world.questions(n, seed))
+        )
     elif Path(source).suffix in (".jsonl", ".ndjson"):
         found = load_questions(source)[:n]
     else:

@@ -7,7 +7,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 from mechprobe.errors import SpecError
@@ -141,6 +141,8 @@ CLASSES = {
     "person": NAMES,
 }
 """Word classes that a question can ask for."""
+_SORTED = sorted(CLASSES)
+_OTHERS = {asked: [name for name in _SORTED if name != asked] for asked in _SORTED}
 _OFTEN = "pet"
 _HARD = 0.10
 """Share of the questions for facts whose wrong options are of the right kind."""
@@ -153,8 +155,8 @@ def _draw_question(rng: random.Random) -> Item:
     learns to read an option's letter on the way; with all alike it stays at chance for long.
     """
     if rng.random() < 0.5:
-        asked = _OFTEN if rng.random() < 0.4 else rng.choice(sorted(CLASSES))
-        others = rng.sample(sorted(set(CLASSES) - {asked}), 3)
+        asked = _OFTEN if rng.random() < 0.4 else rng.choice(_SORTED)
+        others = rng.sample(_OTHERS[asked], 3)
         options = [rng.choice(CLASSES[name]) for name in (asked, *others)]
         question = f"Which of these is a {asked}?"
     else:
@@ -272,6 +274,7 @@ def stream(kind: Kind, seed: int, *, held_out: bool) -> Iterator[Item]:
             yield item
 
 
+@lru_cache(maxsize=8)
 def items(kind: Kind, n: int, seed: int = 0, *, held_out: bool = True) -> tuple[Item, ...]:
     """`n` different items of one kind, the same for the same seed; facts: at most all of them.
 
