@@ -19,7 +19,7 @@ from mechprobe.experiments.acquire import source_texts, untrained_organisms
 from mechprobe.experiments.loading import free_memory
 from mechprobe.experiments.plan import Plan, make_plan
 from mechprobe.experiments.plan_cells import nominal_bits
-from mechprobe.experiments.rundir import RunDirectory
+from mechprobe.experiments.rundir import RunDirectory, held_spec
 from mechprobe.experiments.sources import find_source
 from mechprobe.experiments.spec import Spec, canonical
 from mechprobe.experiments.steps import Result, Step, is_done, step_key
@@ -147,8 +147,7 @@ def _must_be_made(params: dict[str, Any]) -> bool:
 
 def _todo(steps: Sequence[Step], spec: Spec, out: Path) -> list[Step]:
     """Steps that would run, were everything to go well."""
-    belongs = out / "spec.yaml"
-    here = belongs.exists() and belongs.read_text(errors="replace") == canonical(spec)
+    here = held_spec(out) == canonical(spec)
     run, results, todo = RunDirectory(out.absolute()), dict[str, Result](), list[Step]()
     for step in steps:
         key = step_key(step, results)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.errors import RunDirectoryError
-from mechprobe.experiments.fingerprints import unchanged
-from mechprobe.experiments.rundir import read_json
+from mechprobe.experiments.fingerprints import fingerprint, unchanged
+from mechprobe.experiments.rundir import read_json, spec_files
 from mechprobe.textfiles import MalformedError, parse_yaml, read_text
 
 PAGE, FIGURES = "report.html", "figures"
@@ -26,7 +26,7 @@ _EVIDENCE = (
     *(f"cells/*/*/{kind}/*" for kind in ("scores", "generations", "judgements")),
     "cells/*/*/probes/**/*",
     "prompts/*",
-    *("matrix.csv", "references.csv", "gaps.csv", "analysis.json"),
+    *("spec.yaml", "matrix.csv", "references.csv", "gaps.csv", "analysis.json"),
     *("labels.parquet", "factorial.csv", "factorial.json"),
 )
 """What readers take numbers from, so that a step must vouch for it."""
@@ -150,7 +150,13 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 
 def _recorded(path: Path) -> Iterator[tuple[str, Any]]:
-    """Every file that a finished step wrote, by its name in the run, and its fingerprint."""
+    """Every file that a finished step wrote, by its name in the run, and its fingerprint.
+
+    The spec is among them, which no step writes: the copy beside the markers vouches for it.
+    """
+    spec, copy = spec_files(path)
+    if copy.exists():
+        yield spec.name, fingerprint(copy)
     for marker in sorted((path / ".steps").rglob("*.json")):
         if marker.name.endswith(".error.json"):
             continue

@@ -9,7 +9,14 @@ from typing import Any
 
 from mechprobe import holding
 from mechprobe.errors import RunDirectoryError
-from mechprobe.experiments.rundir import RunDirectory, explained, write_json, write_text
+from mechprobe.experiments.rundir import (
+    RunDirectory,
+    explained,
+    held_spec,
+    spec_files,
+    write_json,
+    write_text,
+)
 
 _SHARD = "shard-"
 _SETTLING = 2.0
@@ -75,7 +82,7 @@ def opened(
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
         names = [entry.name for entry in path.iterdir()]
-        if not (path / "spec.yaml").exists() and not all(map(_ours, names)):
+        if held_spec(path) is None and not all(map(_ours, names)):
             raise RunDirectoryError(
                 f"{path}: holds files that are not a run; choose an empty folder with --out"
             )
@@ -104,13 +111,13 @@ def _sweep(path: Path) -> None:
 
 def _settle(path: Path, spec_text: str, provenance: Mapping[str, Any]) -> None:
     """Make the directory the spec's, or see that it is."""
-    spec = path / "spec.yaml"
-    if spec.exists() and spec.read_text(encoding="utf-8", errors="replace") != spec_text:
+    if held_spec(path) not in (None, spec_text):
         raise RunDirectoryError(
             f"{path}: belongs to another spec (its spec.yaml); choose another folder with --out"
         )
-    if not spec.exists():
-        write_text(spec, spec_text)
+    for file in spec_files(path):
+        if not file.exists() or file.read_bytes() != spec_text.encode():
+            write_text(file, spec_text)
     if not (path / "provenance.json").exists():
         write_json(path / "provenance.json", provenance)
 

@@ -187,6 +187,17 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
+def spec_files(path: Path) -> tuple[Path, Path]:
+    """Of a run directory: the spec for people, and the copy that vouches for it."""
+    return path / "spec.yaml", path / ".steps" / "spec.yaml"
+
+
+def held_spec(path: Path) -> str | None:
+    """Text of the spec that a run directory belongs to; None where it has none."""
+    there = [file for file in reversed(spec_files(path)) if file.exists()]
+    return there[0].read_text(encoding="utf-8", errors="replace") if there else None
+
+
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """Paths of a run; see `locks.opened` for how one is made and locked."""

@@ -359,7 +359,7 @@ def runs(home: Path, finished: Path) -> Iterator[Subject]:
     read = partial(everything, whole)
     marker = next((whole / ".steps" / "cells").rglob("checkpoint.json"))
     yield Subject("marker", marker, json_damage, read, 4)
-    yield Subject("spec.yaml", whole / "spec.yaml", text_damage, read, 4)
+    yield Subject("spec.yaml", bare / "spec.yaml", text_damage, partial(everything, bare), 4)
     for name, damage in (
         ("matrix.csv", text_damage), ("references.csv", text_damage), ("gaps.csv", text_damage),
         ("analysis.json", json_damage), ("prompts/llama-s.jsonl", json_lines_damage),

@@ -33,6 +33,7 @@ def edit(file):
 
 
 EDITED = [
+    "spec.yaml",
     f"{CELL}/scores/refusal.jsonl",
     f"{CELL}/scores/multiple_choice.jsonl",
     f"{CELL}/scores/bbq.jsonl",
@@ -152,6 +153,7 @@ def test_a_damaged_spec_is_one_line(copied, text):
 
 @pytest.mark.parametrize("text", ["tasks: []", "tasks: {refusal: 3}", "tasks: {refusal: {}}"])
 def test_a_spec_that_lost_its_instrument_reads_by_the_cells(copied, text):
+    shutil.rmtree(copied / ".steps")
     (copied / "spec.yaml").write_text(text)
     assert analyse_run(copied)["rows"]
 
@@ -174,6 +176,7 @@ def without_outputs(run):
 
 
 LOST = {
+    "of the spec": ("spec.yaml", lambda run: (run / ".steps" / "spec.yaml").unlink()),
     "a marker": (SCORED, lambda run: (run / MARKER).unlink()),
     "all of the cells'": (SCORED, lambda run: shutil.rmtree(run / ".steps" / "cells")),
     "called an error": (

@@ -182,3 +182,15 @@ def test_a_run_killed_at_birth_opens_again_without_its_torn_files(tmp_path):
     with opened(tmp_path, "name: x\n", {}):
         assert _leftovers(tmp_path) == []
         assert (tmp_path / "spec.yaml").read_text() == "name: x\n"
+
+
+@pytest.mark.parametrize("lose", [lambda file: file.write_text("name: y\n"), lambda f: f.unlink()])
+def test_a_spec_that_was_edited_or_lost_is_put_back_by_its_own_run_alone(tmp_path, lose):
+    path = tmp_path / "run"
+    with opened(path, "name: x\n", {}):
+        pass
+    lose(path / "spec.yaml")
+    with pytest.raises(RunDirectoryError, match="another spec"), opened(path, "name: y\n", {}):
+        pass
+    with opened(path, "name: x\n", {}):
+        assert (path / "spec.yaml").read_text() == "name: x\n"
