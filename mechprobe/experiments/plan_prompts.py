@@ -10,6 +10,7 @@ from mechprobe.experiments.rendered import template_digest
 from mechprobe.experiments.sources import find_source
 from mechprobe.experiments.spec import ModelSpec
 from mechprobe.experiments.steps import Step
+from mechprobe.models.gguf_tokenizer import READING
 
 
 def prompts_step(
@@ -36,9 +37,11 @@ def prompts_step(
         **drawn,
     }
     try:
-        _, params["digest"] = find_source(
+        source, params["digest"] = find_source(
             params["tokenizer"], model.revision, local_only=local_only
         )
+        if source.kind == "gguf":
+            params["reading"] = READING
     except MechprobeError as error:
         blocked = str(error)
     return Step(

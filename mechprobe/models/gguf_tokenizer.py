@@ -145,6 +145,8 @@ def _sentencepiece(vocabulary: Vocabulary) -> Any:
     return tokenizer
 
 
+READING: Final = 2
+"""Raised when the same file gives a tokenizer of other ids than before."""
 _BUILD: Final[dict[str, Callable[[Vocabulary], Any]]] = {
     "gpt2": _bpe,
     "gemma4": _bpe,

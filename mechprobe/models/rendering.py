@@ -102,6 +102,15 @@ def _shared_ending(rows: Sequence[Sequence[int]]) -> int:
     return count
 
 
+def _beginnings(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The BOS, and what the tokenizer puts before a text by itself, whatever it is called.
+
+    A GGUF file that names no BOS has llama.cpp's default one, which the tokenizer has no name for.
+    """
+    whole, plain = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (True, False))
+    return ({tokenizer.bos_token_id} - {None}) | (set(whole[:1]) - set(plain[:1]))
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
@@ -159,8 +168,7 @@ def encode(
     ]
     post = _shared_ending(ids)
     ids = ids[: len(prompts)]
-    bos = tokenizer.bos_token_id
-    if bos is not None and any(row[:2] == (bos, bos) for row in ids):
+    if any(row[:2] == (bos, bos) for row in ids for bos in _beginnings(tokenizer)):
         raise TemplateError("the rendered prompt begins with two BOS tokens")
     piece = {i: str(tokenizer.decode([i])) for i in {i for row in ids for i in row}}
     return EncodedPrompts(

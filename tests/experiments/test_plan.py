@@ -12,6 +12,7 @@ from mechprobe.experiments.rendered import draw_rows
 from mechprobe.experiments.sources import file_digest, find_source
 from mechprobe.experiments.spec_file import parse_spec
 from mechprobe.experiments.steps import Result, check_graph, step_key
+from mechprobe.models.gguf_tokenizer import READING
 
 SPEC = """
 name: p
@@ -241,6 +242,14 @@ def test_a_packed_file_is_float32_in_the_probes(model, tmp_path):
     text = SPEC.replace("quantize: Q8_0", f"source: {packed}")
     observe = next(s for s in plan(model, text).steps if s.name.endswith("Q8_0@llama.cpp/observe"))
     assert observe.memory == 850 * 32 / 8.5
+
+
+def test_prompts_hang_on_how_a_tokenizer_is_rebuilt_from_a_gguf(model, tmp_path):
+    packed = tmp_path / "m-Q8_0.gguf"
+    packed.write_bytes(b"GGUF")
+    text = SPEC.replace("    cells:", f"    tokenizer: {packed}\n    cells:", 1)
+    rebuilt, own = (plan(model, one).steps[0].params for one in (text, SPEC))
+    assert rebuilt["reading"] == READING and "reading" not in own
 
 
 def test_a_gpu_is_declared_where_a_graph_runs(model):

@@ -3,6 +3,7 @@
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.decoders import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from mechprobe.errors import ParityError, PromptFileError, TemplateError
@@ -102,6 +103,19 @@ def test_digest_names_the_ids_and_parity_refuses_others():
     require_parity(a.digest, a.digest, "same")
     with pytest.raises(ParityError, match="digests differ"):
         require_parity(a.digest, b.digest, "refusal")
+
+
+def test_a_beginning_that_has_no_name_is_not_doubled_either():
+    """As of a GGUF file that names no BOS, before which llama.cpp puts its default one."""
+    tokenizer = _tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=["<s>", "$A"], special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    unnamed = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    assert unnamed.bos_token_id is None
+    assert encode(unnamed, ["x"], template="raw").pieces[0] == ("<s>", "x")
+    with pytest.raises(TemplateError, match="two BOS"):
+        encode(unnamed, ["<s>x"], template="raw")
 
 
 def test_thinking_is_switched_off_where_the_template_can():
