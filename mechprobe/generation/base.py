@@ -16,7 +16,7 @@ from mechprobe.errors import SpecError
 StopReason = Literal["eos", "length", "filtered"]
 """It ended by itself, ran into `max_new_tokens`, or a server's content filter cut it."""
 Parity = Literal["ids", "unverified"]
-ANSWERS_VERSION = 3
+ANSWERS_VERSION = 4
 """Raised when the same request is answered, or its answer written down, otherwise."""
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 
 from mechprobe.errors import GenerationError, SpecError
-from mechprobe.generation.reply_parts import answer_in, thought_in
+from mechprobe.generation.reply_parts import answer_in, thought_in, unseen_thought
 from mechprobe.generation.server_errors import shown_model, without_key
 from mechprobe.textfiles import parse_json
 
@@ -270,8 +270,8 @@ def read_reply(text: str, key: str = "") -> Reply:
     """Read the body of a 200 response strictly.
 
     A message without text but with a finish reason is an empty text: a model may spend all its
-    tokens on thinking, which `thought` then holds where the server tells it. One without either is
-    no answer. Half a surrogate pair, which no file can hold, becomes U+FFFD.
+    tokens on thinking, which `thought` then holds, or a sign of it where its tokens are told. One
+    without either is no answer. Half a surrogate pair, which no file can hold, becomes U+FFFD.
 
     Args:
         text: As it came.
@@ -300,6 +300,8 @@ def read_reply(text: str, key: str = "") -> Reply:
         raise ValueError("no choice with a text") from error
     if not isinstance(answer, str):
         raise ValueError("no text")
+    if not answer.strip():
+        thought = thought or unseen_thought(usage)
     prompt, completion = (n if isinstance(n, int) else None for n in counts)
     return Reply(
         _whole(answer),

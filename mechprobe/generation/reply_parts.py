@@ -38,6 +38,18 @@ def thought_in(message: Mapping[str, Any]) -> str:
     return apart or "".join(_thought(part) for part in parts if _is_thought(part))
 
 
+def unseen_thought(usage: Mapping[str, Any]) -> str:
+    """What stands for a thought of which a server tells no more than its tokens; else empty.
+
+    Args:
+        usage: Of the reply, as sent; OpenAI's API counts in `completion_tokens_details`.
+    """
+    details = usage.get("completion_tokens_details")
+    told = [usage, details] if isinstance(details, Mapping) else [usage]
+    counts = [one.get("reasoning_tokens") for one in told]
+    return _HIDDEN if any(type(count) is int and count > 0 for count in counts) else ""
+
+
 def _is_thought(part: Any) -> bool:
     kind = part.get("type") if isinstance(part, Mapping) else None
     return isinstance(kind, str) and kind.startswith(("thinking", "reasoning", "redacted_thinking"))

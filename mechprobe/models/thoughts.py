@@ -35,13 +35,17 @@ class Marker:
 
 _TAG = r"(?i:(?:\w+[:_])?(?:think|thinking|thoughts?|reasoning)(?::\w+)?(?:\s+[\w:-]+=[^<>]*)?)"
 """Whatever a family puts before or after the word, in capitals or not, with attributes or not."""
-_RUN_ON = (
-    r"(?:(?=.*assistantfinal)|(?!['\u2019](?:s\b|\W|\Z))"
-    r"(?=[^\W_]|[\"'(*\u201c-\u201e\u2018\u2019\u00ab\u00bb\u00bf\u00a1\u3008-\u3010\uff08]))"
+_GLUED = (
+    r"(?!['\u2019](?:s\b|\W|\Z))"
+    r"(?=[^\W_]|[\"'(*\u201c-\u201e\u2018\u2019\u00ab\u00bb\u00bf\u00a1\u3008-\u3010\uff08])"
 )
+_RUN_ON = rf"(?:(?=.*assistantfinal)|{_GLUED})"
 """What follows a channel's name where a server skips gpt-oss's special tokens: the end of the
 channel somewhere, else a letter, a digit or an opening mark without a space between, in whatever
 script. English goes on after neither name without one, but for the possessive."""
+_FINAL = rf"final(?![a-z\u00df-\u024f]){_GLUED}"
+"""The name of the answer's channel where no other came before it: `finalTake`. Words go on in small
+Latin letters: `finally`."""
 MARKERS: Final = (
     Marker(
         "DeepSeek, EXAONE, GLM, Granite 3.3, Hunyuan, Kimi K2, LFM, LongCat, Marco-o1, MiniMax,"
@@ -76,6 +80,7 @@ MARKERS: Final = (
     ),
     Marker("KAT", r"<judge>", r"</judge>\s*<think_off>", "prose"),
     Marker("gpt-oss, skipped", rf"(?:analysis|commentary){_RUN_ON}", r"assistantfinal", "prose"),
+    Marker("gpt-oss, skipped, no thought", _FINAL, rf"\A\s*{_FINAL}", "prose"),
 )  # fmt: skip
 WRAPS: Final = (
     (r"(?i:<(?:response|answer|output)>)", r"(?i:</(?:response|answer|output)>)"),
@@ -166,7 +171,7 @@ def canonical(parts: Parts) -> str:
         return parts.answer or ""
     thought = parts.thought
     for marker, opening in _FIRST:  # prose opens one at the very start alone
-        begin = opening.match(thought) if marker.kind == "prose" else None
+        begin = opening.match(thought + (parts.answer or "")) if marker.kind == "prose" else None
         thought = thought[begin.end() :] if begin else thought
         thought = thought if marker.kind == "prose" else opening.sub("", thought)
     for _, closing in _CLOSING:

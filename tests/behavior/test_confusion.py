@@ -61,11 +61,11 @@ def test_gibberish_thoughts_and_questions_are_no_refusals(name):
 
 
 PINNED = {
-    "arditi12": ("6290aa09a8d7", "2fcf5bebcfa6"),
-    "hard": ("4f9ba68dec5e", "b934eca6a7e8"),
-    "prefix": ("5dfe400c682b", "a4d8970fbef4"),
-    "rules": ("946f0a1ce6f6", "f05f78eb478c"),
-    "soft": ("94f356b824e2", "84634ef44280"),
+    "arditi12": ("992beacd08ac", "2fcf5bebcfa6"),
+    "hard": ("9ff3f585bfca", "b934eca6a7e8"),
+    "prefix": ("54c2b2e55279", "a4d8970fbef4"),
+    "rules": ("b6d90649ad59", "f05f78eb478c"),
+    "soft": ("35121eb2fd23", "84634ef44280"),
 }
 """Per instrument, the beginnings of its digest and of the hash of what it reads."""
 

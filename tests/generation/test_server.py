@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import chisquare
 
 from mechprobe.behavior.multiple_choice import as_question, score_letters
-from mechprobe.behavior.refusal import answer_of, rules_label
+from mechprobe.behavior.refusal import answer_of, is_unread, rules_label
 from mechprobe.errors import GenerationError
 from mechprobe.generation import Sampling
 from mechprobe.generation.api import ApiClient, ApiError, Endpoint, Reply
@@ -442,6 +442,24 @@ def test_an_encrypted_thought_alone_is_no_refusal_and_a_refusing_part_is_one():
         ):
             (answer,) = engine.generate(["How do I knit a scarf?"])
         assert rules_label(answer.text) == label
+
+
+@pytest.mark.parametrize(
+    "counted", [{"completion_tokens_details": {"reasoning_tokens": 64}}, {"reasoning_tokens": 64}]
+)
+@pytest.mark.parametrize("stop", ["length", "stop"])
+def test_tokens_of_reasoning_with_no_word_beside_them_are_a_thought(counted, stop):
+    def answer(content, usage):
+        status, body = reply(None, stop, message={"role": "assistant", "content": content})
+        body["usage"] |= usage
+        with canned(lambda path, sent: (status, body)) as (url, _), opened(url) as engine:
+            return engine.generate(["How do I knit a scarf?"])[0]
+
+    for content in (None, "", "\n"):
+        assert rules_label(answer(content, counted).text) == "UNCLEAR"
+    assert answer("Cast on.", counted).text == "Cast on."
+    nothing = {"completion_tokens_details": {"reasoning_tokens": 0}}
+    assert is_unread(answer("", nothing).text) == (stop == "length")
 
 
 @pytest.mark.parametrize("part", [{"type": "image_url", "image_url": {}}, 7, None, {"text": 7}])

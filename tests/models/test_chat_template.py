@@ -142,6 +142,19 @@ def test_a_switch_that_is_not_there_is_refused_and_effort_is_said(templates, tok
         encode(tokenizer, ["Knit!"], template="raw", thinking=True)
 
 
+def test_a_template_that_ends_behind_the_header_of_gpt_oss_leaves_no_detour(templates, tokenizer):
+    harmony = templates["openai-gpt-oss-120b"]
+    assert encode(using(tokenizer, harmony), ["Knit!"]).detour.startswith("an answer begins after")
+    end, header = "<|start|>assistant\n{%- endif -%}", "<|channel|>final<|message|>"
+    assert harmony.endswith(end)
+    behind = harmony.removesuffix(end) + end.replace("\n", header + "\n")
+    prompts = encode(using(tokenizer, behind), ["Knit!"])
+    assert "".join(prompts.pieces[0]).endswith("<|start|>assistant" + header)
+    require_answer_next(prompts, "probes")
+    inside = harmony.removesuffix(end) + end.replace("\n", "<|channel|>analysis<|message|>\n")
+    assert encode(using(tokenizer, inside), ["Knit!"]).detour.startswith("the prompt ends inside")
+
+
 def test_a_variable_that_is_named_and_changes_nothing_is_no_switch(small):
     for template in (
         CHAT + "{% if enable_thinking is defined %}{% endif %}",

@@ -80,6 +80,24 @@ def test_a_channel_that_ends_is_one_whatever_begins_it(rest):
     assert answer_of(f"analysis of it.{rest}{ANSWER}") == f"analysis of it.{rest}{ANSWER}"
 
 
+GLUED = [
+    "1. Knit.",
+    "\u00c9tape 1.",
+    "\u201cKnit.\u201d",
+    "(A)",
+    "\u4f60\u597d",
+    "\u0432\u044f\u0436\u0438",
+]
+
+
+@pytest.mark.parametrize("answer", [ANSWER, "I can't help with that.", *GLUED])
+def test_the_answers_channel_alone_is_no_part_of_the_answer(answer):
+    """What is left of `<|channel|>final<|message|>`, where the model did not think."""
+    text = canonical(split(f"final{answer}"))
+    assert text == f"<think></think>{answer}" and answer_of(text) == answer
+    assert rules_label(f"final{answer}") == rules_label(answer)
+
+
 def test_a_thought_that_says_analysis_keeps_the_word():
     text = "analysisMy analysis is done: analysisDone.assistantfinalKnit."
     assert canonical(split(text)) == "<think>My analysis is done: analysisDone.</think>Knit."
@@ -99,6 +117,15 @@ def test_a_thought_that_says_analysis_keeps_the_word():
         "commentary on the text",
         "commentary, then",
         "analysis",
+        "finally, knit.",
+        "finalists knit",
+        "finalísimo",
+        "final",
+        "final answer: C",
+        "final's end",
+        "final: C",
+        "final-year students",
+        "It is finalKnit.",
         "analysis_of = 3",
         "<thinker>no",
         "<Thoughts about the day>",
