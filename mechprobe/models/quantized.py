@@ -52,6 +52,21 @@ class _Group(BaseModel):
     weights: _Scheme | None = None
 
 
+class _Place(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    location: str
+
+
+class _Rotation(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    apply: list[_Place] = []
+
+
+class _Transforms(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    config_groups: dict[str, _Rotation] = {}
+
+
 class _Written(BaseModel):
     """Types of what is read of a quantization configuration, whichever tool wrote it."""
 
@@ -65,6 +80,7 @@ class _Written(BaseModel):
     desc_act: bool | None = None
     meta: dict[str, Any] | None = None
     config_groups: dict[str, _Group] | None = None
+    transform_config: _Transforms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +137,7 @@ def read_claim(folder: Path) -> QuantClaim:
         raise CheckpointError(f"{folder}: quantization_config: {raw!r:.40} holds no fields")
     method = str(raw.get("quant_method") or raw.get("method") or "").lower()
     if method in _FORMATS:  # others spell their bits as they like, and are refused below
-        _require_types(raw, folder)
+        _refuse_online_rotations(_typed(raw, folder), folder)
     if _plain_weights(raw):
         return QuantClaim("none", raw=raw)
     if method not in _FORMATS:
@@ -139,8 +155,9 @@ def read_claim(folder: Path) -> QuantClaim:
 
 
 def _plain_weights(raw: Mapping[str, Any]) -> bool:
-    """Whether compressed-tensors quantizes the KV cache alone, when the model is served."""
-    return not raw.get("config_groups") and bool(raw.get("kv_cache_scheme"))
+    """Whether compressed-tensors only rotated the weights, or quantizes the KV cache alone."""
+    served = raw.get("kv_cache_scheme") or raw.get("transform_config")
+    return not raw.get("config_groups") and bool(served)
 
 
 def serving_parameters(table: Mapping[str, TensorEntry], claim: QuantClaim) -> frozenset[str]:
@@ -161,9 +178,26 @@ def serving_parameters(table: Mapping[str, TensorEntry], claim: QuantClaim) -> f
     return frozenset(name for name in table if either and either.fullmatch(name))
 
 
-def _require_types(raw: Mapping[str, Any], folder: Path) -> None:
+def _refuse_online_rotations(written: _Written, folder: Path) -> None:
+    """Refuse what SpinQuant (R3, R4) and QuIP leave to the running model.
+
+    Rotations of `weight_input` and `weight_output` are in the stored weights already; every other
+    location is an activation (`TransformLocation` of `compressed_tensors`).
+    """
+    groups = written.transform_config.config_groups if written.transform_config else {}
+    for name, rotation in groups.items():
+        for place in rotation.apply:
+            if place.location not in ("weight_input", "weight_output"):
+                raise CheckpointError(
+                    f"{folder}: transform_config: {name} rotates activations while the model runs "
+                    f"({place.location}), which no kernel here does; rotations that are merged "
+                    "into the weights are read"
+                )
+
+
+def _typed(raw: Mapping[str, Any], folder: Path) -> _Written:
     try:
-        _Written.model_validate(raw)
+        return _Written.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, ("quantization_config", *first["loc"])))

@@ -134,6 +134,43 @@ def test_the_cache_alone_may_be_quantized(plain, bench, tmp_path):
     assert torch.equal(found.module(ids).logits, load_checkpoint(plain()).module(ids).logits)
 
 
+def rotated(*locations):
+    """A transform as llm-compressor 0.14 writes it."""
+    places = [{"ignore": [], "inverse": False, "location": at, "targets": []} for at in locations]
+    group = {"apply": places, "head_dim": None, "randomize": False, "type": "hadamard"}
+    return {"config_groups": {"R": group}}
+
+
+MERGED = rotated("weight_output", "weight_input")
+
+
+@pytest.mark.parametrize("location", ["input", "output", "q_attn", "k_cache"])
+def test_rotations_of_activations_are_refused_by_name(plain, bench, tmp_path, location):
+    online = rotated("weight_input", location)
+    claim = {**config(4, 64, True), "transform_config": online}
+    folder = bench.repack(plain(), tmp_path / "m", layers(bench, 4, 64, True, []), claim)
+    with pytest.raises(CheckpointError, match=rf"R rotates activations .*\({location}\)"):
+        load_checkpoint(folder)
+
+
+def test_rotations_in_the_weights_are_read(plain, bench, tmp_path):
+    claim = config(4, 64, True)
+    folder = bench.repack(plain(), tmp_path / "m", layers(bench, 4, 64, True, []), claim)
+    ids = torch.arange(9)[None]
+    before = load_checkpoint(folder).module(ids).logits
+    bench.edit(folder / "config.json", quantization_config={**claim, "transform_config": MERGED})
+    assert torch.equal(load_checkpoint(folder, expect="W4A16").module(ids).logits, before)
+
+
+def test_rotated_weights_need_not_be_quantized(plain, bench, tmp_path):
+    folder = shutil.copytree(plain(), tmp_path / "m")
+    only = {"quant_method": "compressed-tensors", "sparsity_config": {}, "transform_config": MERGED}
+    bench.edit(folder / "config.json", quantization_config=only)
+    ids = torch.arange(9)[None]
+    found = load_checkpoint(folder, expect="FP16").module(ids).logits
+    assert torch.equal(found, load_checkpoint(plain()).module(ids).logits)
+
+
 def test_scales_of_static_activations_are_left_to_the_server(plain, bench, tmp_path):
     rng = np.random.default_rng(0)
 
