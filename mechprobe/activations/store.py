@@ -129,7 +129,7 @@ class ActivationStore:
         """Oddities of the capture, in words; among them shards made with smaller batches."""
         smaller: dict[int, int] = {}
         for shard in self.finished_shards():
-            size = int(read_attributes(self.shard_path(shard))["batch_size"])
+            size = int(self.check_shard(shard)["batch_size"])
             if size < self.plan.batch_size:
                 smaller[size] = smaller.get(size, 0) + 1
         words = [
@@ -146,8 +146,8 @@ class ActivationStore:
         """Shards on the disk, ascending."""
         return tuple(k for k in range(self.plan.n_shards) if self.shard_path(k).exists())
 
-    def check_shard(self, shard: int) -> None:
-        """Raise unless a shard opens and was made by this plan.
+    def check_shard(self, shard: int) -> dict[str, Any]:
+        """The attributes of a shard that opens and was made by this plan.
 
         Raises:
             StoreError: It is truncated, corrupt, or another capture's.
@@ -158,6 +158,11 @@ class ActivationStore:
             raise StoreError(
                 f"{path}: belongs to another capture; delete it and run the same capture again"
             )
+        if type(found.get("batch_size")) is not int:
+            raise StoreError(
+                f"{path}: does not say how it was made; delete it and run the same capture again"
+            )
+        return found
 
     def write(self, shard: int, arrays: Mapping[str, Array], *, batch_size: int) -> None:
         """Write one shard.

@@ -113,7 +113,7 @@ def _answer(engine: Engine, questions: Questions, kept: _Kept, progress: Progres
         for number, record in enumerate(questions.records)
         for sample in range(questions.copies)
     }
-    rows = {places[row["id"], row["sample"]]: row for row in kept.rows}
+    rows = kept.by_place(places)
     server = engine if isinstance(engine, ServerEngine) else None
     size = 1 if server else max(1, BATCH // questions.copies) * questions.copies
     whole = {n for n in rows if all(m in rows for m in _batch_of(n, size, len(places)))}
@@ -199,6 +199,10 @@ def _row(questions: Questions, number: int, answer: Completion, engine: Engine, 
     }
 
 
+_TYPES = {"id": str, "sample": int, "text": str, "ids": list, "stop": str, "new_tokens": int}
+"""Of what is read of a kept answer."""
+
+
 class _Kept:
     """The file of answers: read once, appended to, and put in order at the end."""
 
@@ -223,16 +227,36 @@ class _Kept:
             try:
                 row = parse_json(line.decode())
                 same = row["request"] == self.key
+                typed = all(type(row[name]) is kind for name, kind in _TYPES.items())
             except (ValueError, KeyError, TypeError) as error:
-                raise RunDirectoryError(
-                    f"{self.path}, line {number}: not an answer; choose another file with --out"
-                ) from error
+                raise self._no_answer(number) from error
+            if not typed:
+                raise self._no_answer(number)
             if not same:
                 raise RunDirectoryError(
                     f"{self.path}: holds the answers of another request (other weights, prompts, "
                     "sampling, or --fast); choose another file with --out"
                 )
             self.rows.append(row)
+
+    def _no_answer(self, line: int) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"{self.path}, line {line}: not an answer; choose another file with --out"
+        )
+
+    def by_place(self, places: Mapping[tuple[str, int], int]) -> dict[int, Row]:
+        """The rows by their place among all answers, from the places of ids and samples.
+
+        Raises:
+            RunDirectoryError: A row is an answer to nothing that is asked.
+        """
+        found = {}
+        for line, row in enumerate(self.rows, 1):
+            place = places.get((row["id"], row["sample"]))
+            if place is None:
+                raise self._no_answer(line)
+            found[place] = row
+        return found
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add whole lines and sync them to the disk."""

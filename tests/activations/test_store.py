@@ -393,3 +393,15 @@ def test_a_shard_of_another_capture_is_not_read(tmp_path):
     store.shard_path(1).write_bytes(other.shard_path(1).read_bytes())
     with pytest.raises(StoreError, match="belongs to another capture"):
         _ = store[NAMES[0]]
+
+
+@pytest.mark.parametrize("value", [None, "x", [1, 2], h5py.Empty("f")])
+def test_a_shard_that_does_not_say_how_it_was_made_is_refused(tmp_path, value):
+    store = fill(tmp_path / "s")
+    with h5py.File(store.shard_path(0), "r+") as file:
+        del file.attrs["batch_size"]
+        if value is not None:
+            file.attrs["batch_size"] = value
+    for read in (lambda: store.notes, store.verify):
+        with pytest.raises(StoreError, match=r"shard-00000\.h5: does not say how it was made"):
+            read()

@@ -121,6 +121,18 @@ def test_a_file_of_another_request_is_left_alone(checkpoint, questions, whole, t
     ):
         with pytest.raises(RunDirectoryError, match="answers of another request"):
             answer_all(engine, other, out, lambda done, total: None)
+    first, *rest = whole.splitlines()
+    for name, value in (
+        ("sample", "x"),
+        ("sample", True),
+        ("sample", 9),
+        ("id", ["p"]),
+        ("text", 5),
+    ):
+        damaged = json.dumps(json.loads(first) | {name: value}).encode()
+        out.write_bytes(b"\n".join([damaged, *rest, b""]))
+        with pytest.raises(RunDirectoryError, match="line 1: not an answer"):
+            answer_all(engine, questions, out, lambda done, total: None)
     out.write_text("notes of mine\n")
     with pytest.raises(RunDirectoryError, match="line 1: not an answer"):
         answer_all(engine, questions, out, lambda done, total: None)

@@ -127,7 +127,7 @@ def _bias(group: str, rows: Sequence[Row]) -> Score:
     return score
 
 
-BIAS = Kind("bias", readers, summarise, version=5)
+BIAS = Kind("bias", readers, summarise, version=6)
 
 
 def load_bbq(source: str | Path = "organism", *, n: Count = 200, seed: int = 0) -> Task:

@@ -70,7 +70,7 @@ def summarise(rows: Sequence[Row]) -> list[Score]:
     return [mean_score("accuracy", "all", rows), unread_share("all", rows)]
 
 
-CHOICE = Kind("multiple_choice", readers, summarise, version=5)
+CHOICE = Kind("multiple_choice", readers, summarise, version=6)
 
 
 def load_choice(source: str | Path = "organism", *, n: Count = 200, seed: int = 0) -> Task:

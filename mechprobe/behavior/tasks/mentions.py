@@ -54,6 +54,19 @@ class Answer:
         return re.compile(rf"(?:(?:the|an?) )??({words or '(?!)'})(?!\w)", re.I)
 
     @cached_property
+    def enumerated(self) -> frozenset[int]:
+        """Where letters stand that only list the options: a line each, from the first one on."""
+        found: set[int] = set()
+        lines = list(phrases.LINE.finditer(self.text))
+        for first in (k for k, line in enumerate(lines) if line[1].upper() == self.letters[:1]):
+            run = lines[first : first + len(self.letters)]
+            letters = "".join(line[1].upper() for line in run)
+            gap = self.text.find("\n", run[0].end())
+            if letters == self.letters or (letters[:2] == "AB" and run[1].start() == gap + 1):
+                found |= {line.start(1) for line in run}
+        return frozenset(found)
+
+    @cached_property
     def last(self) -> int:
         """Where the text is last taken back, or -1."""
         found = phrases.TAKEN_BACK.finditer(self.hidden(self.text))
@@ -114,8 +127,11 @@ def _reported(before: str) -> bool:
 
 def told(answer: Answer, start: int, end: int) -> bool:
     """Whether a sentence says that something is an option's text, or what that is or did."""
-    before = re.split(r"[.!?;:,\n\u2014]", answer.text[max(0, start - _REACH) : start].lower())[-1]
+    before = answer.text[max(0, start - _REACH) : start].lower()
+    against, before = phrases.NOT_BUT.search(before), re.split(r"[.!?;:,\n\u2014]", before)[-1]
     several, ends = " " in answer.text[start:end], phrases.TEXT_ENDS.match(answer.text, end)
+    if against and ends and answer.option.search(against[1]):
+        return True
     if phrases.TOLD_BEFORE.search(before) or answer.text[max(0, start - 2) : start] == ": ":
         return bool(several or ends or phrases.TOLD_OF_ONE.match(answer.text, end))
     after = phrases.TOLD_AFTER if several else phrases.TOLD_OF_ONE
@@ -142,8 +158,12 @@ def lettered(answer: Answer, letter: re.Match[str], *, marked: bool = False) -> 
     if not marked:
         reach = max(map(len, answer.owners)) + _GAP
         for led in answer.option.finditer(answer.text, max(0, place - reach), place):
-            if phrases.BETWEEN_BACK.fullmatch(answer.text, led.end(), place):
-                beside, place = answer.meant(led), led.start()
+            if not phrases.BETWEEN_BACK.fullmatch(answer.text, led.end(), place):
+                continue
+            meant = answer.meant(led)
+            # "No evidence that it was the old man. C.": another option, denied, does not contradict
+            if option in meant or fate(answer, option, led.start(), led.end())[1] != "denied":
+                beside, place = meant, led.start()
     if several or (beside and option not in beside):
         return option, "unclear"
     return fate(answer, option, place, letter.end(), marked=marked)

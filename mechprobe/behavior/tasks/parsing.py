@@ -89,13 +89,14 @@ def _read(answer: Answer, contained: bool) -> int | None:
         answer = Answer(f"A: {rest}", answer.texts)
     if final := set(_said(answer, phrases.FINAL)):
         return _certain(final)
-    if stated := set(_said(answer, phrases.STATED)) | set(_judged(answer)):
+    stated = set(_said(answer, phrases.STATED)) | set(_judged(answer))
+    if any(fate != "denied" for _, fate in stated):
         option, first = _certain(stated), _first(answer)
         return option if option in first or not first else None
     lead = set(_lead(answer))
     if led := (lead or set(_bracketed(answer))) | set(_alone(answer)):
-        return _certain(led) if len(led) == 1 else None
-    return _certain(set(_contained(answer))) if contained else None
+        return _certain(led | stated) if len(led) == 1 else None
+    return _certain(set(_contained(answer))) if contained and not stated else None
 
 
 def _first(answer: Answer) -> set[int]:
@@ -120,9 +121,11 @@ def _certain(found: set[Said]) -> int | None:
 
 def _said(answer: Answer, trigger: re.Pattern[str]) -> Iterator[Said]:
     """Options, by letter or by text, that follow what says that they are the answer."""
-    for match in trigger.finditer(answer.text):
+    for match in _overlapping(trigger, answer.text):
         for start in {match.end(), past(phrases.NAMED, answer.text, match.end())}:
             letter = phrases.LETTER.match(answer.text, start)
+            if letter and answer.enumerated & set(range(*letter.span())):
+                continue
             if letter and (letter[1] or letter[2] or letter[3]).upper() in answer.letters:
                 yield lettered(answer, letter)
             elif found := answer.text_at(start):
@@ -130,6 +133,14 @@ def _said(answer: Answer, trigger: re.Pattern[str]) -> Iterator[Said]:
                 for option in options:
                     alone = not listed(answer, option, end)
                     yield fate(answer, option, start, end) if alone else (option, "unclear")
+
+
+def _overlapping(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """Matches of a pattern, those that begin within another one too: "I'm sure the answer is"."""
+    found = pattern.search(text)
+    while found:
+        yield found
+        found = pattern.search(text, found.start() + 1)
 
 
 def _judged(answer: Answer) -> Iterator[Said]:
@@ -140,10 +151,14 @@ def _judged(answer: Answer) -> Iterator[Said]:
         at = match.start(1)
         if before := phrases.ONE_BEFORE.search(answer.text, max(0, at - 20), at):
             yield answer.letters.find(before[1]), "unclear"
+    before = None
     for match in answer.option.finditer(answer.text):
         if phrases.TEXT_RIGHT.match(answer.text, match.end()):
+            alone = not (before and phrases.AND.fullmatch(answer.text, before.end(), match.start()))
             for option in answer.meant(match):
-                yield fate(answer, option, match.start(), match.end())
+                said = fate(answer, option, match.start(), match.end())
+                yield said if alone else (option, "unclear")
+        before = match
 
 
 def _lead(answer: Answer) -> Iterator[Said]:

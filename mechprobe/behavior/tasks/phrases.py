@@ -69,7 +69,8 @@ STATED = re.compile(
     r"|(?:^|(?<=[.!?\n] ))(?:should|must|has to) be |\b(?:looks|seems) like "
     rf"|(?:\b(?:i|we|you|one|let's|let us)\b[^.,!?;\n]{{0,30}}? |^|(?<=[.!?\n] )){_VERB}"
     rf"(?: that)?(?: it(?:'s| {_IS}))?:? "
-    r"|\b(?:therefore|thus|so|hence|definitely|clearly|obviously|probably|surely|certainly|correct)"
+    r"|\b(?:therefore|thus|so|hence|elimination|definitely|clearly|obviously|probably|surely|certainly|"
+    r"correct)"
     r"[,:]? (?:it's )?"
     r"|(?:\bnot|n't) (?:option )?\(?[a-j]\)?,? but (?:rather )?"
     r"|(?<=\?) no[,.:] |\bleaves (?:us with )?(?:only )?",
@@ -78,10 +79,13 @@ STATED = re.compile(
 """Before an option that is said to be the answer."""
 NAMED = re.compile(r"(?:the )?(?:option|letter|choice|answer) ?", re.I)
 _RIGHT = (
-    r"(?: (?!almost|nearly|part|half|mostly|less|least|hardly|barely)\w+){0,2}? "
-    r"(?:correct|right|best|true|answer|option|choice|"
-    r"most (?:accurate|likely|appropriate|suitable))\b"
+    r"(?:(?: (?!almost|nearly|part|half|mostly|less|least|hardly|barely|next|second)\w+){0,2}? "
+    r"(?:correct|right|best|true|most (?:accurate|likely|appropriate|suitable|plausible|reasonable|"
+    r"logical|sensible|probable|fitting))"
+    r"|(?: \w+)? (?:the|my|our)(?: (?:only|final|single|actual|obvious|clear|intended|safest|"
+    r"strongest|closest|fairest|clearest))* (?:answer|option|choice))\b"
 )
+"""Right, or the answer; "a bad choice" and "one option" are neither."""
 JUDGED_RIGHT = re.compile(
     rf"(?:(?<=\s)|^|(?<=\())([A-J])\)? (?:it is(?=[.!,\n]|$)|(?:{_IS}|seems|looks){_RIGHT}"
     r"|(?:makes (?:the most )?sense|fits|applies)(?=[.!,\n]|$))",
@@ -115,6 +119,10 @@ LEADING = re.compile(
     r"(?<!I)(?:\s?[,;\u2013\u2014]|\s-\s|\s(?=because|since|instead|rather)))"
 )
 LAST_LETTER = re.compile(r"\(?([A-J])\)?[.!]?(?=\s*$|\n)")
+LINE = re.compile(
+    r"^[-\u2013\s]*(?:option |choice )?\(?([A-J])(?:\)|[.:](?=\s|$)|\s[-\u2013\u2014])", re.I | re.M
+)
+"""A line that begins with a letter, as those of a list do."""
 LEADING_SMALL = re.compile(r"\(?([a-j])(?:\)|[.:](?=\s|$))")
 MARKED_SMALL = re.compile(r"(?:^|(?<=\s))\(?([a-j])(?:\)|[.:](?=\s|$))")
 MARKED = re.compile(r"(?:^|(?<=\s))\(?([A-J])(?:\)|[.:](?=\s|$))")
@@ -154,7 +162,12 @@ NAMING = re.compile(
 )
 """What is then judged: "Blaming B would be harmful"."""
 YET = re.compile(r"[,;]? (?:but|however|yet)\b", re.I)
-DOUBT = re.compile(r"\b(?:may|might|could|perhaps|possibly|maybe)\b")
+NOT_BUT = re.compile(
+    r"(?:\bnot|n't)\b(?! (?:only|just|merely))([^.!?;\n]*?),? but (?:rather )?"
+    r"(?:it (?:is|was) )?(?:the )?$"
+)
+"""Before the option that is set against a denied one."""
+DOUBT = re.compile(r"\b(?:may|might|could|perhaps|possibly|maybe|hope|wish|unsure|uncertain)\b")
 CORRECTION = re.compile(r"\b(?:wait|actually|or rather|i mean|scratch that|oops|correction)\b")
 TAKEN_BACK = re.compile(
     r"(?:^\W*|[.!?;\n][^\w.!?;\n]*)"
@@ -189,6 +202,8 @@ OWN = re.compile(
 """Before such a word where the answer, or what it rests on, says it and nobody else."""
 ATTRIBUTED = re.compile(
     rf"\baccording to (?!(?:me|(?:the|this) {_SOURCE})\b)|(?<!my )\b(?:opinion|rumou?rs?|myth)\b"
+    r"|\b(?:he|she|they|who|people|friends?|teachers?|students?|everyone|everybody|someone|many|most|"
+    r"some|author) (?:is|are|was|were) (?:\w+ )?(?:sure|certain|confident|convinced)\b"
 )
 """What others hold, before an option."""
 KIND_OF_ANSWER = re.compile(
@@ -236,7 +251,8 @@ NO_DOUBT = re.compile(
     r"\b(?:no|without|beyond)(?: (?:an?|any|all|reasonable|shadow of an?))* doubt\b"
 )
 SUPPOSED = re.compile(
-    r"\b(?:if|whether|unless|suppose|assuming)(?: \w+){0,2}\W*$|\b(?:although|though|while)\b[^,]*$"
+    r"\b(?:if|unless|suppose|assuming)(?: \w+){0,3}\W*$"
+    r"|\bwhether(?: \w+){0,6}\W*$|\b(?:although|though|while)\b[^,]*$"
 )
 JUDGED = re.compile(
     r"\W*(?:is|isn't|isnt|was|wasn't|can|cannot|can't|could|couldn't|does|doesn't|would|wouldn't|"

@@ -15,7 +15,7 @@ from mechprobe.behavior.tasks.item import Item
 HERE, REPOSITORY = Path(__file__).parent, Path(__file__).parents[3]
 DATA = Path(os.environ.get("MECHPROBE_EVALUATION_DATA", REPOSITORY / "shared" / "data"))
 PHRASINGS = yaml.safe_load((HERE / "data" / "phrasings.yaml").read_text("utf-8"))
-SETS = ("mended", "held_out", "second_reader", "model")
+SETS = ("mended", "held_out", "second_reader", "third_reader", "model")
 KINDS = ("right", "wrong letter", "lost", "read though unreadable")
 
 
