@@ -21,7 +21,7 @@ from mechprobe.experiments.rundir import explained
 from mechprobe.experiments.sources import cache_folder, find_source, writer_versions
 from mechprobe.textfiles import parse_json
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised when `mechprobe.models.quantize` writes something else from the same input."""
 
 

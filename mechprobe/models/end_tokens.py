@@ -10,7 +10,10 @@ Source: the end-of-generation tokens of llama.cpp (`src/llama-vocab.cpp`, `speci
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
+
+from mechprobe.models.weights import read_json
 
 _DEEPSEEK: Final = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 NAMES: Final = frozenset({
@@ -70,6 +73,14 @@ def end_tokens(
         if name in ends and others <= ends:
             found.discard(vocabulary[name])
     return found
+
+
+def folder_end_tokens(folder: Path) -> set[int]:
+    """Ids at which a folder's `config.json` or `generation_config.json` ends an answer."""
+    files = [folder / name for name in ("config.json", "generation_config.json")]
+    given = [read_json(file).get("eos_token_id") for file in files if file.is_file()]
+    ids = [i for one in given for i in (one if isinstance(one, list) else [one])]
+    return {i for i in ids if type(i) is int and i >= 0}
 
 
 def gguf_end_tokens(metadata: Mapping[str, Any]) -> set[int]:

@@ -11,15 +11,17 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from mechprobe.errors import ArchitectureError, CheckpointError, warn_of_checkpoint
+from mechprobe.models.end_tokens import end_tokens, folder_end_tokens, gguf_end_tokens
 from mechprobe.models.gguf_check import compare_with_source
 from mechprobe.models.gguf_config import metadata_from_config
+from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_names import ARCHITECTURES, GgufArchitecture, architecture_of_model
 from mechprobe.models.gguf_pretokenizer import pre_tokenizer_name
 from mechprobe.models.gguf_tensors import add_tensors
@@ -77,8 +79,28 @@ def _added(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
     )
 
 
+def _more_ends(folder: Path, tokenizer: PreTrainedTokenizerBase, size: int) -> dict[str, int]:
+    """Ids by the keys that declare them, at which llama.cpp would not stop for EOS or a name."""
+    known = end_tokens(tokenizer.get_vocab(), {"eos": tokenizer.eos_token_id})
+    more = sorted(i for i in folder_end_tokens(folder) - known if i < size)
+    return dict(zip(("eot", "eom"), more, strict=False))
+
+
+def _ends_lost(folder: Path, file: Path) -> tuple[str, ...]:
+    """What to say of ids that end an answer of the folder and that llama.cpp runs past."""
+    metadata = read_gguf(file).metadata
+    tokens = metadata["tokenizer.ggml.tokens"]
+    lost = sorted(folder_end_tokens(folder) - gguf_end_tokens(metadata))
+    names = ", ".join(repr(tokens[i]) for i in lost if i < len(tokens))
+    return (f"answers of the folder end at {names}, those of the file do not",) if names else ()
+
+
 def _add_tokenizer(
-    writer: Any, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any], size: int
+    writer: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    description: dict[str, Any],
+    size: int,
+    ends: dict[str, int],
 ) -> None:
     """Vocabulary, merges and special tokens, so that llama.cpp cuts text into the same ids."""
     tokens, kinds = _vocabulary(tokenizer, size)
@@ -90,6 +112,8 @@ def _add_tokenizer(
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
+    for key, token in ends.items():
+        writer.add_uint32(f"tokenizer.ggml.{key}_token_id", token)
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)
     bos, eos = _added(tokenizer)
@@ -152,7 +176,8 @@ def _write(folder: Path, out: Path, tokenizer: PreTrainedTokenizerBase, text: st
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
     writer.add_vocab_size(config.vocab_size)
     _add_metadata(writer, _typed(metadata))
-    _add_tokenizer(writer, tokenizer, json.loads(text), config.vocab_size)
+    ends = _more_ends(folder, tokenizer, config.vocab_size)
+    _add_tokenizer(writer, tokenizer, json.loads(text), config.vocab_size, ends)
     for name, array in factors.items():
         writer.add_tensor(name, array)
     add_tensors(writer, folder, config, architecture)
@@ -238,6 +263,8 @@ def write_f16_gguf(model_dir: Path, out: Path) -> Path:
         else:
             _write(model_dir, temporary, tokenizer, text)
         comparison = compare_with_source(temporary, model_dir, converted=converted)
+        lost = _ends_lost(model_dir, temporary)
+        comparison = replace(comparison, notes=(*comparison.notes, *lost))
         warn_of_checkpoint(str(model_dir), comparison.notes)
         writer = "convert_hf_to_gguf.py" if converted else "mechprobe (gguf)"
         record = {"writer": writer, "compared": asdict(comparison)}

@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from mechprobe.errors import ArchitectureError, CheckpointError, CheckpointWarning
+from mechprobe.generation.hf import TransformersEngine
+from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.gguf_write import CONVERTER_VARIABLE, write_f16_gguf
@@ -112,6 +114,33 @@ def test_what_the_text_does_not_reach_is_said(tiny_folder, tmp_path):
         assert load_checkpoint(str(made), kernel="native").quant.notes[-1] == said
     (tmp_path / "q.gguf.json").write_text('{"f16": 3}')
     assert load_checkpoint(str(tmp_path / "q.gguf"), kernel="native").quant.notes == ()
+
+
+def test_llama_cpp_stops_where_the_generation_config_alone_says(
+    folder, tmp_path, without_comparison
+):
+    """At its EOS and two more, which are declared; a fourth is said."""
+    prompts = [[5, 9, 30, 41], [12, 7]]
+
+    def answers(name):
+        file = write_f16_gguf(folder, tmp_path / name)
+        with LlamaCppEngine(file, load_gguf_tokenizer(file)) as engine:
+            llama_cpp = engine.generate(prompts, max_new_tokens=12)
+        with TransformersEngine(load_checkpoint(folder)) as engine:
+            return llama_cpp, engine.generate(prompts, max_new_tokens=12)
+
+    free, _ = answers("free.gguf")
+    third, fifth = free[0].ids[2], free[1].ids[4]
+    own = AutoTokenizer.from_pretrained(folder).eos_token_id
+    ends = {"eos_token_id": [own, third, fifth]}
+    (folder / "generation_config.json").write_text(json.dumps(ends))
+    for found in answers("ended.gguf"):
+        for before, after in zip(free, found, strict=True):
+            cut = min((before.ids.index(i) for i in (third, fifth) if i in before.ids), default=12)
+            assert (after.stop, after.ids) == ("eos", before.ids[:cut])
+    edit(folder / "generation_config.json", eos_token_id=[own, third, fifth, 200, 10_000])
+    with pytest.warns(CheckpointWarning, match=r"answers of the folder end at .*, those of the"):
+        write_f16_gguf(folder, tmp_path / "more.gguf")
 
 
 def test_several_chat_templates_are_carried_over(folder, tmp_path):
