@@ -46,6 +46,7 @@ from mechprobe.generation.llamacpp_server import (
 from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_info import quant_info
 from mechprobe.models.gguf_vocabulary import check_vocabulary, vocabulary_notes
+from mechprobe.models.llamacpp import require_sound
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,7 +91,8 @@ class LlamaCppEngine:
             fast: Reruns need not give identical text; see above.
 
         Raises:
-            CheckpointError: The file is broken; PrecisionError where it is mislabelled.
+            CheckpointError: The file is broken, or llama.cpp dies of it; PrecisionError where it is
+                mislabelled.
             VocabularyError: The tokenizer belongs to another model.
             GenerationError: llama.cpp cannot load the file.
         """
@@ -117,6 +119,7 @@ class LlamaCppEngine:
             self._short = 0
         self._probed = False
         self._slots: SlotServer | None = None
+        require_sound(self._file, threads=self._threads)
         self._open(n_ctx or self._context_for(CONTEXT_STEP))
 
     def _context_for(self, needed: int) -> int:

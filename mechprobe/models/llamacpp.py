@@ -1,4 +1,4 @@
-"""llama.cpp through xllamacpp: how a file is opened, and its logits from a process of their own."""
+"""llama.cpp through xllamacpp: how a file is opened, and what is asked in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ _NORMAL: Final = 1
 _ERROR: Final = "mechprobe: "
 _LOADING: Final = "error loading model: "
 _ASSERTION: Final = "GGML_ASSERT"
+_SOUND: Final[set[tuple[Path, int, int]]] = set()
+"""Files that `require_sound` has passed, with size and time of modification."""
 
 
 def open_server(
@@ -98,27 +100,59 @@ def logprobs_apart(
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "logprobs.npy"
-        request = {
-            "path": str(file.path.resolve()),
-            "prompts": [list(map(int, prompt)) for prompt in prompts],
-            "anchor": anchor(file),
-            "vocabulary": (vocabulary := len(file.metadata["tokenizer.ggml.tokens"])),
-            "likeliest": min(likeliest or vocabulary, vocabulary),
-            "threads": threads,
-            "out": str(out),
-        }
-        done = subprocess.run(
-            [sys.executable, "-m", "mechprobe.models.llamacpp"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        done = _apart(file, prompts, out, threads, likeliest)
         if done.returncode or not out.is_file():
-            raise CheckpointError(f"{file.path}: llama.cpp cannot run it: {_last_words(done)}")
+            raise _cannot_run(file, done)
         found: Array = np.load(out)
         return found
+
+
+def require_sound(file: GgufFile, *, threads: int) -> None:
+    """Load a file and read a token in a process of their own, once for each file.
+
+    In this process a failed assertion would end a run with all its other cells. An error that
+    llama.cpp reports is left to whoever opens the file.
+
+    Raises:
+        CheckpointError: The process was ended by a signal.
+    """
+    seen = file.path.stat()
+    key = (file.path.resolve(), seen.st_size, seen.st_mtime_ns)
+    if key in _SOUND:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        done = _apart(file, [[anchor(file)]], Path(folder) / "logprobs.npy", threads, 1)
+    if done.returncode not in (0, 1):
+        raise _cannot_run(file, done)
+    _SOUND.add(key)
+
+
+def _apart(
+    file: GgufFile, prompts: Sequence[Sequence[int]], out: Path, threads: int, likeliest: int | None
+) -> subprocess.CompletedProcess[str]:
+    """Let a process of its own do what `_answer` does, and wait for its end."""
+    vocabulary = len(file.metadata["tokenizer.ggml.tokens"])
+    request = {
+        "path": str(file.path.resolve()),
+        "prompts": [list(map(int, prompt)) for prompt in prompts],
+        "anchor": anchor(file),
+        "vocabulary": vocabulary,
+        "likeliest": min(likeliest or vocabulary, vocabulary),
+        "threads": threads,
+        "out": str(out),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "mechprobe.models.llamacpp"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def _cannot_run(file: GgufFile, done: subprocess.CompletedProcess[str]) -> CheckpointError:
+    return CheckpointError(f"{file.path}: llama.cpp cannot run it: {_last_words(done)}")
 
 
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:

@@ -138,3 +138,20 @@ def test_a_key_of_another_type_is_one_line(tiny_gguf, tmp_path, key):
     path = rekeyed(tiny_gguf("llama", "F16", LIVELY), tmp_path / "m.gguf", {key: "four"})
     with pytest.raises(CheckpointError, match=f"llama.{key}: input should be a valid number"):
         read_gguf_info(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "assertion"),
+    [
+        ("llama", {"attention.layer_norm_rms_epsilon": -1.0}, r"eps >= 0\.0f"),
+        ("qwen2", {"rope.dimension_count": 4}, "n_embd_head == n_rot"),
+    ],
+)
+def test_an_assertion_of_llama_cpp_is_one_line_and_no_end_of_the_run(
+    tiny_gguf, tmp_path, name, changes, assertion
+):
+    file = rekeyed(tiny_gguf(name), tmp_path / "bad.gguf", changes)
+    with pytest.raises(
+        CheckpointError, match=rf"llama\.cpp cannot run it: GGML_ASSERT\({assertion}"
+    ):
+        LlamaCppEngine(file, load_gguf_tokenizer(file))
