@@ -42,7 +42,7 @@ takes longer than writing it. What llama.cpp's graphs do with them is known from
 """
 _PAD: Final = 256
 """llama.cpp rounds a context up to this, and takes LongRoPE's long factors by the context: a text
-within the original context would meet others than in the source, so it goes beyond."""
+within a smaller original context would meet others than in the source, so it goes beyond."""
 _POSITIONS: Final = 8
 _LIKELIEST: Final = 4096
 _DENSE_LIMIT: Final = 0.1
@@ -182,7 +182,13 @@ def _text(config: PretrainedConfig, file: GgufFile) -> tuple[list[int], tuple[st
     original = _longrope_context(config)
     if length <= original < -(-(length + 1) // _PAD) * _PAD:
         length = original + _BEYOND
-    length = min(length, int(file.get("context_length", length + 1)) - 1)
+    longest = int(file.get("context_length", length + 1)) - 1
+    length = min(length, longest)
+    if length <= original < longest:
+        notes += (
+            f"the text of {length} tokens does not reach LongRoPE's long factors, which begin past "
+            f"{original}",
+        )
     vocabulary = min(config.vocab_size, len(file.metadata["tokenizer.ggml.tokens"]))
     return np.random.default_rng(0).integers(0, vocabulary, size=length).tolist(), notes
 
