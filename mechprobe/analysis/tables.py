@@ -130,7 +130,8 @@ class Line:
 
     def text(self, field: str) -> str:
         """A field, or nothing where the table has no such column."""
-        return self.cells.get(self.table.columns.get(field, ""), "").strip()
+        column = self.table.columns.get(field)
+        return "" if column is None else self.cells[column].strip()  # an index has the name ""
 
     def number(self, field: str) -> Written | None:
         """A field as it is written; None where it is empty.

@@ -34,6 +34,14 @@ def test_counts_give_exact_points_and_no_tests(table):
     assert deltas(document)["FP16"] is None
 
 
+def test_an_index_without_a_name_is_no_field(table):
+    rows = ["m,FP16,,0.9,100", "m,Q4,FP16,0.8,100", "m,Q2,FP16,0.4,100"]
+    text = "model,cell,baseline,refusal_rate,refusal_n\n"
+    plain = analyse_table(read_table(table(text + "\n".join(rows) + "\n")))
+    numbered = "".join(f"{place},{row}\n" for place, row in enumerate(rows))
+    assert analyse_table(read_table(table(f",{text}{numbered}"))) == plain
+
+
 def test_lost_and_gained_prompts_allow_the_tests(table):
     head = HEAD.replace("\n", ",refusal_lost,refusal_gained\n")
     path = table(head + "m,FP16,,200,220,,\nm,Q4,FP16,180,220,25,5\nm,Q2,FP16,100,220,110,10\n")
