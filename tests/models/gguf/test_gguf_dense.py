@@ -1,6 +1,8 @@
 """Dense GGUF against llama.cpp on the same ids, and against transformers' own reader."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -16,6 +18,9 @@ from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_names import ARCHITECTURES
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.quantize_gguf import LADDER
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gguf_copy import copy_gguf
 
 LIVELY = 1.5
 """Blocks that mix so strongly that a misplaced row shows, and that amplify rounding as well."""
@@ -133,26 +138,12 @@ def test_a_block_of_q8_0_by_hand(tiny_gguf):
 
 def _rewritten(path, out, *, architecture=None, drop=(), fuse=()):
     """A copy of a GGUF with another architecture, without some tensors, or with fused ones."""
-    reader = gguf.GGUFReader(path)
-    name = architecture or read_gguf(path).architecture
-    writer = gguf.GGUFWriter(out, name)
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue
-        inner = field.types[-1] if len(field.types) > 1 else None
-        key = field.name.replace(read_gguf(path).architecture + ".", name + ".", 1)
-        writer.add_key_value(key, field.contents(), field.types[0], inner)
-    tensors = {t.name: t.data for t in reader.tensors if t.name not in drop}
+    tensors = {t.name: t.data for t in gguf.GGUFReader(path).tensors if t.name not in drop}
     for layer, suffix in fuse:
         parts = [tensors.pop(f"blk.{layer}.attn_{k}.{suffix}") for k in "qkv"]
         tensors[f"blk.{layer}.attn_qkv.{suffix}"] = np.concatenate(parts)
-    for tensor_name, data in tensors.items():
-        writer.add_tensor(tensor_name, np.ascontiguousarray(data))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
+    kept = [(name, data, None) for name, data in tensors.items()]
+    return copy_gguf(path, out, architecture=architecture, tensors=kept)
 
 
 def test_fused_query_key_value_of_older_phi2_files(tiny_gguf, tmp_path, id_prompts):

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -14,6 +15,9 @@ from mechprobe.generation import open_engine
 from mechprobe.models.gguf_info import read_gguf_info
 from mechprobe.models.load import load_checkpoint
 from mechprobe.models.quantize_gguf import LADDER, quantize_gguf
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gguf_copy import copy_gguf
 
 
 @pytest.mark.parametrize("level", LADDER)
@@ -135,24 +139,13 @@ def test_a_mix_that_goes_below_its_label_is_read_and_warned_of(tmp_path, label, 
 def merged(out, label, parts):
     """A GGUF of the file "", but for tensors whose name holds another's."""
     readers = {name: gguf.GGUFReader(path) for name, path in parts.items()}
-    first = next(iter(readers.values()))
-    writer = gguf.GGUFWriter(out, "llama")
-    for key, field in first.fields.items():
-        kind, value = field.types[0] if field.types else None, field.contents()
-        if key == "general.file_type":
-            writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{label}"])
-        elif key != "general.architecture" and not key.startswith("GGUF."):
-            array = kind == gguf.GGUFValueType.ARRAY
-            writer.add_key_value(key, value, kind, sub_type=field.types[-1] if array else None)
-    for i, tensor in enumerate(first.tensors):
+    tensors = []
+    for i, tensor in enumerate(readers[""].tensors):
         name = next((n for n in parts if n and n in tensor.name), "")
         found = readers[name].tensors[i]
-        writer.add_tensor(found.name, found.data, raw_dtype=found.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
+        tensors.append((found.name, found.data, found.tensor_type))
+    kind = int(gguf.LlamaFileType[f"MOSTLY_{label}"])
+    return copy_gguf(parts[""], out, keys={"general.file_type": kind}, tensors=tensors)
 
 
 def test_a_dynamic_mix_runs_on_both_kernels(tiny_gguf, tmp_path, id_prompts):

@@ -3,9 +3,10 @@
 Each file is one of ours with other keys; llama.cpp, which reads the same file, is the reference.
 """
 
+import sys
 from functools import cache
+from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -17,33 +18,17 @@ from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_info import read_gguf_info
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 
+sys.path.insert(0, str(Path(__file__).parent))
+from gguf_copy import copy_gguf
+
 LIVELY = 1.5
 TEXT = np.random.default_rng(2).integers(3, 310, size=60).tolist()
 
 
 def rekeyed(path, out, changes):
     """A copy whose architecture's keys are changed; None drops one."""
-    reader = gguf.GGUFReader(path)
     name = read_gguf(path).architecture
-    writer = gguf.GGUFWriter(out, name)
-    changes = {f"{name}.{key}": value for key, value in changes.items()}
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue
-        if field.name not in changes:
-            inner = field.types[-1] if len(field.types) > 1 else None
-            writer.add_key_value(field.name, field.contents(), field.types[0], inner)
-    for key, value in changes.items():
-        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
-        add |= {str: writer.add_string, list: writer.add_array, type(None): lambda *_: None}
-        add[type(value)](key, value)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, np.ascontiguousarray(tensor.data))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
+    return copy_gguf(path, out, keys={f"{name}.{key}": value for key, value in changes.items()})
 
 
 @cache

@@ -8,6 +8,8 @@ matrix shows it; against these kernels the organism is held without its outliers
 """
 
 import json
+import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -26,6 +28,9 @@ from mechprobe.organisms import organism_path
 from mechprobe.organisms.recipes import Stress
 from mechprobe.organisms.stressor import stress
 from mechprobe.organisms.world import heldout_requests
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gguf_copy import copy_gguf
 
 
 def convert(model, folder):
@@ -95,18 +100,12 @@ def test_dense_logits_are_llama_cpps(level, f16):
 
 def unpacked(path, out):
     """The same file with float32 tensors, dequantized by the `gguf` package."""
-    reader, writer = gguf.GGUFReader(path), gguf.GGUFWriter(out, "llama")
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            value = gguf.LlamaFileType.ALL_F32 if name == "general.file_type" else field.contents()
-            writer.add_key_value(name, value, field.types[0], (*field.types, None)[1])
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
+    tensors = [
+        (tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type), None)
+        for tensor in gguf.GGUFReader(path).tensors
+    ]
+    kind = int(gguf.LlamaFileType.ALL_F32)
+    return copy_gguf(path, out, keys={"general.file_type": kind}, tensors=tensors)
 
 
 @pytest.mark.parametrize("level", LADDER)
