@@ -9,7 +9,7 @@ reruns are as alike as the server makes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -198,17 +198,15 @@ class ServerEngine:
         found = np.full((len(ids), len(self._tokenizer)), np.nan, dtype=np.float32)
         if not ids:
             return found
-        width = self._listable(ids[0])
+        drawn = self._options(None)
+        width = self._listable(ids[0], drawn)
         plain = plain_token(self._tokenizer, str(self.endpoint))
-        requests = (asking(prompt, width) for prompt in ids)
+        requests = (asking(prompt, width, **drawn) for prompt in ids)
         for number, reply in self._opened().map(requests):
             entries = listed_in(reply, str(self.endpoint))
             if not entries:  # llama.cpp lists nothing for a step whose text is none
-                forced = asking(
-                    ids[number],
-                    width,
-                    logit_bias=[[plain, 1e6]],
-                )
+                biased = drawn | {"logit_bias": [[plain, 1e6]]}
+                forced = asking(ids[number], width, **biased)
                 entries = listed_in(self._opened().send(forced), str(self.endpoint))
             if not entries:
                 raise self._no_letters("gives no log-probabilities")
@@ -302,9 +300,9 @@ class ServerEngine:
             self._note(note)
         return forms[self._form]
 
-    def _listable(self, prompt: tuple[int, ...] | str) -> int:
+    def _listable(self, prompt: tuple[int, ...] | str, drawn: Mapping[str, Any]) -> int:
         """How many log-probabilities this server lists for a token."""
-        width = next((n for n in _WIDTHS if not self._refusal(asking(prompt, n))), None)
+        width = next((n for n in _WIDTHS if not self._refusal(asking(prompt, n, **drawn))), None)
         if width is None:
             raise self._no_letters("refuses to give log-probabilities")
         return width

@@ -17,7 +17,8 @@ from mechprobe.errors import CheckpointError, MechprobeError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_LAYER: Final = re.compile(r"\.(?:layers|h|blocks?|blk)\.(\d+)\.")
+_LAYER: Final = re.compile(r"(?:^|\.)(?:layers|h|blocks?|blk)\.(\d+)\.")
+"""At the very beginning too: GPT-2 is published as its backbone alone (`h.0.ln_1.weight`)."""
 _MOST_PARTS: Final = 1 << 16
 """Layers, heads or experts of one model."""
 _SLACK: Final = 1 << 24

@@ -544,6 +544,18 @@ def test_nothing_is_left_to_the_defaults_of_a_server():
         assert engine.notes == ()
 
 
+def test_log_probabilities_leave_nothing_to_the_defaults_of_a_server_either(tokenizer):
+    """A repetition penalty of a generation config would be in the numbers of some servers."""
+    listing = {"top_logprobs": [{"token_id:40": np.log(0.9995)}]}
+    with (
+        canned(lambda path, body: reply(logprobs=listing)) as (url, seen),
+        opened(url, tokenizer) as engine,
+    ):
+        engine.next_token_logprobs([[5, 6, 7]])
+    assert NEUTRAL.items() <= seen[-1][1].items()
+    assert seen[-1][1]["logprobs"] == 1000
+
+
 def test_a_strict_server_gets_the_fields_that_it_knows():
     known = {"model", "prompt", "max_tokens", "temperature", "top_p", "seed", "return_token_ids"}
     openai = known | {"presence_penalty", "frequency_penalty"}

@@ -1,9 +1,11 @@
 """What a loaded checkpoint holds, and what is refused before anything is loaded."""
 
+import json
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from mechprobe.errors import ArchitectureError, CheckpointError, TemplateError, VocabularyError
@@ -23,6 +25,20 @@ def test_plain_is_transformers_own_load(plain, kind):
     assert torch.equal(checkpoint.module(ids).logits, expected)
     assert checkpoint.kernel == "dense" and checkpoint.path == plain(kind)
     assert checkpoint.architecture is not None
+
+
+def test_weights_that_are_named_from_the_backbone_on(plain, tmp_path):
+    """As openai-community/gpt2 names them."""
+    folder = copy(plain, tmp_path, "gpt2")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("lm_head.weight", None)
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    save_file(bare, folder / "model.safetensors", {"format": "pt"})
+    ids = torch.arange(20)[None]
+    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
+    assert torch.equal(load_checkpoint(folder).module(ids).logits, expected)
 
 
 def test_a_weight_file_of_any_name(plain, tmp_path):

@@ -140,3 +140,38 @@ def test_an_assertion_of_llama_cpp_is_one_line_and_no_end_of_the_run(
         CheckpointError, match=rf"llama\.cpp cannot run it: GGML_ASSERT\({assertion}"
     ):
         LlamaCppEngine(file, load_gguf_tokenizer(file))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys"),
+    [
+        ("gemma3n", {"activation_sparsity_scale": [1.6, 1.6, 0.0]}),
+        ("mamba", {"feed_forward_length": 0, "attention.head_count": 0}),
+        ("rwkv7", {"attention.head_count": 0}),
+        ("nemotron_h_moe", {"expert_used_count": [0, 6], "attention.head_count_kv": [0, 2]}),
+    ],
+)
+def test_what_llama_cpps_converter_writes_for_other_architectures_is_no_damage(
+    tmp_path, architecture, keys
+):
+    """Values from its `conversion/`: one for each layer, and 0 where there is no attention."""
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", architecture)
+    for key, value in keys.items():
+        add = writer.add_array if isinstance(value, list) else writer.add_uint32
+        add(f"{architecture}.{key}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    file = read_gguf(tmp_path / "m.gguf")
+    assert {key: file.get(key) for key in keys} == {
+        key: pytest.approx(value) for key, value in keys.items()
+    }
+
+
+@pytest.mark.parametrize("heads", [0, [4, 0]])
+def test_no_heads_where_the_graph_has_some_is_damage(tiny_gguf, tmp_path, heads):
+    path = rekeyed(
+        tiny_gguf("llama", "F16", LIVELY), tmp_path / "m.gguf", {"attention.head_count": heads}
+    )
+    with pytest.raises(CheckpointError, match=r"llama\.attention\.head_count: input should be"):
+        read_gguf_info(path)
