@@ -165,7 +165,8 @@ def _weights(names: Iterable[str], folder: Path, allow_pickle: bool) -> list[str
             if ".." not in Path(name).parts and not Path(name).is_absolute():
                 (there / name).parent.mkdir(parents=True, exist_ok=True)
                 (there / name).touch()
-                if any(fnmatch(name, pattern) for pattern in _NAMING):
+                names_others = any(fnmatch(name, pattern) for pattern in _NAMING)
+                if names_others and (folder / name).is_file():
                     (there / name).write_bytes((folder / name).read_bytes())
         found = weight_files(there, allow_pickle=allow_pickle).files
         return [escape(file.relative_to(there).as_posix()) for file in found]
