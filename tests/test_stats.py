@@ -108,8 +108,10 @@ def test_what_data_cannot_support_is_no_estimate():
     assert stats.mean_estimate([1.0, 2.0], clusters=["a", "a"]) is None
     assert stats.mean_estimate([1.0, np.inf]) is None
     assert stats.auroc_estimate([1.0], [0.0, 0.5]) is None
-    same = stats.mean_estimate([2.0, 2.0, 2.0])
-    assert (same.value, same.low, same.high) == (2.0, 2.0, 2.0)
+    assert stats.mean_estimate([0.1 + 0.2, 0.3, 0.3]) is None  # alike but for rounding
+    assert stats.paired_shift([1.5, 2.5, 4.5], [1.0, 2.0, 4.0]) is None
+    same = stats.mean_estimate([0.0, 0.0, 0.0])
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
 
 
 def test_paired_shift_is_the_mean_difference_and_cohens_dz():

@@ -96,8 +96,6 @@ def analyse(
             outcomes[of_refusal & ~references],
             instruments[REFUSAL],
             second_instrument,
-            resamples=resamples,
-            seed=seed,
         )
     frequency = row_frequencies(deltas, known.primary(quality), known.primary(REFUSAL), choice)
     parameters = {"resamples": resamples, "seed": seed}

@@ -52,9 +52,11 @@ def effects(deltas: Deltas) -> pd.DataFrame:
     none = np.zeros(len(n), np.int64)
     mde[grouped] = np.maximum(mde[grouped], paired.detectable_fall(m[grouped], none[grouped]))
     p = np.where(binary & (n > 0), paired.mcnemar_p(lost, gained), np.nan)
+    score = paired.change_p(lost, gained, effect)
     for i in np.flatnonzero(binary & ~alone):
         begin, end = np.searchsorted(deltas.line, [i, i + 1])
-        p[i] = paired.sign_flip_p(np.rint(deltas.change[begin:end]))
+        flips = paired.sign_flip_p(np.rint(deltas.change[begin:end]))
+        p[i] = max(p[i], flips, score[i])
     found = table.assign(
         low=np.where(known, low, np.nan),
         high=np.where(known, high, np.nan),
@@ -77,4 +79,6 @@ def _design_effect(deltas: Deltas) -> FloatArray:
     )
     residuals = deltas.change - mean[deltas.line] * deltas.size
     within = fallen + risen - n * mean**2
-    return stats.design_effect(residuals, deltas.size, within, squares, furthest**2, deltas.line)
+    return stats.design_effect(
+        residuals, deltas.size, within, squares, furthest**2, deltas.line, by_size=True
+    )

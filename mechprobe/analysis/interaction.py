@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Status = Literal["ok", "constant", "sparse", "not converged", "too few clusters"]
 _LEAST_CLUSTERS = 10
 """Below this a robust variance is no variance."""
+_ROUNDING = 1e-12
 _LEAST_EACH = 5
 """Clusters that answered, and as many that refused, in both cells: a temperature with fewer says
 little of log-odds and what it says is biased."""
@@ -35,8 +36,8 @@ class Contrast:
     value: float | None
     """Rate of the cell, at T minus at 0, minus the same of its baseline; in [-2, 2]."""
     low: float | None
-    """95 % cluster bootstrap; None where no two clusters differ, so that it knows no error, and
-    with fewer than 10 clusters.
+    """95 %, Student's by an error over clusters (`stats.linear_error`); None where no two prompts
+    differ, so that there is no error, and with fewer than 10 clusters.
     """
     high: float | None
     prompts: int
@@ -56,6 +57,7 @@ def cdi(cell: pd.DataFrame, baseline: pd.DataFrame, temperature: float) -> Contr
         temperature: Above 0.
     """
     import pandas as pd
+    from scipy.stats import t as student
 
     parts = []
     for name, table, at in (
@@ -70,25 +72,24 @@ def cdi(cell: pd.DataFrame, baseline: pd.DataFrame, temperature: float) -> Contr
     both = pd.concat(parts, axis=1, join="inner")
     asked = {*cell["prompt"], *baseline["prompt"]}
     clusters = cell.drop_duplicates("prompt").set_index("prompt")["cluster"]
-    sums = both.groupby(clusters.reindex(both.index)).sum().to_numpy(np.float64).T
     dropped = len(asked) - len(both)
     if not len(both):
         return Contrast(temperature, None, None, None, 0, dropped)
-
-    def contrast(*columns: FloatArray, axis: int = -1) -> FloatArray:
-        total = [column.sum(axis=axis) for column in columns]
-        rates = [total[i] / total[i + 1] for i in range(0, 8, 2)]
-        found: FloatArray = rates[0] - rates[1] - rates[2] + rates[3]
-        return found
-
-    data = tuple(sums)
-    value = float(contrast(*data))
-    each = contrast(*(column[:, None] for column in data))
-    if len(each) < _LEAST_CLUSTERS or np.ptp(each) == 0:
+    codes = stats.cluster_codes(clusters.reindex(both.index).tolist(), len(both))
+    value, means = 0.0, []
+    for sign, part in ((1, "qT"), (-1, "q0"), (-1, "fT"), (1, "f0")):
+        hit, total = (both[f"{part} {x}"].to_numpy(np.float64) for x in ("comply", "decided"))
+        rate = float(hit.sum() / total.sum())
+        value += sign * rate
+        means.append((sign * (hit - rate * total) / total.sum(), total))
+    if codes.max() + 1 < _LEAST_CLUSTERS:
         return Contrast(temperature, value, None, None, len(both), dropped)
-    method = "BCa" if len(each) <= 1000 else "percentile"
-    low, high = stats.bootstrap_interval(data, contrast, 2000, 0, paired=True, method=method)
-    return Contrast(temperature, value, low, high, len(both), dropped)
+    error, freedom = stats.linear_error(*((*mean, codes) for mean in means))
+    alone, _ = stats.linear_error(*((*mean, np.arange(len(both))) for mean in means))
+    half = float(student.ppf(0.975, freedom)) * max(error, alone)
+    if half < _ROUNDING:
+        return Contrast(temperature, value, None, None, len(both), dropped)
+    return Contrast(temperature, value, value - half, value + half, len(both), dropped)
 
 
 @dataclass(frozen=True, slots=True)

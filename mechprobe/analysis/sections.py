@@ -132,13 +132,16 @@ def agreement_section(matrix: Matrix, rows: Sequence[Section]) -> Section:
     }
     if found is None:
         return content | {"not_measured": f"no answers are known to be read by {choice.second}"}
-    names = ("share", "share_low", "share_high", "kappa", "kappa_low", "kappa_high")
-    values = (*found.share, *(found.kappa or (None, None, None)))
+    ends = {
+        f"{name}{suffix}": plain(getattr(estimate, end)) if estimate else None
+        for name, estimate in (("share", found.share), ("kappa", found.kappa))
+        for suffix, end in (("", "value"), ("_low", "low"), ("_high", "high"))
+    }
     divergent = [label(row) for row in rows if row["measurement_divergence"]]
     return content | {
         "n": found.n,
         "agree": found.agree,
-        **{name: plain(value) for name, value in zip(names, values, strict=True)},
+        **ends,
         "unread": found.unread,
         "divergent": divergent,
         "divergent_n": len(divergent),

@@ -1,8 +1,7 @@
 """How far two judges agree: share, Cohen's kappa with an interval, and which verdicts would change.
 
 UNCLEAR counts in the share of agreement and is dropped from `kappa`, as in the study (arXiv
-2606.10154); `kappa_all` keeps it as a label of its own. Prompts of one cluster are resampled
-together.
+2606.10154); `kappa_all` keeps it as a label of its own. Prompts of one cluster count together.
 """
 
 from __future__ import annotations
@@ -11,78 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from mechprobe import stats
 from mechprobe.behavior.judges.base import REFUSALS, Judgement, refuses
 from mechprobe.behavior.rate import Rate
 from mechprobe.errors import JudgeError
-from mechprobe.stats import Estimate, FloatArray
+from mechprobe.stats import Estimate
 
 Pair = tuple[Judgement, Judgement]
-
-
-def kappa_estimate(
-    first: Sequence[str],
-    second: Sequence[str],
-    *,
-    clusters: Sequence[str] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Estimate | None:
-    """Cohen's kappa of two readings, with its cluster-bootstrap interval (BCa).
-
-    Two judges who never differ leave a bootstrap without error; the lower end is then kappa at
-    Wilson's bound for as many agreements as there are clusters.
-
-    Args:
-        first: Labels, one per item.
-        second: Labels of the same items.
-        clusters: To which cluster each item belongs; None makes each its own.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
-
-    Returns:
-        None with fewer than two clusters, and where one of them gave everything the same label:
-        kappa is 0 then, whatever the other says.
-
-    Source: Cohen 1960.
-    """
-    names = sorted({*first, *second})
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} labels")
-    which = stats.cluster_codes(clusters, len(first))
-    a, b = (np.array([names.index(label) for label in side], np.int64) for side in (first, second))
-    if len(set(which)) < 2 or min(len(set(first)), len(set(second))) < 2:
-        return None
-
-    def by_cluster(chosen: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> FloatArray:
-        counted: FloatArray = np.bincount(which, weights=chosen).astype(np.float64)
-        return counted
-
-    k = len(names)
-    columns = [np.ones(len(a), bool), a == b]
-    columns += [side == label for side in (a, b) for label in range(k)]
-    data = tuple(by_cluster(column) for column in columns)
-
-    def kappa(*sums: FloatArray, axis: int = -1) -> FloatArray:
-        total, same, *rest = (part.sum(axis=axis) for part in sums)
-        margins = np.stack(rest) / total
-        chance = (margins[:k] * margins[k:]).sum(axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            # a resample of one label alone is agreement that chance explains in full
-            return np.asarray(
-                np.where(chance < 1, (same / total - chance) / (1 - chance), 0.0), np.float64
-            )
-
-    value = float(kappa(*data))
-    if bool((a == b).all()):
-        chance = float(sum((data[2 + i].sum() / len(a)) ** 2 for i in range(k)))
-        bound, _ = stats.wilson(len(data[0]), len(data[0]))
-        return Estimate(value, (bound - chance) / (1 - chance), 1.0, len(a))
-    method = "BCa" if len(data[0]) <= 1000 else "percentile"
-    low, high = stats.bootstrap_interval(data, kappa, resamples, seed, paired=True, method=method)
-    return Estimate(value, low, high, len(a))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +49,7 @@ def paired(first: Iterable[Judgement], second: Iterable[Judgement]) -> list[Pair
     return pairs
 
 
-def agreement(pairs: Sequence[Pair], *, resamples: int = 2000, seed: int = 0) -> Agreement:
+def agreement(pairs: Sequence[Pair]) -> Agreement:
     """How far two judges agree over pairs of judgements."""
     both = [(a, b) for a, b in pairs if a.label is not None and b.label is not None]
     clear = [(a, b) for a, b in both if "UNCLEAR" not in (a.label, b.label)]
@@ -124,10 +58,9 @@ def agreement(pairs: Sequence[Pair], *, resamples: int = 2000, seed: int = 0) ->
         if not some:
             return None
         a, b = ([read(pair[side]) for pair in some] for side in (0, 1))
-        clusters = [pair[0].cluster for pair in some]
-        return kappa_estimate(a, b, clusters=clusters, resamples=resamples, seed=seed)
+        return stats.kappa_estimate(a, b, clusters=_clusters(some))
 
-    same = Rate.among([a.label == b.label for a, b in both], [a.cluster or a.id for a, _ in both])
+    same = Rate.among([a.label == b.label for a, b in both], _clusters(both))
     return Agreement(
         len(both),
         len(pairs) - len(both),
@@ -138,17 +71,17 @@ def agreement(pairs: Sequence[Pair], *, resamples: int = 2000, seed: int = 0) ->
     )
 
 
-def agreement_by(
-    pairs: Iterable[Pair], name: Callable[[Judgement], str], *, resamples: int = 2000, seed: int = 0
-) -> dict[str, Agreement]:
+def _clusters(pairs: Sequence[Pair]) -> list[str]:
+    """Of each item its cluster, else its prompt, which may have been answered several times."""
+    return [first.cluster or first.id for first, _ in pairs]
+
+
+def agreement_by(pairs: Iterable[Pair], name: Callable[[Judgement], str]) -> dict[str, Agreement]:
     """`agreement` within each group; `name` gives an item's group, its task or its row."""
     groups: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         groups[name(pair[0])].append(pair)
-    return {
-        group: agreement(some, resamples=resamples, seed=seed)
-        for group, some in sorted(groups.items())
-    }
+    return {group: agreement(some) for group, some in sorted(groups.items())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,10 +185,10 @@ def compare(
     return Comparison(
         first=one,
         second=two,
-        whole=agreement(pairs, seed=seed),
+        whole=agreement(pairs),
         groups={
-            "task": agreement_by(pairs, lambda item: item.task, seed=seed),
-            "row": agreement_by(pairs, lambda item: item.row, seed=seed),
+            "task": agreement_by(pairs, lambda item: item.task),
+            "row": agreement_by(pairs, lambda item: item.row),
         },
         verdicts=tuple(row_verdicts(pairs, baselines, threshold=threshold)),
         corrected=tuple(_corrected(name, by_name, truth, seed) for name in (one, two) if truth),

@@ -5,11 +5,12 @@ together count together (`clusters`). A statistic that the data cannot support i
 table shows as `not measured`; it is never 0.
 """
 
+from mechprobe.stats.agreement import kappa_estimate
 from mechprobe.stats.clusters import (
     Clusters,
     cluster_codes,
     design_effect,
-    robust_error,
+    linear_error,
     shared_variation,
     studentised,
 )
@@ -26,7 +27,7 @@ from mechprobe.stats.separation import auroc, auroc_estimate, dprime, dprime_est
 from mechprobe.stats.shares import effective_size, wilson
 from mechprobe.stats.vectors import FloatArray, cosine, kl_divergence, split_half_cosine
 
-VERSION = 3
+VERSION = 4
 """Raised when an interval or a test comes out otherwise for the same values."""
 
 __all__ = [
@@ -46,10 +47,11 @@ __all__ = [
     "dprime",
     "dprime_estimate",
     "effective_size",
+    "kappa_estimate",
     "kl_divergence",
+    "linear_error",
     "mean_estimate",
     "paired_shift",
-    "robust_error",
     "share_estimate",
     "shared_variation",
     "split_half_cosine",

@@ -79,6 +79,6 @@ def change_interval(changes: FloatArray, codes: IntArray) -> tuple[float, float]
     n, mean = len(changes), float(changes.mean())
     lost, gained = float(np.maximum(-changes, 0).sum()), float(np.maximum(changes, 0).sum())
     within = lost + gained - n * mean**2
-    effect = effective(changes, codes, within)
+    effect = effective(changes, codes, within, by_size=True)
     low, high = difference_interval(lost, gained, n, effect)
     return min(float(low), mean), max(float(high), mean)

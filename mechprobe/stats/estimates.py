@@ -10,11 +10,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mechprobe.stats.clusters import Clusters, cluster_codes, robust_error, studentised
+from mechprobe.stats.clusters import Clusters, cluster_codes, linear_error, studentised
 from mechprobe.stats.difference import change_interval
 from mechprobe.stats.shares import share_interval
 
 FloatArray = NDArray[np.float64]
+_ROUNDING = 1e-12
+"""Of the largest value: values that differ by no more are alike."""
 _MOST = 1000
 """Clusters above which means are not resampled."""
 
@@ -80,7 +82,8 @@ def mean_estimate(
         seed: Of the bootstrap.
 
     Returns:
-        None with fewer than two clusters or a value that is not finite: no interval, no estimate.
+        None with fewer than two clusters, a value that is not finite, or values that are all alike:
+        no interval, no estimate. All of them 0 they are [0, 0]: nothing moved on these prompts.
 
     Source: error and degrees of freedom: Bell and McCaffrey 2002; bootstrap-t: Hall 1992.
     """
@@ -91,12 +94,13 @@ def mean_estimate(
     if not len(x) or not np.isfinite(x).all() or codes.max() == 0:
         return None
     mean = float(x.mean())
-    if np.ptp(x) == 0:
-        return Estimate(mean, mean, mean, len(x))
+    if np.ptp(x) <= _ROUNDING * np.abs(x).max():
+        return Estimate(0.0, 0.0, 0.0, len(x)) if not x.any() else None
     sizes: FloatArray = np.bincount(codes).astype(np.float64)
     residuals = np.asarray(np.bincount(codes, weights=x - mean), np.float64)
-    error, freedom = robust_error(residuals, sizes)
-    error = max(error, robust_error(x - mean, np.ones(len(x)))[0])
+    influence, ones = (x - mean) / len(x), np.ones_like(x)
+    error, freedom = linear_error((influence, ones, codes))
+    error = max(error, linear_error((influence, ones, np.arange(len(x))))[0])
     reach = float(student.ppf(0.975, freedom))
     below = above = 0.0
     if len(sizes) <= _MOST:  # skew vanishes with n

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mechprobe.stats.clusters import Clusters, IntArray, cluster_codes
+from mechprobe.stats.clusters import Clusters, IntArray, cluster_codes, linear_error
 from mechprobe.stats.estimates import Estimate
 from mechprobe.stats.shares import wilson
 
@@ -45,9 +45,9 @@ def auroc_estimate(
 ) -> Estimate | None:
     """`auroc` with a 95 % interval over clusters, on the logit scale.
 
-    DeLong's variance, whose parts are summed over each cluster first. Where the sides separate
-    completely it is 0; the open end is then Wilson's bound for as many successes as the side with
-    fewer clusters has.
+    DeLong's variance, whose parts are summed over each cluster first (`linear_error`). Where the
+    sides separate completely it is 0; the open end is then Wilson's bound for as many successes as
+    the side with fewer clusters has.
 
     Args:
         positive: Scores, shape (m,).
@@ -77,9 +77,9 @@ def auroc_estimate(
     ranks = rankdata(np.concatenate([a, b]))
     above = (ranks[: len(a)] - rankdata(a)) / len(b)  # share of the negative ones below each
     below = 1 - (ranks[len(a) :] - rankdata(b)) / len(a)
-    error = _error((above - area) / len(a), (below - area) / len(b), first, second)
+    error, freedom = _error((above - area) / len(a), (below - area) / len(b), first, second)
     middle = np.log(area / (1 - area))
-    half = float(student.ppf(0.975, groups - 1)) * error / (area * (1 - area))
+    half = float(student.ppf(0.975, freedom)) * error / (area * (1 - area))
     low, high = (float(1 / (1 + np.exp(-(middle + side * half)))) for side in (-1, 1))
     return Estimate(area, low, high, n)
 
@@ -90,7 +90,7 @@ def dprime_estimate(
     *,
     clusters: tuple[Clusters, Clusters] | None = None,
 ) -> Estimate | None:
-    """`dprime` with a 95 % interval: Student's, by a jackknife that leaves out whole clusters.
+    """`dprime` with a 95 % interval over clusters: Student's, by its influence function.
 
     Args:
         positive: Scores, shape (m,).
@@ -99,8 +99,6 @@ def dprime_estimate(
 
     Returns:
         None where `dprime` is, and with fewer than three clusters on a side.
-
-    Source: Efron and Stein 1981.
     """
     from scipy.stats import t as student
 
@@ -110,22 +108,13 @@ def dprime_estimate(
     groups = min(len(set(side.tolist())) for side in (first, second))
     if value is None or groups < 3:
         return None
-    total = int(max(first.max(), second.max())) + 1
-    means, squares = [], []
-    for side, codes in ((a, first), (b, second)):
-        x = side - side.mean()
-        n, sums, powers = (
-            part.sum() - part
-            for part in (np.bincount(codes, x**k, minlength=total) for k in (0, 1, 2))
-        )
-        means.append(side.mean() + sums / n)
-        squares.append((powers - sums**2 / n) / (n - 1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        without = (means[0] - means[1]) / np.sqrt((squares[0] + squares[1]) / 2)
-    error = float(np.sqrt((total - 1) / total * ((without - without.mean()) ** 2).sum()))
-    if not np.isfinite(error):
-        return None
-    half = float(student.ppf(0.975, groups - 1)) * error
+    spread = np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
+    x, y = (
+        sign * z / (len(z) - 1) - value * (z**2 - z @ z / len(z)) / (4 * (len(z) - 1))
+        for sign, z in ((1, (a - a.mean()) / spread), (-1, (b - b.mean()) / spread))
+    )
+    error, freedom = _error(x, y, first, second)
+    half = float(student.ppf(0.975, freedom)) * error
     return Estimate(value, value - half, value + half, len(a) + len(b))
 
 
@@ -136,20 +125,6 @@ def _codes_of(
     return both[:m], both[m:]
 
 
-def _error(a: FloatArray, b: FloatArray, first: IntArray, second: IntArray) -> float:
-    """Standard error of a sum of centred influences of two sides, over clusters.
-
-    Source: Obuchowski 1997, with the factors of the clusters on each side and of all.
-    """
-    groups = int(max(first.max(), second.max())) + 1
-    x, y = (
-        np.bincount(codes, weights=part, minlength=groups)
-        for part, codes in ((a, first), (b, second))
-    )
-    i, j = (len(set(codes.tolist())) for codes in (first, second))
-    variance = (
-        i / (i - 1) * float(x @ x)
-        + j / (j - 1) * float(y @ y)
-        + 2 * groups / (groups - 1) * float(x @ y)
-    )
-    return float(np.sqrt(max(variance, 0.0)))
+def _error(a: FloatArray, b: FloatArray, first: IntArray, second: IntArray) -> tuple[float, float]:
+    """Standard error of a sum of centred influences of two sides, and its degrees of freedom."""
+    return linear_error((a, np.ones_like(a), first), (b, np.ones_like(b), second))

@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from mechprobe.stats.clusters import Clusters, IntArray, cluster_codes, effective
 
 FloatArray = NDArray[np.float64]
+_RARE = 5
+"""Effective prompts below which a count is not near normal."""
 
 
 def wilson(count: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -44,7 +46,16 @@ def _size(values: FloatArray, codes: IntArray) -> float:
 def share_interval(values: FloatArray, codes: IntArray) -> tuple[float, float]:
     """95 % interval of a mean of numbers in [0, 1]: Wilson's for the effective number of prompts.
 
-    Source: Dean and Pagano 2015.
+    Clusters make few prompts of many, and where fewer than `_RARE` make a share, or what it lacks
+    of 1, Wilson's misses it in up to 17 %: of clusters it then reaches to Clopper and Pearson's.
+
+    Source: Dean and Pagano 2015; rare: Korn and Graubard 1998.
     """
+    from statsmodels.stats.proportion import proportion_confint
+
     mean, n = min(max(float(values.mean()), 0.0), 1.0), _size(values, codes)
-    return wilson(mean * n, n)
+    low, high = wilson(mean * n, n)
+    if codes.max() + 1 < len(codes) and 0 < n * min(mean, 1 - mean) < _RARE:
+        least, most = proportion_confint(mean * n, n, method="beta")
+        low, high = min(low, float(least)), max(high, float(most))
+    return low, high

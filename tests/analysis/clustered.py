@@ -31,6 +31,18 @@ def changes(rng, rows, codes, rho, lost, gained):
     return np.where(u < lost, -1.0, np.where(u > 1 - gained, 1.0, 0.0))
 
 
+def by_size(rng, rows, codes, share, fall):
+    """The largest clusters fall as a whole with the chance `share`, the others rise one by one.
+
+    So often that `fall` is what all lose on average; shape (rows, n).
+    """
+    size = np.bincount(codes)[codes]
+    large = size == size.max()
+    gained = (share * large.sum() - fall * len(codes)) / max((~large).sum(), 1)
+    lost = (rng.random((rows, codes.max() + 1)) < share)[:, codes]
+    return np.where(large, -1.0 * lost, 1.0 * (rng.random(lost.shape) < gained))
+
+
 def normals(rng, rows, codes, rho):
     """Standard normal, with this correlation within clusters; shape (rows, n)."""
     shared = rng.standard_normal((rows, codes.max() + 1))[:, codes]

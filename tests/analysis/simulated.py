@@ -20,9 +20,11 @@ def tallies(rng, *, prompts, temperatures, k, a, b, c, d, phi=0.6, family=1):
     In place of c T, `c` may say by temperature what it does to both.
 
     A prompt of the baseline and of the cell share their effect, and so do the `family` prompts of a
-    cluster. At temperature 0 all samples of a prompt are one answer.
+    cluster (or those that it gives one number). At temperature 0 all samples of a prompt are one
+    answer.
     """
-    effect = np.repeat(bridge(rng, prompts // family, phi), family)
+    codes = np.arange(prompts) // family if isinstance(family, int) else family
+    effect = bridge(rng, codes.max() + 1, phi)[codes]
     found = []
     for q in (1.0, 0.0):
         rows = []
@@ -35,7 +37,7 @@ def tallies(rng, *, prompts, temperatures, k, a, b, c, d, phi=0.6, family=1):
                     {
                         "temperature": float(t),
                         "prompt": np.arange(prompts).astype(str),
-                        "cluster": (np.arange(prompts) // family).astype(str),
+                        "cluster": codes.astype(str),
                         "comply": comply,
                         "decided": k,
                     }

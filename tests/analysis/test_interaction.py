@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from scipy.special import expit, logit
 from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from mechprobe.analysis.interaction import cdi, gee_interaction
 
 sys.path.insert(0, str(Path(__file__).parent))
+from clustered import layout
 from simulated import tallies
 
 BENT = {0: -4.0, 0.5: -2.0, 1.0: -1.0, 1.5: -0.7}
@@ -152,8 +154,10 @@ def test_cdi_pairs_the_prompts_of_both_cells():
 
     found = cdi(moved(18), moved(15), 1.0)
     assert found.value == pytest.approx(0.1)
-    # so that no resample is below 0; resampled apart, the cells would differ by chance as well
-    assert 0 <= found.low < 0.1 < found.high <= 0.3
+    # of one change by prompt; apart, the cells would differ by chance as well
+    change = ttest_1samp(np.arange(30) < 3, 0).confidence_interval()
+    half = (change.high - change.low) / 2 * np.sqrt(30 / 29)  # each prompt left out once
+    assert (found.low, found.high) == pytest.approx((0.1 - half, 0.1 + half))
 
 
 def test_cdi_without_any_difference_has_no_interval():
@@ -216,17 +220,26 @@ def test_a_planted_interaction_is_found_at_the_stated_power(planted, law):
 
 @pytest.mark.verify
 @pytest.mark.parametrize("d", [0.0, 1.0])
-@pytest.mark.parametrize("family", [1, 2])
+@pytest.mark.parametrize("family", [1, 2, "tens", "unequal"])
 def test_the_interval_of_cdi_holds_the_truth(d, family):
     def rate(q, t):
         return expit(DESIGN["a"] + DESIGN["b"] * q + DESIGN["c"] * t + d * q * t)
 
     truth = rate(1, 1) - rate(1, 0) - rate(0, 1) + rate(0, 0)
-    found = [
-        cdi(*tallies(np.random.default_rng(s), d=d, family=family, **DESIGN), 1.0)
-        for s in range(800)
-    ]
+    codes = layout(family, 120) if isinstance(family, str) else np.arange(60) // family
+    design = {**DESIGN, "prompts": len(codes), "family": codes}
+    found = [cdi(*tallies(np.random.default_rng(s), d=d, **design), 1.0) for s in range(800)]
     held = np.mean([one.low <= truth <= one.high for one in found])
     print(f"d = {d}, clusters of {family}: CDI {truth:+.3f} within the interval in {held:.3f}")
-    assert 0.92 <= held <= 0.975
-    assert np.mean([one.value for one in found]) == pytest.approx(truth, abs=0.01)
+    assert held >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 800)
+    assert np.mean([one.value for one in found]) == pytest.approx(truth, abs=0.02)
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("name", ["tens", "unequal"])
+def test_the_test_keeps_its_level_in_few_and_unequal_clusters(name):
+    codes = layout(name, 120)
+    fits = _found(range(400), d=0.0, prompts=len(codes), family=codes)
+    share = np.mean([fit.p < 0.05 for fit in fits])
+    print(f"{name}: {share:.3f} of {len(fits)} tests at the 5 % level")
+    assert share <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
