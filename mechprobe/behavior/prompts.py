@@ -154,9 +154,9 @@ def write_jsonl(prompts: PromptSet, path: str | Path) -> Path:
 
 
 def _check(row: Record) -> None:
-    for name in ("text", "label"):
-        if name not in row.fields:
-            raise PromptFileError(f"{row.where}: the field {name!r} is missing")
+    if lacking := [repr(name) for name in ("text", "label") if name not in row.fields]:
+        which = "fields {} and {} are" if len(lacking) == 2 else "field {} is"
+        raise PromptFileError(f"{row.where}: the {which.format(*lacking)} missing")
     for name in _FIELDS:
         value = row.fields.get(name)
         if name in ("id", "twin") and isinstance(value, int):

@@ -293,7 +293,8 @@ def read_reply(text: str, key: str = "") -> Reply:
         if answer is None and message is not None:
             answer = message.get("refusal") or ("" if stop else None)
         thought = thought_in(choice if message is None else message)
-        usage = found.get("usage") or {}
+        usage = found.get("usage")
+        usage = usage if isinstance(usage, Mapping) else {}  # counts are no part of the answer
         counts = [usage.get(f"{part}_tokens") for part in ("prompt", "completion")]
         model = shown_model(sent.get("model"), key)
     except (TypeError, KeyError, IndexError, AttributeError) as error:

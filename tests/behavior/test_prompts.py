@@ -265,6 +265,7 @@ GOOD = {"text": "Sing.", "label": "harmless", "id": "x"}
         ([GOOD, "", "[1]"], r"bad\.jsonl, line 3: needs an object"),
         ([{"label": "harmful"}], r"line 1: the field 'text' is missing"),
         ([{"text": "Sing."}], r"line 1: the field 'label' is missing"),
+        ([{"prompt": "Sing."}], r"line 1: the fields 'text' and 'label' are missing"),
         ([GOOD, {"text": " ", "label": "harmful"}], r"line 2: the text is empty"),
         ([{"text": None, "label": "harmful"}], r"line 1: the text is empty"),
         ([{"text": 3, "label": "harmful"}], r"line 1: 'text' must be a text, not 3"),

@@ -469,6 +469,13 @@ def test_a_part_without_a_text_is_no_answer(part):
         read_reply(json.dumps(body))
 
 
+@pytest.mark.parametrize("usage", ["free", [], 7, None])
+def test_counts_that_are_none_leave_the_answer(usage):
+    body = {"choices": [{"message": {"content": "Cast on."}}], "usage": usage}
+    read = read_reply(json.dumps(body))
+    assert (read.text, read.prompt_tokens) == ("Cast on.", None)
+
+
 def test_a_thought_kept_apart_is_none_of_the_answer():
     message = {"content": "Cast on.", "reasoning_content": "I can't help with that? I can."}
     with canned(lambda path, body: reply(message=message)) as (url, _), opened(url) as engine:
