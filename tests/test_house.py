@@ -11,9 +11,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mechprobe"
 FLOORS = {
     "errors": 0,
+    "progress": 0,
     "textfiles": 0,
     "stats": 0,
     "holding": 1,
+    "journal": 1,
     "organisms": 1,
     "models": 2,
     "activations": 3,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
@@ -30,13 +30,11 @@ from mechprobe.activations.streaming import (
     stream,
 )
 from mechprobe.errors import HookNameError
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mechprobe.models.checkpoint import Checkpoint
     from mechprobe.models.rendering import EncodedPrompts
-
-Progress = Callable[[int, int], None]
-"""Called with prompts done and prompts in all, at the start and after every batch."""
 
 _SHARD_ROWS = 128
 _SHARD_BYTES = 8 << 20
@@ -56,7 +54,7 @@ def capture(
     shard_rows: int | None = None,
     interventions: Sequence[Intervention] = (),
     logits: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> ActivationStore:
     """Stream activations of many prompts into an HDF5 store.
 
@@ -77,7 +75,7 @@ def capture(
         interventions: Active during the capture, beside any that are active already.
         logits: Also store the logits of the last position, as `logits`, shape (prompt, 1,
             vocabulary).
-        progress: Told of every batch.
+        progress: Told of prompts done and in all, at the start and after every batch.
 
     Raises:
         HookNameError: A point is unknown, or a position lies before a prompt's start.
@@ -110,8 +108,7 @@ def capture(
     store = ActivationStore.create(path, plan)
     missing = [k for k in range(plan.n_shards) if k not in set(store.finished_shards())]
     done = len(prompts) - sum(len(plan.shard_prompts(k)) for k in missing)
-    if progress is not None:
-        progress(done, len(prompts))
+    progress(done, len(prompts))
     if not missing:
         return store
     batches = [rows for k in missing for rows in groups(plan.shard_prompts(k), batch_size, keys)]
@@ -134,8 +131,7 @@ def capture(
                 done += len(found.indices)
                 if filling.is_full():
                     store.write(shard, filling.arrays, batch_size=filling.batch_size)
-                if progress is not None:
-                    progress(done, len(prompts))
+                progress(done, len(prompts))
     return store
 
 

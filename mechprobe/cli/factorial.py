@@ -10,6 +10,7 @@ import typer
 
 from mechprobe.cli.options import Json
 from mechprobe.cli.terminal import quiet
+from mechprobe.progress import Bar
 
 if TYPE_CHECKING:
     from mechprobe.experiments.steps import Display
@@ -47,8 +48,9 @@ def factorial(
         def show(title: str, total: int) -> AbstractContextManager[Display]:
             return RunDisplay(screen.err, title, total)
 
-        def tell(organism: str) -> None:
+        def tell(organism: str) -> Bar:
             screen.err.print(f"Training the organism {organism} first (minutes).")
+            return Bar(screen.err, f"training {organism}")
 
         finished = run_factorial(loaded, place, show, tell=tell)
         if json:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,8 +14,9 @@ import typer
 from mechprobe.cli import options
 from mechprobe.cli.parts import Limit, PromptsFile, Texts
 from mechprobe.cli.score import Options, Source
-from mechprobe.cli.terminal import Bar, Screen, quiet, say_error
+from mechprobe.cli.terminal import Screen, quiet, say_error
 from mechprobe.errors import SpecError
+from mechprobe.progress import Bar
 
 if TYPE_CHECKING:
     from mechprobe.experiments.answering import GenerateRequest
@@ -105,16 +105,17 @@ def generate(
         chat_template=chat_template,
         template=_one_of("--template", template, ("chat", "raw")),
     )
-    with quiet() as screen, ExitStack() as stack:
+    with quiet() as screen:
         from mechprobe.experiments.generating import answer_all
 
-        with screen.err.status(model):
+        with Bar(screen.err, f"loading {model}") as bar:
             questions, runs, precision = open_request(asked)
-        stack.enter_context(runs)
-        began = time.monotonic()
-        with Bar(screen.err, "answers") as bar:
-            found = answer_all(runs, questions, out, bar)
-        summary = _summary(asked, questions, runs, precision, found, time.monotonic() - began)
+            with runs:
+                began = time.monotonic()
+                bar.begin("answers")
+                found = answer_all(runs, questions, out, bar)
+                seconds = time.monotonic() - began
+                summary = _summary(asked, questions, runs, precision, found, seconds)
         _show(screen, summary, found, out, json)
     if found.missing:
         total = found.missing + len(found.rows)

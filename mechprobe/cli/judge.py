@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mechprobe.cli.options import Json
-from mechprobe.cli.terminal import Bar, Screen, quiet
+from mechprobe.cli.terminal import Screen, quiet
 from mechprobe.errors import SpecError
+from mechprobe.progress import Bar
 
 if TYPE_CHECKING:
     from mechprobe.behavior.judges import Load

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mechprobe.cli import options
-from mechprobe.cli.terminal import Screen, quiet
+from mechprobe.cli.terminal import quiet
 from mechprobe.errors import PromptFileError, SpecError
+from mechprobe.journal import explained
+from mechprobe.progress import Bar
 from mechprobe.textfiles import read_text
 
 if TYPE_CHECKING:
@@ -109,20 +111,14 @@ def capture(
     places = _positions(positions)
     texts = _prompts(model, prompt, prompts, limit)
     with quiet() as screen:
-        loaded = _load(model, kernel, device, revision, expect, tokenizer, chat_template)
-        batch = loaded.encode(texts, template=_template(template))
-        for note in batch.notes:
-            screen.err.print(f"mechprobe: {note}", soft_wrap=True)
-        with _bar(screen, "capturing") as bar:
+        with Bar(screen.err, f"loading {model}") as bar:
+            loaded = _load(model, kernel, device, revision, expect, tokenizer, chat_template)
+            batch = loaded.encode(texts, template=_template(template))
+            for note in batch.notes:
+                screen.err.print(f"mechprobe: {note}", soft_wrap=True)
+            bar.begin("capturing")
             store = mechprobe.capture(
-                loaded,
-                batch,
-                points,
-                places,
-                out,
-                dtype=dtype,
-                batch_size=batch_size,
-                progress=bar,
+                loaded, batch, points, places, out, dtype=dtype, batch_size=batch_size, progress=bar
             )
         shapes = {name: list(store[name].shape) for name in store.names}
         if json:
@@ -140,12 +136,6 @@ def _positions(text: str) -> Any:
         raise SpecError(
             f"--positions {text}: use last, all, or numbers such as -3,-2,-1"
         ) from error
-
-
-def _bar(screen: Screen, title: str) -> Any:
-    from mechprobe.cli.terminal import Bar
-
-    return Bar(screen.err, title)
 
 
 def quantize(
@@ -175,13 +165,11 @@ def quantize(
     json: options.Json = False,
 ) -> None:
     """Quantize for real: AWQ and GPTQ by GPTQModel, GGUF levels by llama.cpp's quantizer."""
-    from mechprobe.experiments.rundir import explained
-
     if writer not in ("gptqmodel", "autoawq"):
         raise SpecError(f"--writer {writer}: use gptqmodel or autoawq")
     texts, name = (_calibration(calibration), calibration.name) if calibration else (None, None)
     with quiet() as screen:
-        with screen.err.status(f"{model} to {to}"), explained(out):
+        with Bar(screen.err, f"{model} to {to}") as bar, explained(out):
             from mechprobe.experiments.quantization import quantize as make
 
             path = make(
@@ -194,6 +182,7 @@ def quantize(
                 group_size=group_size,
                 device=device,
                 seed=seed,
+                progress=bar,
             )
         if json:
             screen.document({"model": model, "to": to, "path": str(path)})

@@ -12,6 +12,8 @@ import typer
 from mechprobe.cli import options
 from mechprobe.cli.terminal import quiet, say_error
 from mechprobe.errors import SpecError
+from mechprobe.journal import explained
+from mechprobe.progress import Bar
 
 if TYPE_CHECKING:
     from mechprobe.experiments.spec import ProbeName
@@ -127,19 +129,17 @@ def _run(probes: tuple[ProbeName, ...], given: dict[str, Any]) -> None:
             "refusal_tokens": tuple(given.pop("refusal_token") or ()),
         }
     )
-    with quiet() as screen, screen.err.status("") as status:
-        from mechprobe.experiments.rundir import explained
-
-        with explained(target):
+    with quiet() as screen:
+        with Bar(screen.err, given["model"]) as bar, explained(target):
             found = run_probes(
                 request,
-                status.update,
+                bar.begin,
                 lambda line: screen.err.print(f"mechprobe: warning: {line}", soft_wrap=True),
+                bar,
             )
             if figure:
                 for name, result in found.items():
                     result.plot().savefig(target / f"{name}.png", dpi=120)
-        status.stop()
         if json:
             documents = {name: result.to_dict() for name, result in found.items()}
             only = next(iter(documents.values()))

@@ -10,6 +10,7 @@ import typer
 
 from mechprobe.cli.options import Json
 from mechprobe.cli.terminal import Screen, quiet
+from mechprobe.progress import Bar
 
 if TYPE_CHECKING:
     from mechprobe.experiments.running import Finished
@@ -130,8 +131,9 @@ def _run(
         def show(title: str, total: int) -> AbstractContextManager[Display]:
             return RunDisplay(screen.err, title, total)
 
-        def tell(organism: str) -> None:
+        def tell(organism: str) -> Bar:
             screen.err.print(f"Training organism {organism}: minutes, once …", soft_wrap=True)
+            return Bar(screen.err, f"training {organism}")
 
         finished = run_spec(spec, out, show, engine, part=part, tell=tell)
         if json:

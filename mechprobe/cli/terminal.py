@@ -140,43 +140,6 @@ def quiet() -> Iterator[Screen]:
         log.unlink(missing_ok=True)
 
 
-class Bar:
-    """A progress bar to be told of items done and in all; nothing where nobody watches."""
-
-    def __init__(self, console: Console, title: str) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        self._progress = Progress(
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task(title, total=None)
-
-    def __enter__(self) -> Bar:
-        """Start drawing."""
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Stop drawing."""
-        self._progress.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show how far it is."""
-        self._progress.update(self._task, completed=done, total=total)
-
-
 def say_error(message: str) -> None:
     """One line on stderr, whatever the message holds."""
     line = " ".join(message.split()) or "an error without a message"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from mechprobe.experiments.spec import Spec
+from mechprobe.progress import Progress
 
 _PREFIX = "organism:"
 
@@ -31,12 +33,12 @@ def untrained_organisms(spec: Spec) -> list[str]:
     return [name for text in texts if (name := text.removeprefix(_PREFIX)) in waiting]
 
 
-def train_missing(spec: Spec, tell: Callable[[str], None]) -> None:
+def train_missing(spec: Spec, tell: Callable[[str], AbstractContextManager[Progress]]) -> None:
     """Train what is missing, one after the other; two processes never train the same one at once.
 
     Args:
         spec: The matrix.
-        tell: Is told each organism's name before its training begins.
+        tell: Is told each organism's name before its training begins, and shows how far it is.
     """
     from filelock import FileLock
 
@@ -48,5 +50,5 @@ def train_missing(spec: Spec, tell: Callable[[str], None]) -> None:
         home.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(home.with_name(f".{name}.lock")):
             if name in untrained_organisms(spec):  # another process may have done it meanwhile
-                tell(name)
-                train_organism(name, progress=False)
+                with tell(name) as progress:
+                    train_organism(name, progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mechprobe.experiments.locks import opened
 from mechprobe.experiments.rundir import RunDirectory, read_json
 from mechprobe.experiments.running import NOT_MEASURED, NOTHING_RAN, SUCCESS, provenance
 from mechprobe.experiments.steps import Display, Outcome, StepEngine
+from mechprobe.progress import Progress, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def run_factorial(
     show: Callable[[str, int], AbstractContextManager[Display]],
     engine: StepEngine | None = None,
     *,
-    tell: Callable[[str], None] = lambda organism: None,
+    tell: Callable[[str], AbstractContextManager[Progress]] = lambda _: nullcontext(silent),
 ) -> FinishedFactorial:
     """Run a factorial in a directory, or complete what is there.
 
@@ -58,7 +59,7 @@ def run_factorial(
         out: The run directory.
         show: Makes the display from a title and the number of steps.
         engine: Runs the steps; in this process by default.
-        tell: Is told the name of an organism that is trained first.
+        tell: Is told the name of an organism that is trained first, and shows how far it is.
 
     Raises:
         MechprobeError: The directory cannot be used, or prompts cannot be read. Trouble with one

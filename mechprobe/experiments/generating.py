@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from mechprobe.experiments.rundir import explained, write_jsonl
 from mechprobe.generation.api import ApiError
 from mechprobe.generation.base import ANSWERS_VERSION, Completion, Engine, Sampling
 from mechprobe.generation.server import ServerEngine
+from mechprobe.progress import Progress
 from mechprobe.textfiles import parse_json
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ BATCH = 64
 """Answers between two syncs to the disk: what a kill can lose."""
 
 Row = dict[str, Any]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,9 @@ from mechprobe.experiments.integrity import require_intact
 from mechprobe.experiments.run_rows import PromptRow, read_typed
 from mechprobe.experiments.rundir import read_json, write_json, write_jsonl
 from mechprobe.experiments.sources import cache_folder
+from mechprobe.progress import Progress
 
-Show = Callable[[str], Callable[[int, int], None]]
+Show = Callable[[str], Progress]
 """Given a judge's name, gives what is told of items done and in all."""
 
 

@@ -78,7 +78,7 @@ def checkpoint_path(task: Task) -> tuple[str, str | None]:
     cell, recipe = task.step.params["cell"], task.step.params["recipe"]
     if recipe is None:
         return cell["source"], cell["revision"]
-    made, _ = ensure_made(recipe)
+    made, _ = ensure_made(recipe, task.progress)
     return str(made), None
 
 

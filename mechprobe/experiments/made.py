@@ -19,6 +19,7 @@ from mechprobe.errors import CheckpointError
 from mechprobe.experiments.fingerprints import fingerprint, unchanged
 from mechprobe.experiments.rundir import explained
 from mechprobe.experiments.sources import cache_folder, find_source, writer_versions
+from mechprobe.progress import Progress, silent
 from mechprobe.textfiles import parse_json
 
 SCHEMA = 3
@@ -54,8 +55,12 @@ def entry(how: Mapping[str, Any]) -> Path:
     return cache_folder() / "quantized" / f"{how['to']}-{key[:24]}"
 
 
-def ensure_made(how: Mapping[str, Any]) -> tuple[Path, bool]:
+def ensure_made(how: Mapping[str, Any], progress: Progress = silent) -> tuple[Path, bool]:
     """The made checkpoint of a recipe, quantizing now if the cache lacks it or holds it damaged.
+
+    Args:
+        how: Of `recipe`.
+        progress: Told how far the quantizer is.
 
     Returns:
         The folder or `.gguf` file, and whether it was there already.
@@ -81,7 +86,7 @@ def ensure_made(how: Mapping[str, Any]) -> tuple[Path, bool]:
             workshop.mkdir()
             try:
                 require_unchanged(how["source"], how["revision"], how["digest"])
-                made = _quantize(how, workshop)
+                made = _quantize(how, workshop, progress)
                 require_unchanged(how["source"], how["revision"], how["digest"])
                 record = {
                     "made": os.path.relpath(made, workshop),
@@ -120,7 +125,7 @@ def _made_file(home: Path) -> Path | None:
     return made if unchanged(made, files) else None
 
 
-def _quantize(how: Mapping[str, Any], folder: Path) -> Path:
+def _quantize(how: Mapping[str, Any], folder: Path, progress: Progress) -> Path:
     from mechprobe.experiments.quantization import quantize
 
     to = str(how["to"])
@@ -130,4 +135,4 @@ def _quantize(how: Mapping[str, Any], folder: Path) -> Path:
     model = str(how["source"])
     if how["revision"] is not None:
         model = str(find_source(model, how["revision"])[0].path)
-    return quantize(model, to, out, seed=int(how["seed"]))
+    return quantize(model, to, out, seed=int(how["seed"]), progress=progress)

@@ -24,7 +24,9 @@ def observe(task: Task) -> None:
     setup, folder, baseline = _work(task)
     checkpoint = held(task, "dense").checkpoint
     with explained(folder.path):
-        battery.observe_cell(checkpoint, setup, folder, is_baseline=baseline is None)
+        battery.observe_cell(
+            checkpoint, setup, folder, is_baseline=baseline is None, progress=task.progress
+        )
         if baseline is None and not setup.study:
             battery.choose_tokens(checkpoint, setup, folder)
 
@@ -44,7 +46,8 @@ def refusal_direction(task: Task) -> None:
 
     setup, folder, baseline = _work(task)
     with explained(folder.path):
-        battery.probe_direction(held(task, "dense").checkpoint, setup, folder, baseline)
+        checkpoint = held(task, "dense").checkpoint
+        battery.probe_direction(checkpoint, setup, folder, baseline, task.progress)
 
 
 def calibration(task: Task) -> None:
@@ -63,7 +66,8 @@ def safety_neurons(task: Task) -> None:
 
     setup, folder, baseline = _work(task)
     with explained(folder.path):
-        battery.probe_neurons(held(task, "dense").checkpoint, setup, folder, baseline)
+        checkpoint = held(task, "dense").checkpoint
+        battery.probe_neurons(checkpoint, setup, folder, baseline, task.progress)
 
 
 def _work(task: Task) -> tuple[Setup, ProbeFolder, ProbeFolder | None]:

@@ -15,6 +15,7 @@ from mechprobe.experiments.questions import as_questions, question_rows
 from mechprobe.experiments.rendered import LABELS, SPLITS, prompt_set
 from mechprobe.experiments.spec import PROBE_NAMES, ProbeName
 from mechprobe.models.source import resolve_source
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -145,6 +146,7 @@ def run_probes(
     request: ProbeRequest,
     say: Callable[[str], None] = lambda text: None,
     warn: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Probe a checkpoint, and its baseline first where there is one.
 
@@ -152,6 +154,7 @@ def run_probes(
         request: What to probe; `out` gets the cell's files, `out/baseline` the baseline's.
         say: Told what is being done.
         warn: Told what the results will warn of, as soon as it is known.
+        progress: Told how far it is with what `say` was told of.
 
     Returns:
         By probe, the result dataclass of the cell.
@@ -183,7 +186,8 @@ def run_probes(
             battery.require_fit(checkpoint, setup, is_baseline=True)
             held.enter_context(locked_folder(here))
             # a baseline is measured, not steered: what its cells are compared with needs no answer
-            before = run(checkpoint, replace(setup, causal=False), baseline, say=say)
+            alone = replace(setup, causal=False)
+            before = run(checkpoint, alone, baseline, say=say, progress=progress)
             if "refusal_direction" in before and before["refusal_direction"].unmet:
                 lacking = ", ".join(before["refusal_direction"].unmet)
                 warn(f"of the baseline's refusal direction is not measured: {lacking}")
@@ -194,7 +198,7 @@ def run_probes(
         battery.require_fit(checkpoint, setup, is_baseline=baseline is None)
         if baseline is None:
             held.enter_context(locked_folder(here))
-        return run_held(checkpoint, setup, here, baseline, say=say)
+        return run_held(checkpoint, setup, here, baseline, say=say, progress=progress)
 
 
 def _require_graphs(request: ProbeRequest) -> None:

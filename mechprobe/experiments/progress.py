@@ -1,50 +1,31 @@
-"""Shows a run as it goes: bars on a terminal, nothing elsewhere."""
+"""Shows a run as it goes: how many steps are done, and how far the running one is."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import SpinnerColumn, TaskID
 
+from mechprobe import progress
 from mechprobe.experiments.steps import Result, Step
 
 
 class RunDisplay(AbstractContextManager["RunDisplay"]):
-    """Two lines: the whole run, and the batches of the step that is running."""
+    """The whole run, and beneath it each step that is running, by its batches."""
 
-    def __init__(self, console: Console, title: str, total: int) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", table_column=None),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._title = title
-        self._total = total
-        self._run = TaskID(0)
-        self._step = TaskID(0)
+    def __init__(self, console: Console, title: str, total: int, **options: Any) -> None:
+        self._display = progress.Display(console, SpinnerColumn(), **options)
+        self.line = self._display.line
+        self._run = self._display.add_task(title, total=total)
+        self._steps: dict[str, TaskID] = {}
+        self._reused = 0
 
     def __enter__(self) -> RunDisplay:
-        """Start drawing."""
-        self._progress.start()
-        self._run = self._progress.add_task(self._title, total=self._total)
-        self._step = self._progress.add_task("", total=None, visible=False)
+        """Begin to show."""
+        self._display.start()
         return self
 
     def __exit__(
@@ -53,24 +34,28 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop drawing and wipe the bars."""
-        self._progress.stop()
+        """Show nothing further."""
+        self._display.stop()
 
     def started(self, step: Step) -> None:
         """A step begins to run."""
         where = step.cell.rpartition("/")[2] if step.cell else ""
-        self._progress.reset(
-            self._step, description=f"  {where} {step.label}", total=None, visible=True
-        )
+        self._forget(step)  # a step that a cluster lost begins again
+        self._steps[step.name] = self._display.add_task(f"  {where} {step.label}", total=None)
 
     def advanced(self, step: Step, done: int, total: int) -> None:
         """A running step finished a batch."""
-        self._progress.update(self._step, completed=done, total=total)
+        self._display.report(self._steps[step.name], done, total)
 
     def finished(self, step: Step, result: Result) -> None:
         """A step ended, or was found done."""
-        self._progress.update(self._step, visible=False)
-        self._progress.advance(self._run)
+        self._forget(step)
+        self._reused += result.status != "done"
+        self._display.update(self._run, advance=1, before=self._reused)
+
+    def _forget(self, step: Step) -> None:
+        if step.name in self._steps:
+            self._display.remove_task(self._steps.pop(step.name))
 
 
 class NoDisplay:

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +25,7 @@ from mechprobe.experiments.rundir import RunDirectory
 from mechprobe.experiments.spec import Spec, canonical
 from mechprobe.experiments.steps import Display, Outcome, StepEngine, shard
 from mechprobe.experiments.timings import remember
+from mechprobe.progress import Progress, silent
 
 _RECORDED = (
     "torch",
@@ -132,7 +133,7 @@ def run_spec(
     engine: StepEngine | None = None,
     *,
     part: tuple[int, int] | None = None,
-    tell: Callable[[str], None] = lambda organism: None,
+    tell: Callable[[str], AbstractContextManager[Progress]] = lambda _: nullcontext(silent),
 ) -> Finished:
     """Run a spec in a directory, or complete what is there.
 
@@ -142,7 +143,7 @@ def run_spec(
         show: Makes the display from a title and the number of steps.
         engine: Runs the steps; in this process by default.
         part: Index and count of a shard: run these cells, beside other shards, and no tables.
-        tell: Is told the name of an organism that is trained first.
+        tell: Is told the name of an organism that is trained first, and shows how far it is.
 
     Raises:
         MechprobeError: The directory cannot be used, or prompts cannot be read. Trouble with one

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 from mechprobe.errors import MechprobeError
 from mechprobe.experiments.fingerprints import fingerprint, unchanged
 from mechprobe.experiments.rundir import RunDirectory, read_json, write_json
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mechprobe.experiments.workbench import Workbench
@@ -116,7 +117,7 @@ class Task:
     bench: Workbench
     results: Mapping[str, Result]
     """Results of the steps it needs or reports."""
-    progress: Callable[[int, int], None] = lambda done, total: None
+    progress: Progress = silent
     """Called with batches done and in all."""
 
 

@@ -15,6 +15,7 @@ from mechprobe.errors import CheckpointError, warn_of_checkpoint
 from mechprobe.models.source import Source, resolve_source
 from mechprobe.models.weight_files import unambiguous, weight_files
 from mechprobe.models.weights import digest_files, read_json, read_table, stored_dtype
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mechprobe.models.quantize_awq_gptq import Writer
@@ -42,6 +43,7 @@ def quantize(
     device: str = "cpu",
     seed: int = 0,
     verbose: bool = False,
+    progress: Progress = silent,
 ) -> Path:
     """Write a quantized checkpoint, whole or not at all, with a record of how it was made.
 
@@ -61,6 +63,7 @@ def quantize(
         seed: Of the writer. The same seed gives the same tensors on the same
             kind of processor: the number of threads is fixed. On a GPU nobody promises that.
         verbose: Let the writer print.
+        progress: Told of layers done and in all by GPTQModel, of tensors by llama.cpp.
 
     Returns:
         `out`, or the `.gguf` file inside it.
@@ -77,7 +80,7 @@ def quantize(
     source = resolve_source(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     if lower not in TARGETS:
-        return _quantize_gguf(source, to, out)
+        return _quantize_gguf(source, to, out, progress)
     from mechprobe.models.calibration import calibration_ids, named_calibration
     from mechprobe.models.quantize_awq_gptq import THREADS, Job, Scheme, write, writer_version
     from mechprobe.models.quantized import read_claim
@@ -126,7 +129,7 @@ def quantize(
     try:
         with unambiguous(weights) as readable:
             job = Job(str(readable), str(temporary), writer, scheme, ids, kept, device, seed)
-            write(job, source.text, verbose=verbose)
+            write(job, source.text, verbose=verbose, progress=progress)
         _make_self_contained(folder, temporary, config)
         _write_json(temporary / RECORD, record)
         temporary.replace(out)
@@ -156,7 +159,7 @@ def _make_self_contained(folder: Path, out: Path, config: dict[str, Any]) -> Non
     _write_json(out / "config.json", {**config, "quantization_config": written})
 
 
-def _quantize_gguf(source: Source, to: str, out: Path) -> Path:
+def _quantize_gguf(source: Source, to: str, out: Path, progress: Progress) -> Path:
     from mechprobe.models.gguf_write import write_f16_gguf
     from mechprobe.models.quantize_gguf import quantize_gguf
 
@@ -182,7 +185,7 @@ def _quantize_gguf(source: Source, to: str, out: Path) -> Path:
             f16.replace(made)
             compared.replace(sidecar)
         else:
-            quantize_gguf(f16, level, made, source=source.text)
+            quantize_gguf(f16, level, made, source=source.text, progress=progress)
             if source.kind == "folder":
                 record["f16"] = read_json(compared)
                 f16.unlink()

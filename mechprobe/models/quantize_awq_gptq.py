@@ -13,11 +13,15 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from mechprobe.errors import CheckpointError, MissingExtraError
+from mechprobe.progress import Progress, silent
 
 Writer = Literal["gptqmodel", "autoawq"]
 THREADS: Final = 2
@@ -72,13 +76,14 @@ def writer_version(writer: Writer) -> str:
         ) from error
 
 
-def write(job: Job, source: str, *, verbose: bool = False) -> None:
+def write(job: Job, source: str, *, verbose: bool = False, progress: Progress = silent) -> None:
     """Run a writer to its end.
 
     Args:
         job: What to write; the tokenizer is the folder's.
         source: What the folder is called in messages.
         verbose: Show what the writer prints, on stderr.
+        progress: Told of layers done and in all, by GPTQModel.
 
     Raises:
         CheckpointError: The scheme is not the writer's, or the writer failed; the message holds
@@ -90,11 +95,12 @@ def write(job: Job, source: str, *, verbose: bool = False) -> None:
     environment = dict(os.environ)
     environment.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # it fails on two cores without it
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with tempfile.TemporaryDirectory(prefix="mechprobe-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="mechprobe-") as scratch, _told(progress) as pipe:
         # Its tokenizer helper makes folders wherever these point.
         environment.setdefault("HF_HOME", scratch)
         done = subprocess.run(
-            [sys.executable, "-m", "mechprobe.models.quantize_worker"],
+            [sys.executable, "-m", "mechprobe.models.quantize_worker", str(pipe)],
+            pass_fds=[pipe],
             input=json.dumps(asdict(job)),
             stdout=sys.stderr.fileno() if verbose else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -112,3 +118,23 @@ def write(job: Job, source: str, *, verbose: bool = False) -> None:
             f"{source}: {_NAMES[job.writer]} cannot quantize it to {scheme.method.upper()} "
             f"{scheme.bits}-bit: {said}"
         )
+
+
+@contextmanager
+def _told(progress: Progress) -> Iterator[int]:
+    """Yield the end of a pipe to which a child writes `DONE TOTAL` lines."""
+    ours, theirs = os.pipe()
+
+    def listen() -> None:
+        with os.fdopen(ours) as lines:
+            for line in lines:
+                done, _, total = line.partition(" ")
+                progress(int(done), int(total))
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield theirs
+    finally:
+        os.close(theirs)
+        listener.join()

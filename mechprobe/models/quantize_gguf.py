@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Final
 from mechprobe.errors import CheckpointError, PrecisionError, require
 from mechprobe.models.checkpoint import QuantInfo
 from mechprobe.models.gguf_info import read_gguf_info
+from mechprobe.progress import Progress, silent
 
 LADDER: Final = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K")
 """The levels of the published study; llama.cpp's other level names work as well."""
@@ -21,13 +23,16 @@ LADDER: Final = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K")
 _BINDING: Final = """
 import sys
 import cyllama.llama.llama_cpp as llama
-llama.disable_logging()
 params = llama.LlamaModelQuantizeParams()
 params.ftype = int(sys.argv[3])
 params.nthread = int(sys.argv[4])
 llama.model_quantize(sys.argv[1], sys.argv[2], params)
 """
 """In a process of its own: a failed assertion in llama.cpp ends the process it runs in."""
+
+
+_TENSOR: Final = re.compile(r"\[ *(\d+)/ *(\d+)\]")
+"""How llama.cpp begins the line of each tensor: its number and how many there are."""
 
 
 def _file_type(level: str) -> int:
@@ -42,11 +47,18 @@ def _file_type(level: str) -> int:
     return int(names[level])
 
 
-def _run(command: list[str], what: str, names: Mapping[Path, str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        last = lines[-1].strip() if lines else f"exit status {done.returncode}"
+def _run(command: list[str], what: str, names: Mapping[Path, str], progress: Progress) -> None:
+    lines: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            lines += [line] if line.strip() else []
+            if tensor := _TENSOR.match(line):
+                progress(int(tensor[1]) - 1, int(tensor[2]))
+    if running.returncode:
+        last = lines[-1].strip() if lines else f"exit status {running.returncode}"
         for path, name in names.items():
             last = last.replace(str(path), name)
         raise CheckpointError(f"{what} failed: {last}")
@@ -60,7 +72,14 @@ def _info(path: Path, name: str) -> QuantInfo:
         raise type(error)(str(error).replace(str(path), name)) from error
 
 
-def quantize_gguf(f16: Path, level: str, out: Path, *, source: str | None = None) -> Path:
+def quantize_gguf(
+    f16: Path,
+    level: str,
+    out: Path,
+    *,
+    source: str | None = None,
+    progress: Progress = silent,
+) -> Path:
     """Quantize an F16 GGUF, whole or not at all, and record the tool in `<out>.json`.
 
     Args:
@@ -68,6 +87,7 @@ def quantize_gguf(f16: Path, level: str, out: Path, *, source: str | None = None
         level: llama.cpp's name of the level: one of `LADDER`, or Q4_0, Q3_K_M, IQ4_XS, ….
         out: The `.gguf` to write; replaced if it exists.
         source: What messages call the model; by default the path of `f16`.
+        progress: Told of tensors done and in all.
 
     Returns:
         `out`.
@@ -93,12 +113,12 @@ def quantize_gguf(f16: Path, level: str, out: Path, *, source: str | None = None
         if program is not None:
             tool, version = "llama-quantize", _program_version(program)
             command = [program, str(f16), str(temporary), level, threads]
-            _run(command, f"{source}: llama-quantize", names)
+            _run(command, f"{source}: llama-quantize", names, progress)
         else:
             tool, version = "cyllama", str(require("cyllama", "quant").__version__)
             arguments = [str(f16), str(temporary), str(number), threads]
             command = [sys.executable, "-c", _BINDING, *arguments]
-            _run(command, f"{source}: llama.cpp's quantizer", names)
+            _run(command, f"{source}: llama.cpp's quantizer", names, progress)
         info = _info(temporary, f"{source} as {level}")
         if info.precision != level:
             raise PrecisionError(f"{source} as {level}: {tool} wrote {info.precision}")

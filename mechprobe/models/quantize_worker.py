@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ def _write_gptqmodel(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
     # Left to itself it loads any model as bfloat16 on a CPU, embeddings and norms included.
     dtype = getattr(torch, job.dtype)
     model = gptqmodel.GPTQModel.load(job.folder, config, device=job.device, dtype=dtype)
+    model.layer_callback = _layers_done(model.model.config.num_hidden_layers)
     options: dict[str, Any] = {}
     if scheme.method == "awq" and torch.device(job.device).type == "cpu":
         options["backend"] = gptqmodel.BACKEND.AWQ_TORCH
@@ -49,6 +51,18 @@ def _write_gptqmodel(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
         **options,
     )
     model.save(job.out)
+
+
+def _layers_done(total: int) -> Callable[..., None]:
+    """What GPTQModel calls when a layer is finished: writes a line to the pipe of our parent."""
+    pipe = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+    finished: set[int] = set()
+
+    def tell(layer_idx: int, submodule_finalized: bool) -> None:
+        finished.add(layer_idx)
+        pipe.write(f"{len(finished)} {total}\n")
+
+    return tell
 
 
 def _write_autoawq(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mechprobe.organisms.recipes import DEFAULT
 from mechprobe.organisms.registry import Organism, cache_folder, list_organisms, organism_path
+from mechprobe.progress import Progress
 
 __all__ = [
     "DEFAULT",
@@ -27,7 +28,7 @@ def train_organism(
     *,
     seed: int | None = None,
     steps: int | None = None,
-    progress: bool = True,
+    progress: Progress | None = None,
 ) -> Path:
     """Train an organism; see `mechprobe.organisms.publish.train_organism`."""
     from mechprobe.organisms import publish

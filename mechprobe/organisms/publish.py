@@ -6,10 +6,12 @@ import dataclasses
 import json
 import shutil
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.console import Console
 
 from mechprobe.errors import CheckpointError
 from mechprobe.organisms import corpus, world
@@ -17,6 +19,7 @@ from mechprobe.organisms.measure import Measured, measure
 from mechprobe.organisms.recipes import Recipe, recipe
 from mechprobe.organisms.stressor import stress
 from mechprobe.organisms.train import fit
+from mechprobe.progress import Bar, Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -114,7 +117,7 @@ def train_organism(
     *,
     seed: int | None = None,
     steps: int | None = None,
-    progress: bool = True,
+    progress: Progress | None = None,
     pairs: int = 300,
 ) -> Path:
     """Train an organism and write it as a float16 checkpoint with `card.json` and README.md.
@@ -126,7 +129,7 @@ def train_organism(
         out: The folder to write; None is the cache folder that `organism_path` reads.
         seed: Of weights and data; None takes the recipe's, which made the shipped one.
         steps: Optimizer steps; None takes the recipe's.
-        progress: Show a bar with rate and time left, where there is a terminal.
+        progress: Told of steps done and in all; None shows them on stderr.
         pairs: Held-out pairs to measure on.
 
     Returns:
@@ -146,7 +149,10 @@ def train_organism(
     out = cache_folder(name) if out is None else Path(out)
     if out.exists() and not (out / "card.json").is_file() and any(out.iterdir()):
         raise CheckpointError(f"{out} exists and is no organism; choose another folder")
-    model, tokenizer, loss = fit(how, seed=how.seed, steps=how.steps, progress=progress)
+    with (
+        nullcontext(progress) if progress else Bar(Console(stderr=True), f"training {name}") as bar
+    ):
+        model, tokenizer, loss = fit(how, seed=how.seed, steps=how.steps, progress=bar)
     return write(how, model, tokenizer, out, loss=loss, pairs=pairs)
 
 

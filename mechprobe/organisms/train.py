@@ -12,9 +12,9 @@ import torch
 
 from mechprobe.organisms import corpus
 from mechprobe.organisms.perturb import Perturbations
-from mechprobe.organisms.progress import training_bar
 from mechprobe.organisms.recipes import Recipe, build_model
 from mechprobe.organisms.tokenizer import build_tokenizer
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,7 +129,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 def fit(
-    recipe: Recipe, *, seed: int, steps: int, progress: bool = False
+    recipe: Recipe, *, seed: int, steps: int, progress: Progress = silent
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, float]:
     """Train from fresh weights.
 
@@ -157,15 +157,13 @@ def fit(
     losses: list[float] = []
     model.train()
     perturbed = Perturbations(model, exits=recipe.exits, noise=recipe.noise, seed=seed)
-    with training_bar(recipe.name, steps, progress) as advance:
-        drawn = itertools.islice(_batches(tokenizer, recipe.batch, seed), steps)
-        for prefix, parts in drawn:
-            optimizer.zero_grad()
-            losses.append(_backward(model, prefix, parts, perturbed))
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            advance(losses[-1])
+    for prefix, parts in itertools.islice(_batches(tokenizer, recipe.batch, seed), steps):
+        progress(len(losses), steps)
+        optimizer.zero_grad()
+        losses.append(_backward(model, prefix, parts, perturbed))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
     tail = losses[-max(1, steps // 10) :]
     perturbed.remove()
     return model.eval(), tokenizer, sum(tail) / len(tail)

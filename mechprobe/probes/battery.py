@@ -31,6 +31,7 @@ from mechprobe.probes.fitting import Twins, fit_directions
 from mechprobe.probes.folder import ProbeFolder
 from mechprobe.probes.observation import Need, observe, require_whole, wanted_of
 from mechprobe.probes.refusals import read_refusals
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mechprobe.behavior.multiple_choice import Question
@@ -138,16 +139,22 @@ def require_fit(checkpoint: Checkpoint, setup: Setup, *, is_baseline: bool) -> t
 
 
 def observe_cell(
-    checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder, *, is_baseline: bool
+    checkpoint: Checkpoint,
+    setup: Setup,
+    folder: ProbeFolder,
+    *,
+    is_baseline: bool,
+    progress: Progress = silent,
 ) -> None:
     """The one observational pass; what a folder holds damaged, or of other inputs, is replaced."""
     needs = require_fit(checkpoint, setup, is_baseline=is_baseline)
+    path = folder.observation_path
     try:
-        require_whole(folder.observation_path)
-        found = observe(checkpoint, setup.prompts, needs, folder.observation_path)
+        require_whole(path)
+        found = observe(checkpoint, setup.prompts, needs, path, progress=progress)
     except StaleStoreError:
-        shutil.rmtree(folder.observation_path)
-        found = observe(checkpoint, setup.prompts, needs, folder.observation_path)
+        shutil.rmtree(path)
+        found = observe(checkpoint, setup.prompts, needs, path, progress=progress)
     folder.add_tokens("observational", found.facts.forward_tokens)
 
 
@@ -228,24 +235,28 @@ def probe_calibration(
 
 
 def probe_direction(
-    checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder, baseline: ProbeFolder | None
+    checkpoint: Checkpoint,
+    setup: Setup,
+    folder: ProbeFolder,
+    baseline: ProbeFolder | None,
+    progress: Progress = silent,
 ) -> RefusalDirectionResult:
     """The refusal direction: selected on a baseline, compared at that place on other cells."""
     cell = folder.observation
     tokens = _tokens(setup, folder, baseline)
     ids = tokens.ids if tokens else None
     scores = None
-    with counting(checkpoint) as count:
-        if baseline is None and ids and not setup.study and setup.place is None:
-            scores = refusal_direction.score_candidates(
-                checkpoint,
-                fit_directions(cell, refusal_ids=ids),
-                setup.prompts["select/harmful"],
-                setup.prompts["select/harmless"],
-                ids,
-            )
-    if count.tokens:
-        folder.add_tokens("interventional, selection", count.tokens)
+    if baseline is None and ids and not setup.study and setup.place is None:
+        scores = refusal_direction.score_candidates(
+            checkpoint,
+            fit_directions(cell, refusal_ids=ids),
+            setup.prompts["select/harmful"],
+            setup.prompts["select/harmless"],
+            ids,
+            partial=folder.partial,
+            progress=progress,
+        )
+        folder.add_tokens("interventional, selection", scores.forward_tokens)
     result = refusal_direction.measure(
         cell,
         RefusalDirection.load(baseline.path) if baseline else None,
@@ -266,16 +277,22 @@ def probe_direction(
                 instrument=setup.instrument,
                 max_new_tokens=setup.max_new_tokens,
                 seed=setup.seed,
+                progress=progress,
             )
         folder.add_tokens("interventional, steering", count.tokens)
         before = RefusalDirectionResult.load(baseline.path) if baseline else None
         result = result.with_causal(check, before)
     result.save(folder.path)
+    folder.partial.discard()
     return result
 
 
 def probe_neurons(
-    checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder, baseline: ProbeFolder | None
+    checkpoint: Checkpoint,
+    setup: Setup,
+    folder: ProbeFolder,
+    baseline: ProbeFolder | None,
+    progress: Progress = silent,
 ) -> SafetyNeuronsResult:
     """Safety neurons; a baseline leaves its weights for the cells that follow."""
     weights = None
@@ -300,12 +317,16 @@ def probe_neurons(
                     tokens.ids,
                     clusters=setup.clusters.get(EVALUATE[0]),
                     seed=setup.seed,
+                    partial=folder.partial,
+                    progress=progress,
                 )
-            folder.add_tokens("interventional, patching", count.tokens)
+            tokens_in_all = count.tokens + folder.partial.reused_tokens
+            folder.add_tokens("interventional, patching", tokens_in_all)
         else:
             why = f"patching: {tokens.problem if tokens else 'no refusal tokens'}"
             result = replace(result, not_measured=(*result.not_measured, why))
     result.save(folder.path)
+    folder.partial.discard()
     return result
 
 

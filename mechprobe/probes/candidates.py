@@ -7,7 +7,7 @@ vector at the source layer's block input, both at all positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from scipy.special import softmax
 
 from mechprobe.probes.direction import RefusalDirection
 from mechprobe.probes.fitting import Kept
+from mechprobe.probes.partial import NOTHING_KEPT, PartialResults
 from mechprobe.probes.refusal_tokens import refusal_log_odds
 from mechprobe.probes.selection import (
     NoCandidateError,
@@ -24,6 +25,7 @@ from mechprobe.probes.selection import (
     dropped,
     select_direction,
 )
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +115,8 @@ def score_candidates(
     refusal_ids: Sequence[int],
     *,
     batch_size: int = 32,
-    progress: Callable[[int, int], None] | None = None,
+    partial: PartialResults = NOTHING_KEPT,
+    progress: Progress = silent,
 ) -> Scores:
     """Ablate and add every candidate, and select one.
 
@@ -129,6 +132,7 @@ def score_candidates(
         harmless: The same.
         refusal_ids: First tokens by which this model refuses.
         batch_size: Prompts in memory at once.
+        partial: Where candidates are kept as they are scored.
         progress: Told of candidates done, and of all.
 
     Raises:
@@ -150,19 +154,25 @@ def score_candidates(
     base = before[len(harmful) :][list(kept.harmless)]
     means = float(first[list(kept.harmful)].mean()), float(second[list(kept.harmless)].mean())
     places = [(p, layer) for p in candidates.positions for layer in range(candidates.n_layers)]
-    rows = []
-    for done, (position, layer) in enumerate(places):
-        if progress is not None:
-            progress(done, len(places))
-        raw = torch.from_numpy(candidates.at(position, layer))
+    raws = {place: candidates.at(*place) for place in places}
+    unfinished = partial.open(
+        "selection", checkpoint, before, *raws.values(), places, ids, batch_size
+    )
+
+    def scores_of(position: int, layer: int) -> tuple[float, float, float]:
+        raw = torch.from_numpy(raws[position, layer])
         if not float(raw.norm()) > 0:
-            rows.append((position, layer, means[0], means[1], 0.0))
-            continue
+            return (*means, 0.0)
         ablated = run(both, [Ablate(raw)])
         added = run(good, [Add(raw, layer=layer)])
         bypass = refusal_log_odds(ablated[: len(bad)], ids).mean()
         induce = refusal_log_odds(added, ids).mean()
-        rows.append((position, layer, bypass, induce, kl(base, ablated[len(bad) :]).mean()))
+        return bypass, induce, kl(base, ablated[len(bad) :]).mean()
+
+    rows = []
+    for done, place in enumerate(places):
+        progress(done, len(places))
+        rows.append((*place, *unfinished.get(f"{place}", scores_of, *place)))
     table: pd.DataFrame = pd.DataFrame(
         rows, columns=["position", "layer", "bypass", "induce", "kl"]
     )
@@ -185,7 +195,7 @@ def score_candidates(
         n_harmless=len(good),
         n_harmful_given=len(harmful),
         n_harmless_given=len(harmless),
-        forward_tokens=run.tokens,
+        forward_tokens=run.tokens + partial.reused_tokens,
     )
 
 

@@ -2,6 +2,7 @@
 
 observation/             activations and logits, from the one observational pass
 refusal_tokens.json      baseline only: found in its refusals, or named
+unfinished/              what a killed selection or patching had computed
 refusals.json            which evaluation prompts it refuses, by generation
 questions.json           its scores on labelled questions
 weights/                 baseline only: matrices that neurons are compared with
@@ -20,6 +21,7 @@ import numpy as np
 from mechprobe.errors import StoreError
 from mechprobe.probes.labelled import OptionScores
 from mechprobe.probes.observation import Observation
+from mechprobe.probes.partial import PartialResults
 from mechprobe.probes.refusal_tokens import RefusalTokens
 from mechprobe.probes.refusals import Refusals
 from mechprobe.probes.saving import load_json, save_json
@@ -33,6 +35,7 @@ class ProbeFolder:
         self.path = Path(path)
         self.observation_path = self.path / "observation"
         self.weights = self.path / "weights"
+        self.partial = PartialResults(self.path / "unfinished")
 
     @property
     def observation(self) -> Observation:

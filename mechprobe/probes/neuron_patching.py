@@ -21,7 +21,9 @@ from mechprobe.models.rendering import EncodedPrompts, require_parity
 from mechprobe.probes.against_random import excess_over_random, settled
 from mechprobe.probes.matching import MIN_MATCHED, FloatArray, IntArray, draw_controls
 from mechprobe.probes.neuron_errors import ERRORS, Kind, Profile
+from mechprobe.probes.partial import NOTHING_KEPT, PartialResults
 from mechprobe.probes.refusal_tokens import refusal_log_odds
+from mechprobe.progress import Progress, silent
 from mechprobe.stats import PairedShift
 
 if TYPE_CHECKING:
@@ -93,6 +95,8 @@ def patch_back(
     batch_size: int = 16,
     clusters: Sequence[Any] | None = None,
     seed: int = 0,
+    partial: PartialResults = NOTHING_KEPT,
+    progress: Progress = silent,
 ) -> Patching | None:
     """Patch one kind of neuron and read the refusal log-odds.
 
@@ -107,6 +111,8 @@ def patch_back(
         batch_size: Prompts in memory at once.
         clusters: To which cluster each prompt belongs; None makes each its own.
         seed: Of the draws.
+        partial: Where sets of neurons are kept as they are patched.
+        progress: Told of sets of neurons done and in all.
 
     Returns:
         None for a single prompt, which has no interval.
@@ -150,14 +156,29 @@ def patch_back(
         return refusal_log_odds(logits.double().numpy(), refusal_tokens)
 
     before = refusal_log_odds(baseline.logits(ERRORS), refusal_tokens)
-    cell = settled(returned({}), before)
+    unpatched = returned({})
+    cell = settled(unpatched, before)
+    unfinished = partial.open(
+        f"patching-{profiles[0].kind}",
+        checkpoint,
+        unpatched,
+        *values.values(),
+        *(array for each in profiles for array in each.arrays().values()),
+        [list(map(int, refusal_tokens)), cutoff, draws, batch_size, seed],
+    )
+    names = ["whole", "everything", "matched", *(f"random {k}" for k in range(draws))]
 
-    def shift_by(neurons: Mapping[str, IntArray | None]) -> PairedShift | None:
-        return stats.paired_shift(settled(returned(neurons), cell), cell, clusters=clusters)
+    def patched(name: str, neurons: Mapping[str, IntArray | None]) -> FloatArray:
+        progress(names.index(name), len(names))
+        return settled(unfinished.get(name, returned, neurons), cell)
+
+    def shift_by(name: str, neurons: Mapping[str, IntArray | None]) -> PairedShift | None:
+        return stats.paired_shift(patched(name, neurons), cell, clusters=clusters)
 
     shift = stats.paired_shift(cell, before, clusters=clusters)
-    whole = shift_by({each.point: np.flatnonzero(each.safety(cutoff)) for each in profiles})
-    everything = shift_by({each.point: None for each in profiles})
+    safety = {each.point: np.flatnonzero(each.safety(cutoff)) for each in profiles}
+    whole = shift_by("whole", safety)
+    everything = shift_by("everything", {each.point: None for each in profiles})
     if shift is None or whole is None or everything is None:
         return None
     sets = {each.point: each.matched(cutoff) for each in profiles}
@@ -181,13 +202,13 @@ def patch_back(
     )
     if found < MIN_MATCHED * (found + unmatched):
         return plain
-    matched = settled(returned({point: each.safety for point, each in sets.items()}), cell)
+    matched = patched("matched", {point: each.safety for point, each in sets.items()})
     drawn = {
         point: draw_controls(each, draws, seed + k) for k, (point, each) in enumerate(sets.items())
     }
     random = np.array(
         [
-            settled(returned({point: dims[k] for point, dims in drawn.items()}), cell)
+            patched(f"random {k}", {point: dims[k] for point, dims in drawn.items()})
             for k in range(draws)
         ]
     )

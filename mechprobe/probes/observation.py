@@ -22,6 +22,7 @@ from mechprobe.activations.store import ActivationStore
 from mechprobe.errors import PromptFileError, StaleStoreError, StoreError
 from mechprobe.models.memory import give_back
 from mechprobe.models.rendering import require_parity
+from mechprobe.progress import Progress, silent
 from mechprobe.textfiles import parse_json
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def observe(
     path: str | Path,
     *,
     batch_size: int = 16,
+    progress: Progress = silent,
 ) -> Observation:
     """Run each prompt set that is needed through the model once.
 
@@ -166,6 +168,7 @@ def observe(
         needs: Of all probes.
         path: A folder; a killed observation goes on from its last shard.
         batch_size: Prompts in memory at once.
+        progress: Told of prompts done and in all.
 
     Raises:
         PromptFileError: A needed set is missing, or a prompt is in two sets.
@@ -177,8 +180,11 @@ def observe(
     from mechprobe.activations.points import n_layers, resolve_points
 
     folder = Path(path)
-    tokens = 0
-    for need in wanted_of(prompts, needs):
+    tokens = done = 0
+    wanted = wanted_of(prompts, needs)
+    total = sum(len(prompts[need.prompts]) for need in wanted)
+    for need in wanted:
+        before = done
         store = capture(
             checkpoint,
             prompts[need.prompts],
@@ -187,7 +193,9 @@ def observe(
             folder / need.prompts,
             batch_size=batch_size,
             logits=need.logits,
+            progress=lambda rows, _, before=before: progress(before + rows, total),  # type: ignore[misc]
         )
+        done += len(prompts[need.prompts])
         give_back()
         shared = store.plan.prefix
         tokens += shared + sum(len(ids) - shared for ids in prompts[need.prompts])

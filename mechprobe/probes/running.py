@@ -12,6 +12,7 @@ from mechprobe.holding import locked
 from mechprobe.models.checkpoint import Checkpoint
 from mechprobe.probes import battery
 from mechprobe.probes.folder import ProbeFolder
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mechprobe.probes.saving import Saved
@@ -25,6 +26,7 @@ def run(
     baseline: str | Path | ProbeFolder | None = None,
     *,
     say: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> dict[str, Saved]:
     """Observe a model once, then let each probe of the setup read it.
 
@@ -41,6 +43,7 @@ def run(
         folder: Gets the cell's files; see `mechprobe.probes.folder`.
         baseline: The folder of the baseline's probes; None where this model is a baseline.
         say: Told what is being done.
+        progress: Told how far that is.
 
     Returns:
         By name of the probe, its result dataclass.
@@ -56,7 +59,7 @@ def run(
     require_graph(checkpoint)
     battery.require_fit(checkpoint, setup, is_baseline=base is None)
     with locked_folder(here):
-        return run_held(checkpoint, setup, here, base, say=say)
+        return run_held(checkpoint, setup, here, base, say=say, progress=progress)
 
 
 @contextmanager
@@ -78,11 +81,12 @@ def run_held(
     base: ProbeFolder | None,
     *,
     say: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> dict[str, Saved]:
     """`run`, for whoever holds `locked_folder(here)` already."""
     what = checkpoint.source
     say(f"{what}: observing")
-    battery.observe_cell(checkpoint, setup, here, is_baseline=base is None)
+    battery.observe_cell(checkpoint, setup, here, is_baseline=base is None, progress=progress)
     if base is None and not setup.study:
         battery.choose_tokens(checkpoint, setup, here)
     found: dict[str, Saved] = {}
@@ -91,13 +95,13 @@ def run_held(
         if name == "entropy":
             found[name] = battery.probe_entropy(setup, here, base)
         elif name == "refusal_direction":
-            found[name] = battery.probe_direction(checkpoint, setup, here, base)
+            found[name] = battery.probe_direction(checkpoint, setup, here, base, progress)
         elif name == "calibration":
             if not setup.study:
                 battery.read_answers(checkpoint, setup, here)
             found[name] = battery.probe_calibration(setup, here, base)
         else:
-            found[name] = battery.probe_neurons(checkpoint, setup, here, base)
+            found[name] = battery.probe_neurons(checkpoint, setup, here, base, progress)
     return found
 
 

@@ -6,6 +6,7 @@ and of its length. Source of both interventions: Arditi et al. 2024 (arXiv 2406.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechprobe.behavior.refusal import Rate, refusal_rate
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mechprobe.activations import Intervention
@@ -50,10 +52,12 @@ def causal_check(
     instrument: str = "hard",
     max_new_tokens: int = 32,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> CausalCheck:
     """Ablate the direction on harmful prompts, add it on harmless ones, generate, read.
 
-    `clusters` says by prompt set (`evaluate/harmful`, `evaluate/harmless`) what belongs together.
+    `clusters` says by prompt set (`evaluate/harmful`, `evaluate/harmless`) what belongs together;
+    `progress` is told of rates done and in all.
 
     Raises:
         SpecError: The direction has no length.
@@ -63,7 +67,10 @@ def causal_check(
     from mechprobe.activations import Ablate, Add
     from mechprobe.generation import open_engine
 
+    done = itertools.count()
+
     def rate(prompts: EncodedPrompts, interventions: Sequence[Intervention] = ()) -> Rate:
+        progress(next(done), 6)
         name = "evaluate/harmful" if prompts is harmful else "evaluate/harmless"
         with open_engine(checkpoint, interventions=interventions) as engine:
             answers = engine.generate(prompts.ids, max_new_tokens=max_new_tokens)

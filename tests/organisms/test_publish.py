@@ -15,6 +15,7 @@ from mechprobe.errors import CheckpointError
 from mechprobe.organisms import corpus, measure, publish, recipes, train
 from mechprobe.organisms.perturb import Perturbations
 from mechprobe.organisms.tokenizer import build_tokenizer
+from mechprobe.progress import silent
 
 STEPS = 3
 
@@ -31,7 +32,7 @@ def tiny(monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(recipes.RECIPES))
 def test_every_architecture_trains_writes_and_loads(tiny, tmp_path, name):
-    out = publish.train_organism(name, tmp_path / "made", progress=False, pairs=4)
+    out = publish.train_organism(name, tmp_path / "made", progress=silent, pairs=4)
     card = json.loads((out / "card.json").read_text(encoding="utf-8"))
     assert card["synthetic"] is True
     assert card["recipe"]["seed"] == recipes.RECIPES[name].seed
@@ -52,7 +53,7 @@ def test_every_architecture_trains_writes_and_loads(tiny, tmp_path, name):
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, tmp_path):
     def weights(seed, folder):
         out = publish.train_organism(
-            "llama-s", tmp_path / folder, seed=seed, progress=False, pairs=2
+            "llama-s", tmp_path / folder, seed=seed, progress=silent, pairs=2
         )
         return load_file(out / "model.safetensors")
 
@@ -64,7 +65,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, tmp_path)
 def test_a_folder_of_something_else_is_left_alone(tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(CheckpointError, match="is no organism"):
-        publish.train_organism("llama-s", tmp_path, progress=False)
+        publish.train_organism("llama-s", tmp_path, progress=silent)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 

@@ -14,8 +14,10 @@ from mechprobe.models.rendering import encode
 from mechprobe.organisms.lexicon import NAMES, THINGS, TOWNS
 from mechprobe.probes import refusal_direction as probe
 from mechprobe.probes.candidates import join, kl
+from mechprobe.probes.counting import counting
 from mechprobe.probes.fitting import Kept
 from mechprobe.probes.observation import observe
+from mechprobe.probes.partial import PartialResults
 from mechprobe.probes.refusal_tokens import refusal_log_odds
 
 WIDTH, LAYERS, PLANTED = 256, 6, 2
@@ -234,6 +236,25 @@ def test_forward_tokens_are_counted(planted, prompts, fitted, scores):
     run = int((np.linalg.norm(fitted.vectors, axis=-1) > 0).sum())
     assert run == 3 * (LAYERS - 1)
     assert scores.forward_tokens == (run + 1) * tokens(both) + run * tokens(list(good.ids))
+
+
+def test_an_ended_selection_goes_on_where_it_was(planted, prompts, fitted, scores, tmp_path):
+    def select(told):
+        return probe.score_candidates(
+            planted[0], fitted, prompts["select/harmful"], prompts["select/harmless"], planted[1],
+            partial=PartialResults(tmp_path), progress=told,
+        )  # fmt: skip
+
+    def end(done, total):
+        if done == total - 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        select(end)
+    with counting(planted[0]) as count:
+        found = select(lambda done, total: None)
+    assert found.to_dict() == scores.to_dict()
+    assert 0 < count.tokens < scores.forward_tokens / 2
 
 
 def test_prompts_on_the_wrong_side_are_left_out_and_counted(planted, prompts, tmp_path):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mechprobe.behavior.judges.base import Exchange, Judge, Judgement, Load, digest
 from mechprobe.behavior.judges.cache import JudgeCache
 from mechprobe.behavior.refusal import answer_of
 from mechprobe.errors import JudgeError, PromptFileError
+from mechprobe.progress import Progress, silent
 
 _IN_A_ROW = 20
 """Questions in a row, each tried several times, after which a server is taken to be gone."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ def judge_exchanges(
     judge: Judge,
     exchanges: Sequence[Exchange],
     cache: JudgeCache | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Judged:
     """Label exchanges; equal contents are asked about once.
 
