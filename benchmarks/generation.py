@@ -11,6 +11,14 @@ Four ratios, each within one run and on the same answers:
 - `llamacpp_k_samples_over_k_singles`: the same on llama.cpp, over one slot that draws them one by
   one with the same seeds.
 
+Each engine also stands beside the machine itself:
+
+- `NAME_fraction_of_matmul`: the rate at which it multiplies weights, over that of PyTorch's matrix
+  product between the rounds, in float32 on as many threads. Products of 8-bit numbers may exceed 1;
+- `NAME_busy_over_quiet_threads` and `…_programs` (`--busy`): the time that answering takes beside
+  two programs of one thread, and of two threads, over the time without them, loading included.
+  llama.cpp chooses its threads here.
+
 The sides take turns, and a ratio is the median over rounds of the ratio within the round, of wall
 time and of the process's CPU time. `--ratio NAME` measures one of them alone. The ids of both sides
 are compared, and fewer than 99 % equal answers are an error. The llama.cpp sides run the F16 file
@@ -20,7 +28,7 @@ two tokens are a tie within 1 % of a standard deviation of the logits. Of sample
 llama.cpp the share of equal ones is shown and not held: a draw may fall on the edge between two
 tokens.
 
-    python benchmarks/generation.py [--json] [--rounds 3] [--model SOURCE] [--device cuda]
+    python benchmarks/generation.py [--json] [--rounds 3] [--model SOURCE] [--device cuda] [--busy]
 """
 
 from __future__ import annotations
@@ -37,6 +45,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from generation_machine import BUSY, beside, matmul_seconds, work
 from generation_sides import (
     Ids,
     SequentialLlamaCpp,
@@ -66,6 +75,7 @@ SAME = 0.99
 """Least share of answers that are equal, or equal up to a tie."""
 TIE = 0.01
 """Standard deviations of the logits."""
+ENGINES = ("batched", "llama.cpp")
 Sides = dict[str, Callable[[], Ids]]
 
 
@@ -125,10 +135,37 @@ def timed(run: Callable[[], Ids], device: str) -> tuple[Ids, float, float]:
     )
 
 
+def beside_others(
+    args: argparse.Namespace, checkpoint: Checkpoint, gguf: Path, prompts: Ids
+) -> dict[str, float]:
+    """How much longer each engine takes when other programs want the cores, by kind of program."""
+
+    def answer(name: str) -> float:
+        begun = time.perf_counter()
+        with (
+            LlamaCppEngine(gguf, checkpoint.tokenizer)
+            if name == "llama.cpp"
+            else TransformersEngine(checkpoint, batch_size=args.batch_size)
+        ) as engine:
+            engine.generate(prompts, max_new_tokens=args.new_tokens)
+        return time.perf_counter() - begun
+
+    ratios: dict[str, list[float]] = {}
+    for _ in range(args.rounds):
+        quiet = {name: answer(name) for name in ENGINES}
+        for kind, (code, _budget) in BUSY.items():
+            with beside(code):
+                for name in ENGINES:
+                    ratio = answer(name) / quiet[name]
+                    ratios.setdefault(f"{name}_busy_over_quiet_{kind}", []).append(ratio)
+    return {name: statistics.median(rounds) for name, rounds in ratios.items()}
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="one flat object of ratios on stdout")
     parser.add_argument("--ratio", action="append", choices=list(PAIRS), help="this one alone")
+    parser.add_argument("--busy", action="store_true", help="also beside other programs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=48, help="mean prompt length")
@@ -157,15 +194,25 @@ def main() -> None:
         sides = make_sides(args, checkpoint, gguf, prompts)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
         answers: dict[str, Ids] = {}
+        machine: list[tuple[float, float]] = []
         with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
             task = bar.add_task("rounds", total=args.rounds * len(sides))
             for turn in range(args.rounds):
+                machine.append(matmul_seconds(args.device))
                 for name in list(sides)[:: 1 if turn % 2 == 0 else -1]:
                     answers[name], wall, cpu = timed(sides[name], args.device)
                     times[name].append((wall, cpu))
                     bar.advance(task)
+        found = beside_others(args, checkpoint, gguf, prompts) if args.busy else {}
 
-    found: dict[str, float] = {}
+    for name in ENGINES:
+        if name in times:
+            effort = work(checkpoint, prompts, answers[name]) / sum(map(len, answers[name]))
+            for kind, suffix in enumerate(("", "_cpu")):
+                found[f"{name}_fraction_of_matmul{suffix}"] = statistics.median(
+                    effort * least[kind] / took[kind]
+                    for took, least in zip(times[name], machine, strict=True)
+                )
     alike = True
     for ratio, (ours, theirs, _) in pairs(args).items():
         rounds = list(zip(times[theirs], times[ours], strict=True))
@@ -206,6 +253,12 @@ def main() -> None:
                 f"{share:.3f}" if share is not None else "",
                 f"{1 / statistics.median(wall for wall, _ in times[ours]):.0f}",
             )
+        for name in found:
+            if name.endswith("_of_matmul") or "_busy_over_" in name:
+                cpu = f"{found[f'{name}_cpu']:.2f}" if f"{name}_cpu" in found else ""
+                kind = name.rpartition("_")[2]
+                budget = f"≤ {BUSY[kind][1]:g}" if kind in BUSY else ""
+                table.add_row(name, f"{found[name]:.2f}", cpu, budget, "", "")
         Console().print(table)
     if not alike:
         sys.exit("the sides gave different answers, so the ratios compare different work")

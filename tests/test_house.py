@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mechprobe"
 FLOORS = {
     "errors": 0,
     "progress": 0,
+    "openmp": 0,
     "textfiles": 0,
     "stats": 0,
     "holding": 1,

@@ -29,6 +29,7 @@ from mechprobe.cli import (
 from mechprobe.cli.advice import kept_advice, options_of
 from mechprobe.cli.terminal import say_error, show_defect
 from mechprobe.errors import MechprobeError
+from mechprobe.openmp import yield_cores
 
 INTERRUPTED = 130
 DEFECT = 1
@@ -93,6 +94,7 @@ def run(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         The exit code: 0 done, 2 could not run, 4 not everything was measured, 130 interrupted,
         1 a defect, which also shows its traceback.
     """
+    yield_cores(os.environ)
     arguments = [*prefix, *(sys.argv[1:] if argv is None else argv)]
     try:
         code = app(args=arguments, prog_name="mechprobe", standalone_mode=False)

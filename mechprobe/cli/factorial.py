@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mechprobe.cli.options import Json
+from mechprobe.cli.options import Json, Threads
 from mechprobe.cli.terminal import quiet
 from mechprobe.progress import Bar
 
@@ -29,6 +29,7 @@ def factorial(
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="The run directory; runs/NAME by default."),
     ] = None,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Temperature: does sampling, not only quantization, move refusals?
@@ -42,6 +43,8 @@ def factorial(
     from mechprobe.experiments.progress import RunDisplay
 
     loaded = load_factorial(spec)
+    if threads is not None:
+        loaded = loaded.model_copy(update={"threads": threads})
     place = out or Path("runs") / loaded.name
     with quiet() as screen:
 

@@ -69,6 +69,7 @@ def generate(
         int | None,
         typer.Option(min=1, help="Batch size, llama.cpp's slots, or requests at a time."),
     ] = None,
+    threads: options.Threads = None,
     kernel: Annotated[
         str | None, typer.Option(metavar="native|dense", help="native by default.")
     ] = None,
@@ -97,6 +98,7 @@ def generate(
         sampling=None if drawn == Sampling(seed=seed) else drawn,
         fast=fast,
         parallel=parallel,
+        threads=threads,
         kernel=_one_of("--kernel", kernel, (None, "native", "dense")),
         device=device,
         revision=revision,
@@ -146,6 +148,7 @@ def _summary(
         "model": asked.model,
         "precision": precision,
         "engine": engine.name,
+        "threads": sorted({row["threads"] for row in found.rows if row.get("threads")}),
         "prompts": questions.digest,
         "parity": sorted({row["parity"] for row in found.rows}),
         "sampling": asdict(asked.sampling) if asked.sampling else "greedy",

@@ -35,6 +35,15 @@ ChatTemplate = Annotated[
 TemplateName = Annotated[
     str, typer.Option("--template", metavar="chat|raw", help="Render as chat, or not at all.")
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="Of the CPU. By default llama.cpp measures how many are fastest, and PyTorch takes "
+        "all cores or OMP_NUM_THREADS.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="A torch device: cpu, cuda, cuda:1, …")]
 Prompts = Annotated[
     str,

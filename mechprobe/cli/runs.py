@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechprobe.cli.options import Json
+from mechprobe.cli.options import Json, Threads
 from mechprobe.cli.terminal import Screen, quiet
 from mechprobe.progress import Bar
 
@@ -63,6 +63,7 @@ def run(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Of the Ray cluster; one on this machine without."),
     ] = None,
+    threads: Threads = None,
     listed: Annotated[bool, typer.Option("--list", help="Show the shipped specs.")] = False,
     json: Json = False,
 ) -> None:
@@ -80,6 +81,8 @@ def run(
     if spec is None:
         raise SpecError("name a spec: a YAML file, or one that `mechprobe run --list` shows")
     loaded = load_spec(spec)
+    if threads is not None:
+        loaded = loaded.model_copy(update={"threads": threads})
     where = out or Path("runs") / loaded.name
     part = parse_shard(shard)
     chosen = choose_engine(engine, address, part)

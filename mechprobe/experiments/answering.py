@@ -35,6 +35,7 @@ class GenerateRequest:
     sampling: Sampling | None
     fast: bool
     parallel: int | None
+    threads: int | None
     kernel: Any
     device: str
     revision: str | None
@@ -151,7 +152,7 @@ def _open_local(asked: GenerateRequest) -> tuple[Questions, Engine, str]:
     choices: dict[str, Any] = {"fast": True} if asked.fast else {}
     if asked.parallel:
         choices["parallel" if in_llama_cpp else "batch_size"] = asked.parallel
-    engine = open_engine(model.checkpoint, **choices)
+    engine = open_engine(model.checkpoint, threads=asked.threads, **choices)
     precision = model.quant.precision
     row = f"{asked.model}/{precision}@{engine.name}"
     return _questions(asked, batch, batch.digest, row, model.checkpoint.digest), engine, precision
@@ -163,6 +164,8 @@ def _open_server(asked: GenerateRequest) -> tuple[Questions, Engine]:
 
     if asked.fast:
         raise SpecError("--fast: only llama.cpp in this process has it; a server batches by itself")
+    if asked.threads:
+        raise SpecError("--threads: a server computes with its own; leave it out")
     endpoint = Endpoint.parse(f"openai:{asked.model}@{asked.engine}")
     named = asked.tokenizer
     template = str(asked.chat_template) if asked.chat_template else None

@@ -109,6 +109,7 @@ def _cell_steps(
         "cell": group,
         "memory": one.native_bytes,
         "gpus": one.gpus if one.cell.engine == "transformers" else 0,
+        "threads": spec.threads,
     }
     checkpoint = Step(
         name=f"{folder}/checkpoint",

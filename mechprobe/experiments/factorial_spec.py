@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mechprobe.experiments.spec import MOST_ITEMS, MOST_TOKENS, ModelSpec, Name, Placed, Spec
+from mechprobe.experiments.spec import (
+    MOST_ITEMS,
+    MOST_TOKENS,
+    ModelSpec,
+    Name,
+    Placed,
+    Spec,
+    Threads,
+)
 from mechprobe.experiments.spec_file import check_models, spec_text, validated
 from mechprobe.experiments.spec_judges import JudgeSpec
 
@@ -56,6 +64,8 @@ class FactorialSpec(Placed):
     max_new_tokens: int = Field(default=64, ge=1, le=MOST_TOKENS)
     judges: tuple[JudgeSpec, ...] = Field(min_length=1, strict=False)
     """Each reads every answer and their majority counts; with three or more one can be left out."""
+    threads: Threads = None
+    """As in the spec of a matrix."""
 
     @field_validator("temperatures")
     @classmethod

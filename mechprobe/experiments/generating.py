@@ -194,6 +194,7 @@ def _row(questions: Questions, number: int, answer: Completion, engine: Engine, 
         "new_tokens": answer.new_tokens,
         "parity": answer.parity,
         "fast": questions.fast,
+        "threads": engine.threads,
         "prompts": questions.digest,
         "request": key,
     }

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class Loaded:
     """A checkpoint and the engine that runs it, released together."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, threads: int | None = None) -> None:
         self.checkpoint = checkpoint
+        self._threads = threads
         self._stack = ExitStack()
         self._engine: Engine | None = None
 
@@ -35,7 +36,9 @@ class Loaded:
         if self._engine is None:
             from mechprobe.generation import open_engine
 
-            self._engine = self._stack.enter_context(open_engine(self.checkpoint))
+            self._engine = self._stack.enter_context(
+                open_engine(self.checkpoint, threads=self._threads)
+            )
         return self._engine
 
     def __enter__(self) -> Loaded:
@@ -109,7 +112,7 @@ def held(task: Task, kernel: Kernel) -> Loaded:
         named = params["cell"]["source"]
         if params["recipe"] is not None:
             named = f"{named} as {params['recipe']['to']}"
-        return Loaded(replace(checkpoint, source=named))
+        return Loaded(replace(checkpoint, source=named), task.step.threads)
 
     cell = task.step.params["cell"]
     return task.bench.hold(f"{cell['model']}/{cell['precision']}/{kernel}", load)

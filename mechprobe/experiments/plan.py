@@ -139,6 +139,7 @@ def _cell_steps(
     native_needs: dict[str, Any] = {
         "memory": one.native_bytes,
         "gpus": one.gpus if cell.engine == "transformers" else 0,
+        "threads": spec.threads,
     }
     dense_needs: dict[str, Any] = {"memory": one.dense_bytes, "gpus": one.gpus}
     checkpoint = step(
@@ -198,6 +199,7 @@ def _cell_steps(
             ("scores/multiple_choice.jsonl",),
             needs=needs,
             label="four options",
+            version=ANSWERS_VERSION,
             **native_needs,
         )
     for more in (task for task in spec.tasks.more if absent(task) is None):
@@ -239,6 +241,7 @@ def _cell_steps(
             ("scores/next_token.npz",),
             needs=needs,
             label="native log-probabilities",
+            version=ANSWERS_VERSION,
             **native_needs,
         )
     if spec.probes.run:

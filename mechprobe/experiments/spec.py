@@ -37,6 +37,10 @@ STUDY_BASELINES = ("F16@llama.cpp", "Q8_0@llama.cpp", "FP16@transformers", "BF16
 """What arXiv 2606.10154 holds all cells of a model against: the first of these that is listed."""
 
 
+Threads = Annotated[int | None, Field(ge=1, exclude=True)]
+"""Left out of what a run directory belongs to."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, ser_json_inf_nan="constants"
@@ -225,6 +229,8 @@ class Spec(Placed):
     """`same-stack` holds a cell against 16 bits on its own engine, `study` all cells of a model
     against one, as published: deltas of other engines are then not quantization alone."""
     analysis: Analysis = Analysis()
+    threads: Threads = None
+    """Of the CPU, for the engines; by default each chooses. A run may go on with another number."""
 
     def cells(self, model: ModelSpec) -> Iterator[tuple[CellSpec, Cell]]:
         """The cells of a model, each with its baseline filled in."""

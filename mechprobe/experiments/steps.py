@@ -56,6 +56,8 @@ class Step:
     """Bytes it needs at least, for whoever places it; 0 where nobody knows. No part of the key."""
     gpus: int = 0
     """GPUs it needs, for whoever places it. No part of the key."""
+    threads: int | None = None
+    """Of the CPU, for its engine; None is the engine's own choice. No part of the key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from mechprobe.errors import SpecError
 StopReason = Literal["eos", "length", "filtered"]
 """It ended by itself, ran into `max_new_tokens`, or a server's content filter cut it."""
 Parity = Literal["ids", "unverified"]
-ANSWERS_VERSION = 4
+ANSWERS_VERSION = 5
 """Raised when the same request is answered, or its answer written down, otherwise."""
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -93,6 +93,11 @@ class Engine(Protocol):
     """`transformers-native`, `transformers-dense`, `llama.cpp` or `server`."""
     notes: tuple[str, ...]
     """What did not go as asked, and what was traded."""
+
+    @property
+    def threads(self) -> int | None:
+        """Of this machine's CPU; None where another device or machine computes."""
+        ...
 
     def generate(
         self,

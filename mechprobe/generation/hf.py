@@ -97,6 +97,13 @@ class TransformersEngine:
         self._share_prefix = share_prefix
         self.stop_ids = stop_ids(checkpoint)
 
+    @property
+    def threads(self) -> int | None:
+        """PyTorch's, where the graph is on the CPU."""
+        module = None if self._checkpoint is None else self._checkpoint.module
+        on_cpu = module is not None and module.device.type == "cpu"
+        return torch.get_num_threads() if on_cpu else None
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],

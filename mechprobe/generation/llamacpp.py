@@ -19,6 +19,7 @@ text may differ. Greedy calls gain nothing by it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,7 +88,8 @@ class LlamaCppEngine:
             n_ctx: Tokens of context for each sequence; None fits the longest prompt.
             parallel: Sequences decoded together; None takes 16, and 8 for files above 2 GiB, whose
                 caches are large.
-            threads: None takes the physical cores, one for files below 64 MiB.
+            threads: None takes one for files below 64 MiB; else what is fastest on the first
+                prompts of a long call, of all cores, half of them, and so on.
             fast: Reruns need not give identical text; see above.
 
         Raises:
@@ -103,7 +105,7 @@ class LlamaCppEngine:
         check_vocabulary(gguf, tokenizer)
         self._tokenizer = tokenizer
         self._parallel = slots_for(gguf, parallel)
-        self._threads = threads_for(gguf, threads)
+        self._choice = threads_for(gguf, threads)
         self._fixed = n_ctx
         self._original, self._short = original_context(self._file)
         self._limit = int(self._file.get("context_length", 0)) or (1 << 30)
@@ -119,7 +121,7 @@ class LlamaCppEngine:
             self._short = 0
         self._probed = False
         self._slots: SlotServer | None = None
-        require_sound(self._file, threads=self._threads)
+        require_sound(self._file, threads=self.threads)
         self._open(n_ctx or self._context_for(CONTEXT_STEP))
 
     def _context_for(self, needed: int) -> int:
@@ -142,11 +144,28 @@ class LlamaCppEngine:
             self.notes = tuple(dict.fromkeys((*self.notes, note)))
         return [numbers for numbers in (short, long) if numbers]
 
-    def _open(self, context: int) -> None:
+    @property
+    def threads(self) -> int:
+        """Of the CPU, in the last call."""
+        return self._choice.count
+
+    def _open(self, context: int, threads: int | None = None) -> None:
         self.close()
         self._slots = SlotServer(
-            self._file, context=context, parallel=self._parallel, threads=self._threads
+            self._file, context=context, parallel=self._parallel, threads=threads or self.threads
         )
+
+    def _choose_threads(self, prompts: Sequence[Sequence[int]]) -> None:
+        context = self._opened().context
+
+        def rate(threads: int) -> float:
+            if self._opened().threads != threads:
+                self._open(context, threads)
+            return self._opened().rate(prompts)
+
+        self._choice.measure(rate)
+        if self._opened().threads != self.threads:
+            self._open(context)
 
     def _make_room(self, prompts: Sequence[Sequence[int]], new: int) -> None:
         """Check the ids, and reopen with a larger context where the longest prompt needs one."""
@@ -202,6 +221,19 @@ class LlamaCppEngine:
         self._make_room(prompts, new)
         if not self._probed:
             self._logprobs(prompts[:1])
+        copies = 1 if sampling is None else sampling.samples
+        if self._choice.is_due(sum(map(len, prompts)) + len(prompts) * copies * new):
+            self._choose_threads(prompts)
+        begun = time.perf_counter()
+        answers = self._settled(prompts, new, sampling)
+        tokens = sum(a[0].prompt_tokens + sum(b.new_tokens for b in a) for a in answers)
+        self._choice.saw(tokens, time.perf_counter() - begun)
+        return answers
+
+    def _settled(
+        self, prompts: Sequence[Sequence[int]], new: int, sampling: Sampling | None
+    ) -> list[list[Completion]]:
+        """The same, from slots that are empty at first and met in order."""
         self._opened().settle()
         if sampling is None:
             stream = self._opened().stream(

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from mechprobe.errors import GenerationError
+from mechprobe.generation.threads import (
+    MEASURED_PROMPTS,
+    MEASURED_STEPS,
+    MEASURED_TOKENS,
+    ThreadChoice,
+)
 from mechprobe.models.gguf_file import GgufFile
 from mechprobe.models.llamacpp import anchor, open_server
 
@@ -31,15 +38,13 @@ def original_context(file: GgufFile) -> tuple[int, int]:
     return original, original // CONTEXT_STEP * CONTEXT_STEP
 
 
-def threads_for(path: Path, asked: int | None) -> int:
-    """As many as asked for; else the physical cores, and one for a small file."""
-    if asked is not None:
-        return asked
-    if path.stat().st_size < _FEW_WEIGHTS:
-        return 1
+def threads_for(path: Path, asked: int | None) -> ThreadChoice:
+    """As many as asked for; else one for a small file, and what is fastest for others."""
     import psutil
 
-    return int(psutil.cpu_count(logical=False) or 1)
+    if asked is None and path.stat().st_size < _FEW_WEIGHTS:
+        asked = 1
+    return ThreadChoice(asked, int(psutil.cpu_count(logical=False) or 1))
 
 
 def slots_for(path: Path, asked: int | None) -> int:
@@ -102,6 +107,7 @@ class SlotServer:
         """
         self.anchor = anchor(file)
         self.context = context
+        self.threads = threads
         self._path = file.path
         self._parallel = parallel
         try:
@@ -145,6 +151,14 @@ class SlotServer:
         if "choices" not in answer:
             raise GenerationError(f"{self._path}: llama.cpp: {message(answer)}")
         return answer
+
+    def rate(self, prompts: Sequence[Sequence[int]]) -> float:
+        """Tokens per second, read and written, at the beginnings of the first prompts."""
+        few = [prompt[:MEASURED_TOKENS] for prompt in prompts[:MEASURED_PROMPTS]]
+        begun = time.perf_counter()
+        self.answer(few, max_tokens=MEASURED_STEPS, ignore_eos=True)
+        seconds = time.perf_counter() - begun
+        return (sum(map(len, few)) + MEASURED_STEPS * len(few)) / seconds
 
     def stream(self, prompts: Sequence[Sequence[int]], answers: int, **options: Any) -> Stream:
         """The ids of one request's answers: one for each prompt, or several for a single one.

@@ -51,6 +51,7 @@ class ServerEngine:
     """One model on one server; closed after use: `with engine: …`."""
 
     name = "server"
+    threads: int | None = None
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from mechprobe.experiments import made, suite
 from mechprobe.experiments.plan import make_plan
 from mechprobe.experiments.rendered import draw_rows
 from mechprobe.experiments.sources import file_digest, find_source
+from mechprobe.experiments.spec import canonical
 from mechprobe.experiments.spec_file import parse_spec
 from mechprobe.experiments.steps import Result, check_graph, step_key
 from mechprobe.models.gguf_tokenizer import READING
@@ -223,6 +224,19 @@ def test_a_checkpoint_is_never_made_from_files_that_changed_meanwhile(model, mon
     with pytest.raises(CheckpointError, match="its files changed while the run was going"):
         made.ensure_made(how)
     assert not made.entry(how).exists()
+
+
+def test_threads_go_to_the_engines_and_identify_nothing(model):
+    plain, two = (
+        parse_spec((SPEC + line).format(folder=model, prompts="organism"), "p.yaml")
+        for line in ("", "threads: 2\n")
+    )
+    assert canonical(two) == canonical(plain)
+    before, after = make_plan(plain), make_plan(two)
+    assert keys(after) == keys(before)
+    assert {step.threads for step in before.steps} == {None}
+    told = {step.name.rpartition("/")[2] for step in after.steps if step.threads == 2}
+    assert told == {"checkpoint", "generate-refusal", "next-token"}
 
 
 def test_every_step_that_loads_weights_says_how_much_memory_it_needs(model):

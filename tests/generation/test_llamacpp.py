@@ -7,7 +7,7 @@ import pytest
 
 from mechprobe.errors import CheckpointError, GenerationError, NumericsError, VocabularyError
 from mechprobe.generation.llamacpp import LlamaCppEngine
-from mechprobe.generation.llamacpp_server import Stream
+from mechprobe.generation.llamacpp_server import SlotServer, Stream
 from mechprobe.models.gguf_dense import load_gguf_dense
 from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
@@ -225,3 +225,48 @@ def test_nothing_is_printed(q4, tokenizer, capfd):
     with LlamaCppEngine(q4, tokenizer) as opened:
         opened.generate([[3, 4, 5]], max_new_tokens=2)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def large(f16, monkeypatch):
+    """The organism, taken for a file that is worth a second thread."""
+    monkeypatch.setattr("mechprobe.generation.llamacpp_server._FEW_WEIGHTS", 0)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 2)
+    monkeypatch.setattr("mechprobe.generation.threads.WORTH", 100)
+    return f16
+
+
+def test_an_engine_follows_the_measurement_and_its_answers_do_not(
+    large, tokenizer, prompts, monkeypatch
+):
+    rates = {2: [200, 200, 20], 1: [110, 300, 70]}
+    monkeypatch.setattr(SlotServer, "rate", lambda self, _: rates[self.threads].pop(0))
+    answers, threads = [], []
+    with LlamaCppEngine(large, tokenizer, threads=None) as engine:
+        for _ in range(3):
+            engine._choice._due = True
+            answers.append(engine.generate(prompts[:10], max_new_tokens=6))
+            threads.append((engine.threads, engine._opened().threads))
+    assert threads == [(2, 2), (1, 1), (1, 1)]
+    with LlamaCppEngine(large, tokenizer, threads=1) as engine:
+        answers.append(engine.generate(prompts[:10], max_new_tokens=6))
+        assert engine.threads == 1
+    assert all(found == answers[0] for found in answers)
+
+
+def test_the_rate_is_that_of_the_first_prompts(large, tokenizer, prompts):
+    with LlamaCppEngine(large, tokenizer) as engine:
+        assert engine._opened().rate(prompts) > 0
+        assert engine.generate(prompts[:2], max_new_tokens=2)
+
+
+def test_no_sum_depends_on_the_number_of_threads(q4, tokenizer, prompts):
+    """Of a single sequence that takes more than 256 of its cells, flash attention's do."""
+    long = [token for prompt in prompts for token in prompt][:400]
+    found = []
+    for threads in (1, 2):
+        with LlamaCppEngine(q4, tokenizer, parallel=1, n_ctx=512, threads=threads) as engine:
+            answer = engine._opened().answer([long], max_tokens=4, logprobs=50)
+            found.append(answer["choices"][0]["logprobs"]["content"])
+    assert len(found[0]) > 1
+    assert found[0] == found[1]
