@@ -1,10 +1,11 @@
 """What batching and sharing bring: tokens per second against one answer at a time.
 
-Four ratios, each within one run and on the same answers:
+Five ratios, each within one run and on the same answers:
 
 - `batched_over_single`: the transformers engine over transformers' `generate`, a prompt at a time;
 - `llamacpp_over_sequential`: the llama.cpp engine over llama.cpp with one slot and its own
   defaults, a prompt at a time;
+- `llamacpp_over_batched`: the llama.cpp engine over the transformers engine;
 - `k_samples_over_k_singles`: k samples of each prompt, which is read once, over k calls of
   transformers' `generate` that draw the same tokens. `k_samples_over_k_readings` is what sharing
   alone brings: over the same engine reading the prompt anew for each;
@@ -66,6 +67,7 @@ from mechprobe.models.checkpoint import Checkpoint
 PAIRS = {
     "batched_over_single": ("batched", "single", 4.0),
     "llamacpp_over_sequential": ("llama.cpp", "llama.cpp sequential", 2.0),
+    "llamacpp_over_batched": ("llama.cpp", "batched", None),
     "llamacpp_fast_over_sequential": ("llama.cpp fast", "llama.cpp sequential", None),
     "k_samples_over_k_singles": ("k samples", "k singles", 2.0),
     "k_samples_over_k_readings": ("k samples", "k readings", None),
@@ -222,7 +224,7 @@ def main() -> None:
             both = list(zip(answers[theirs], answers[ours], strict=True))
             found[f"{ratio}_same_text"] = statistics.fmean(a == b for a, b in both)
             tied = [a == b for a, b in both]
-            if theirs == "llama.cpp sequential":
+            if theirs in ("llama.cpp sequential", "batched"):
                 gaps = (
                     first_gap(checkpoint, row, *p) for row, p in zip(prompts, both, strict=True)
                 )

@@ -68,7 +68,7 @@ def run_factorial(
     begun = time.monotonic()
     train_missing(spec.matrix, tell)
     plan = plan_factorial(spec)
-    with opened(out, canonical_factorial(spec), provenance()) as run:
+    with opened(out, canonical_factorial(spec), provenance(spec.threads)) as run:
         with show(spec.name, len(plan.steps)) as display:
             outcome = (engine or LocalEngine()).run(plan.steps, run, display)
         document = read_json(run / DOCUMENT) if outcome.results[TABLES].ok else None

@@ -68,8 +68,12 @@ class Finished:
         return NOT_MEASURED if bad or self.outcome.failures else SUCCESS
 
 
-def provenance() -> dict[str, Any]:
-    """What made a run: versions, machine, command. Nothing of it enters a key."""
+def provenance(threads: int | None) -> dict[str, Any]:
+    """What made a run: versions, machine, command. Nothing of it enters a key.
+
+    Args:
+        threads: Of the engines, where the spec names them.
+    """
     import os
 
     def installed(name: str) -> str | None:
@@ -85,7 +89,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "threads": os.environ.get("OMP_NUM_THREADS") if threads is None else threads,
         "versions": {name: installed(name) for name in _RECORDED},
     }
 
@@ -154,7 +158,7 @@ def run_spec(
     plan = make_plan(spec)
     steps = list(plan.steps) if part is None else shard(plan.steps, *part)
     engine = engine or (LocalEngine() if part is None else ShardEngine())
-    with opened(out, canonical(spec), provenance(), part) as run:
+    with opened(out, canonical(spec), provenance(spec.threads), part) as run:
         with show(spec.name, len(steps)) as display:
             outcome = engine.run(steps, run, display)
         remember(steps, outcome, run, plan.counts)
