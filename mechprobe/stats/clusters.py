@@ -97,7 +97,8 @@ def design_effect(
         heavy = total(share**2 * size) / total(share**2) if by_size else kish
         pseudo = np.sqrt(kish * heavy)
         effect = (between + far * pseudo**2) / (v + far * pseudo)
-        effect = np.maximum(effect, (between + heavy**2) / (v + heavy))
+        if by_size:
+            effect = np.maximum(effect, (between + heavy**2) / (v + heavy))
         few, equal = (student.ppf(0.975, np.maximum(m - 1, 1)) for m in (n / kish, number))
         effect = np.maximum(effect * (few / equal) ** 2, (w + far) / (v + far))
         found: FloatArray = np.where(number > 1, effect, kish)

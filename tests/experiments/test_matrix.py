@@ -39,7 +39,12 @@ def _wilson(refused, clusters):
     z = scipy_stats.norm.ppf(0.975)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return middle - half, middle + half
+    low, high = middle - half, middle + half
+    if len(groups) < len(refused) and 0 < n * min(share, 1 - share) < 5:  # Clopper and Pearson's
+        a, b = n * share, n * (1 - share)
+        low = min(low, scipy_stats.beta.ppf(0.025, a, b + 1))
+        high = max(high, scipy_stats.beta.ppf(0.975, a + 1, b))
+    return low, high
 
 
 def test_the_matrix_has_exactly_the_specs_cells(finished):
