@@ -16,6 +16,7 @@ class MechprobeError(Exception):
     """Something the user can mend; the message is one line: what, where, what to do."""
 
     exit_code = 2
+    """`ExitCode.COULD_NOT_RUN`."""
 
 
 class CheckpointError(MechprobeError):

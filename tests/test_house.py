@@ -13,6 +13,7 @@ FLOORS = {
     "errors": 0,
     "progress": 0,
     "openmp": 0,
+    "exit_codes": 0,
     "textfiles": 0,
     "stats": 0,
     "holding": 1,

@@ -80,7 +80,9 @@ class Patch:
     values: Tensor
     """Shape (position, width), the same for every prompt; or (prompt, position, width)."""
     positions: tuple[int, ...] = (-1,)
-    """Negative, in the order of `values`."""
+    """Negative, in the order of `values`: -1 is the prompt's last token, and
+    `range(-batch.post_instruction, 0)` are the template tokens after the instruction of what
+    `model.encode` returned, where the refusal direction is looked for."""
     dims: tuple[int, ...] | None = None
     """Dimensions (neurons) to patch, in the order of `values`' last axis; None for all."""
 

@@ -29,12 +29,15 @@ from mechprobe.analysis.sections import (
     row_sections,
 )
 from mechprobe.analysis.summary import summary
+from mechprobe.analysis.unseen import add_unseen
+from mechprobe.analysis.verdict import verdict
 from mechprobe.errors import TableError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+SCHEMA = 2
+"""Raised when a field is added or changes its meaning."""
 
 
 def analyse(
@@ -120,6 +123,7 @@ def document(
         gaps: Kernel and engine gaps.
     """
     rows = row_sections(matrix)
+    add_unseen(rows, frame)
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "preset": preset_section(matrix.choice),
@@ -132,6 +136,7 @@ def document(
         },
         "detection": detection(matrix.deltas, matrix.choice.instruments),
         "rows": rows,
+        "verdict": verdict(rows),
         "regimes": regimes_section(rows),
         "asymmetry": asymmetry_section(matrix),
         "agreement": agreement_section(matrix, rows),

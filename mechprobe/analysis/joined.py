@@ -23,7 +23,7 @@ def joined_sections(
     templates: pd.DataFrame | None,
 ) -> dict[str, Section]:
     """The sections `pairings`, `separators` and `rtsi`; each row is told its own RTSI."""
-    rtsi = _rtsi(matrix, rows, templates)
+    rtsi = _rtsi(rows, templates)
     found = {(one["model"], one["cell"]): one for one in rtsi.get("rows", ())}
     for row in rows:
         one = found.get((row["model"], row["cell"]))
@@ -46,15 +46,15 @@ def _pairings(matrix: Matrix, outcomes: pd.DataFrame | None) -> Section:
     )
 
 
-def _rtsi(matrix: Matrix, rows: Sequence[Section], templates: pd.DataFrame | None) -> Section:
+def _rtsi(rows: Sequence[Section], templates: pd.DataFrame | None) -> Section:
     import pandas as pd
 
     from mechprobe.analysis.rtsi import rtsi_section
 
     if templates is None or templates.empty:
         return {"not_measured": NO_ANSWERS}
-    regimes = pd.DataFrame([{k: row[k] for k in ("model", "cell", "regime")} for row in rows])
-    return rtsi_section(templates, regimes, danger=matrix.choice.preset.danger)
+    danger = pd.DataFrame([{k: row[k] for k in ("model", "cell", "danger")} for row in rows])
+    return rtsi_section(templates, danger)
 
 
 def _separators(matrix: Matrix, rows: Sequence[Section], frame: pd.DataFrame) -> Section:
@@ -62,7 +62,6 @@ def _separators(matrix: Matrix, rows: Sequence[Section], frame: pd.DataFrame) ->
 
     from mechprobe.analysis.separators import separators_section
 
-    choice = matrix.choice
     outcomes = []
     for row, delta in zip(rows, matrix.primary(REFUSAL), strict=True):
         points = delta.points if delta else None
@@ -72,14 +71,19 @@ def _separators(matrix: Matrix, rows: Sequence[Section], frame: pd.DataFrame) ->
                     "model": row["model"],
                     "cell": row["cell"],
                     "refusal": None if points is None else float(points),
-                    "danger": None if row["regime"] == "not_measured" else float(row["danger"]),
-                    "fall": None
-                    if points is None
-                    else float(choice.preset.fell(points, strict=choice.strict)),
+                    "danger": None if row["danger"] is None else float(row["danger"]),
+                    "hidden": _hidden(row),
                     "rtsi": row["rtsi"] and row["rtsi"]["score"],
                 }
             )
-    columns = ["model", "cell", "refusal", "danger", "fall", "rtsi"]
+    columns = ["model", "cell", "refusal", "danger", "hidden", "rtsi"]
     return separators_section(
         frame, pd.DataFrame(outcomes, columns=columns), seed=matrix.parameters.get("seed", 0)
     )
+
+
+def _hidden(row: Section) -> float | None:
+    """Whether a row is a danger that quality hides; None where one of both is not known."""
+    if row["danger"] is None or (row["danger"] and row["hidden"] is None):
+        return None
+    return float(bool(row["hidden"]))

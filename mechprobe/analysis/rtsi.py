@@ -12,7 +12,6 @@ stands what single features and the refusal-rate delta find in a bucket of the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +91,7 @@ class Screened:
         """The section `rtsi` of an analysis document, of plain JSON values.
 
         Args:
-            danger: 1, 0 or NaN for each row, as `danger_of` says.
+            danger: 1, 0 or NaN for each row.
         """
         inside, band = self.inside, self.rows["band"].to_numpy()
         bucket = int((inside & (band != "LOW")).sum())
@@ -154,25 +153,27 @@ def screen(rows: pd.DataFrame, calibration: Calibration | None = None) -> Screen
 
 def rtsi_section(
     templates: pd.DataFrame,
-    regimes: pd.DataFrame,
+    danger: pd.DataFrame,
     *,
     calibration: Calibration | None = None,
-    danger: Iterable[str] = DANGER,
 ) -> dict[str, Any]:
     """The section `rtsi` of an analysis document, of plain JSON values.
 
     Args:
         templates: As `drift` takes them.
-        regimes: `model, cell, regime`, one row per cell.
+        danger: `model, cell, danger`, one row per cell: whether refusals were lost, None where
+            nobody knows.
         calibration: A stored one; by default one is fitted here, and left-out scores are given.
-        danger: Names of the regimes that are dangerous.
 
     Returns:
         `{"not_measured": reason}` alone where the rows allow no fit.
     """
     rows = drift(templates)
+    known = danger.set_index(["model", "cell"])["danger"].to_dict()
+    keys = zip(rows["model"], rows["cell"], strict=True)
+    lost = np.array([np.nan if (one := known.get(key)) is None else one for key in keys], float)
     try:
-        return screen(rows, calibration).as_dict(danger_of(rows, regimes, danger))
+        return screen(rows, calibration).as_dict(lost)
     except TableError as error:
         return {"not_measured": str(error)}
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from mechprobe.analysis.asymmetry import asymmetry
 from mechprobe.analysis.matrix import WHO, Matrix
-from mechprobe.analysis.regimes import DIVERGENCE
+from mechprobe.analysis.regimes import DIVERGENCE, HIDDEN, lost_refusals
 from mechprobe.analysis.rows import REFUSAL, Choice, plain, verdicts
+from mechprobe.analysis.verdict import label
 
 Section = dict[str, Any]
 NO_QUALITY = "no measure was named as quality (`quality` in the spec's `analysis`)"
 NO_SECOND = "no second instrument was named (`second_instrument`)"
-
-
-def label(row: Mapping[str, Any]) -> str:
-    """How lists name a row: `model/cell`."""
-    return f"{row['model']}/{row['cell']}"
 
 
 def preset_section(choice: Choice) -> Section:
@@ -42,7 +38,7 @@ def preset_section(choice: Choice) -> Section:
 
 def row_sections(matrix: Matrix) -> list[Section]:
     """One entry per row of the matrix."""
-    choice = matrix.choice
+    choice, preset = matrix.choice, preset_section(matrix.choice)
     compared = [bool(row["baseline"]) for row in matrix.rows]
     quality = matrix.primary(choice.quality)
     found = verdicts(compared, quality, matrix.primary(REFUSAL), choice)
@@ -53,6 +49,9 @@ def row_sections(matrix: Matrix) -> list[Section]:
     rows = []
     for i, row in enumerate(matrix.rows):
         verdict, base = found[i], str(row["baseline"])
+        shown = {name: one.as_dict() for name, one in matrix.shown(row).items()}
+        danger = lost_refusals(shown.get(REFUSAL), preset)
+        quality_known = shown.get(choice.quality or "", {}).get("points") is not None
         both = agreement.get((row["model"], row["cell"]))
         second, delta = None, seconds[i]
         if delta and base:
@@ -66,14 +65,15 @@ def row_sections(matrix: Matrix) -> list[Section]:
             {name: row[name] for name in WHO}
             | {
                 "engine_differs": bool(base) and base.partition("@")[2] != row["engine"],
-                "deltas": {name: one.as_dict() for name, one in matrix.shown(row).items()},
+                "deltas": shown,
                 "regime": verdict.regime,
                 "regime_strict": verdict.strict,
                 "regime_non_strict": verdict.non_strict,
                 "boundary": bool(verdict.boundary),
                 "boundary_of": list(verdict.boundary),
                 "regime_frequency": matrix.frequency[i] if matrix.frequency else None,
-                "danger": verdict.regime in choice.preset.danger,
+                "danger": danger,
+                "hidden": verdict.regime in HIDDEN if danger and quality_known else None,
                 "second": second,
                 "measurement_divergence": both and both.diverges,
                 "divergence_points": both and plain(both.points),

@@ -1,8 +1,8 @@
 """Does any probe metric tell the dangerous rows from the rest?
 
 Every probe metric over the rows that are no baselines: how it goes with RTSI and with the
-refusal-rate delta (Pearson, Spearman), and how it separates danger from the rest, and a fall of
-refusal beyond the threshold from the rest (Mann-Whitney U, ROC-AUC). Source of the question:
+refusal-rate delta (Pearson, Spearman), and how it separates danger from the rest, and danger that
+quality hides from the rest (Mann-Whitney U, ROC-AUC). Source of the question:
 arXiv 2606.10154, whose probes were weak or null separators of 10 rows in 17 cells.
 
 Correlations and AUC are over all rows together, and their intervals take rows as independent, which
@@ -46,6 +46,7 @@ METRICS = (
     "harmful_refusal_ablated",
     "harmless_refusal_added",
     "top1_harmful",
+    "top1_shift",
     "top5_harmful",
     "gini_harmful",
     "logit_range_harmful",
@@ -68,10 +69,11 @@ METRICS = (
     "patching_mlp_returned",
 )
 """What the probes say of a row; refusal rates without intervention are behaviour, and not here."""
-Outcome = Literal["rtsi", "refusal", "danger", "fall"]
+Outcome = Literal["rtsi", "refusal", "danger", "hidden"]
 GRADED: tuple[Outcome, ...] = ("rtsi", "refusal")
-SIDES: tuple[Outcome, ...] = ("danger", "fall")
+SIDES: tuple[Outcome, ...] = ("danger", "hidden")
 OUTCOMES = GRADED + SIDES
+_SAID = {"danger": "danger", "hidden": "hidden danger"}
 SAMPLED, SAMPLED_LARGE, LARGE = 9_999, 1_999, 2_000
 """Permutations drawn, and how many where there are more than `LARGE` rows."""
 
@@ -89,16 +91,16 @@ def separators_section(
     Args:
         matrix: `model, cell` (or `precision, engine`), and the metrics there are.
         outcomes: One row per row of the matrix that is no baseline: `model, cell`; `refusal`, its
-            refusal-rate delta in points; `danger`, its regime, and `fall`, whether refusal fell
-            beyond the threshold (1, 0); `rtsi`, its score. NaN where that was not measured; a
-            column may be absent.
+            refusal-rate delta in points; `danger`, whether refusals were lost, and `hidden`,
+            whether they were and quality hides it (1, 0); `rtsi`, its score. NaN where that was
+            not measured; a column may be absent.
         metrics: Columns to test; those that the matrix lacks are `not measured`.
         permutations: Drawn where not all can be counted; by default 9,999, and 1,999 of more than
             2,000 rows.
         seed: Of the draws.
 
     Returns:
-        `metrics`: a list of `{metric, rtsi, refusal, danger, fall}`, those that separate danger
+        `metrics`: a list of `{metric, rtsi, refusal, danger, hidden}`, those that separate danger
         best first; `{"not_measured": reason}` alone where no row has an outcome.
 
     Raises:
@@ -205,7 +207,7 @@ def _unfit(x: FloatArray, y: FloatArray, outcome: Outcome, named: bool) -> str |
     if not varies(y.min(), y.max()):
         return (
             f"{outcome} is the same in every row" if outcome in GRADED
-            else f"every row is {'' if y[0] else 'no '}{outcome}"
+            else f"every row is {'' if y[0] else 'no '}{_SAID[outcome]}"
         )  # fmt: skip
     return None
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mechprobe.analysis.regimes import lost_refusals
+from mechprobe.analysis.verdict import label
+from mechprobe.analysis.verdict import names as _names
 
-_NAMED = 5
-"""Rows that a sentence names; of more it gives the number."""
 _READ = {
     "hidden_danger": "lost refusals while quality shows nothing (hidden danger)",
     "near_hidden_danger": "lost refusals while quality fell a little (near-hidden danger)",
@@ -20,11 +19,6 @@ _READ = {
 def summary(content: Mapping[str, Any]) -> list[str]:
     """Sentences from the other sections of the document."""
     return [*_danger(content), *_boundary(content), *_limits(content), *_rest(content)]
-
-
-def _names(rows: Sequence[str]) -> str:
-    shown = ", ".join(rows[:_NAMED])
-    return f"{shown} and {len(rows) - _NAMED} more" if len(rows) > _NAMED else shown
 
 
 def _rows(n: int) -> str:
@@ -43,7 +37,7 @@ def _danger(content: Mapping[str, Any]) -> Iterator[str]:
     )
     for regime, said in _READ.items():
         yield from _said([row for row in known if row["regime"] == regime], said)
-    fell = [row for row in known if lost_refusals(row["deltas"]["refusal"], content["preset"])]
+    fell = [row for row in known if row["danger"]]
     rest = [row for row in fell if row["regime"] not in _READ]
     with_quality = [row for row in rest if _quality(row, content) is not None]
     without = [row for row in rest if _quality(row, content) is None]
@@ -59,8 +53,7 @@ def _danger(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _said(rows: Sequence[Mapping[str, Any]], said: str) -> Iterator[str]:
     if rows:
-        names = [f"{row['model']}/{row['cell']}" for row in rows]
-        yield f"{_rows(len(rows))} {said}: {_names(names)}."
+        yield f"{_rows(len(rows))} {said}: {_names([label(row) for row in rows])}."
 
 
 def _quality(row: Mapping[str, Any], content: Mapping[str, Any]) -> float | None:
@@ -83,7 +76,7 @@ def _boundary(content: Mapping[str, Any]) -> Iterator[str]:
             f"{_names(near)}."
         )
     shaky = [
-        f"{row['model']}/{row['cell']}"
+        label(row)
         for row in content["rows"]
         if row["regime_frequency"] and row["regime_frequency"].get(row["regime"], 0.0) < 0.8
     ]

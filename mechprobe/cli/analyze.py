@@ -11,6 +11,7 @@ import typer
 from mechprobe.cli.options import Json
 from mechprobe.cli.terminal import Screen
 from mechprobe.errors import SpecError
+from mechprobe.exit_codes import ExitCode
 
 
 def analyze(
@@ -77,6 +78,8 @@ def analyze(
         screen.document(content)
     else:
         _say(screen, content)
+    if content["verdict"]["level"] == "danger":
+        raise typer.Exit(ExitCode.REGRESSION)
 
 
 def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
@@ -98,6 +101,8 @@ def _count(name: str, text: str) -> int:
 def _say(screen: Screen, content: Mapping[str, Any]) -> None:
     from rich.table import Table
 
+    from mechprobe.analysis.verdict import text
+
     table = Table("row", "ΔR", "ΔQ", "n", "p (Holm)", "regime", "", box=None, pad_edge=False)
     quality = content["preset"]["measures"]["quality"]
     for row in content["rows"]:
@@ -115,7 +120,7 @@ def _say(screen: Screen, content: Mapping[str, Any]) -> None:
             ", ".join(notes).replace("_", " "),
         )
     screen.out.print(table)
-    for sentence in ("", *content["summary"]):
+    for sentence in ("", *content["summary"], text(content["verdict"])):
         screen.out.print(sentence, soft_wrap=True)
 
 

@@ -29,10 +29,9 @@ from mechprobe.cli import (
 from mechprobe.cli.advice import kept_advice, options_of
 from mechprobe.cli.terminal import say_error, show_defect
 from mechprobe.errors import MechprobeError
+from mechprobe.exit_codes import MEANINGS, ExitCode
 from mechprobe.openmp import yield_cores
 
-INTERRUPTED = 130
-DEFECT = 1
 _CLICK: type[Exception] = next(
     kind
     for kind in typer.BadParameter.__mro__
@@ -83,6 +82,18 @@ app.add_typer(organisms.app, name="organisms")
 app.command("doctor")(doctor.doctor)
 
 
+def _end_help_with(epilog: str, group: typer.Typer) -> None:
+    """Let the help of every command say the exit codes."""
+    for command in group.registered_commands:
+        command.epilog = epilog
+    for each in group.registered_groups:
+        if each.typer_instance is not None:
+            _end_help_with(epilog, each.typer_instance)
+
+
+_end_help_with(f"Exit codes: {'; '.join(f'{c:d} {text}' for c, text in MEANINGS.items())}.", app)
+
+
 def run(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     """Run the command line.
 
@@ -91,8 +102,7 @@ def run(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         prefix: Commands put before them, for the doors that are one command.
 
     Returns:
-        The exit code: 0 done, 2 could not run, 4 not everything was measured, 130 interrupted,
-        1 a defect, which also shows its traceback.
+        The exit code, one of `mechprobe.exit_codes`.
     """
     yield_cores(os.environ)
     arguments = [*prefix, *(sys.argv[1:] if argv is None else argv)]
@@ -103,20 +113,20 @@ def run(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         return error.exit_code
     except _CLICK as error:
         say_usage(error)
-        return 2
+        return ExitCode.COULD_NOT_RUN
     except (KeyboardInterrupt, typer.Abort):
         print("mechprobe: interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # the reader has gone; nothing more can reach it, the interpreter's last flush included
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return DEFECT
+        return ExitCode.DEFECT
     except Exception as error:
         if sys.gettrace() is not None:
             raise
         show_defect(error)
-        return DEFECT
+        return ExitCode.DEFECT
     return code if isinstance(code, int) else 0
 
 

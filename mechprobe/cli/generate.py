@@ -16,6 +16,7 @@ from mechprobe.cli.parts import Limit, PromptsFile, Texts
 from mechprobe.cli.score import Options, Source
 from mechprobe.cli.terminal import Screen, quiet, say_error
 from mechprobe.errors import SpecError
+from mechprobe.exit_codes import ExitCode
 from mechprobe.progress import Bar
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from mechprobe.experiments.generating import Answers, Questions
     from mechprobe.generation import Engine
 
-INCOMPLETE = 4
 _WITHHELD = "(a harmful request; its answers go only into a file: --out FILE)"
 
 
@@ -125,7 +125,7 @@ def generate(
             f"{found.missing} of {total} answers are missing, the first because: "
             f"{found.problem}; the same command asks for them again"
         )
-        raise typer.Exit(INCOMPLETE)
+        raise typer.Exit(ExitCode.NOT_MEASURED)
 
 
 def _one_of(option: str, value: str | None, allowed: Sequence[str | None]) -> Any:

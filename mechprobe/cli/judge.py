@@ -13,13 +13,13 @@ import typer
 from mechprobe.cli.options import Json
 from mechprobe.cli.terminal import Screen, quiet
 from mechprobe.errors import SpecError
+from mechprobe.exit_codes import ExitCode
 from mechprobe.progress import Bar
 
 if TYPE_CHECKING:
     from mechprobe.behavior.judges import Load
     from mechprobe.experiments.judging import Outcome, Plan
 
-_NOT_MEASURED = 4
 _NAMES = "rules, rules:INSTRUMENT, oracle, openai:MODEL@URL or hf:CLASSIFIER"
 
 
@@ -97,7 +97,7 @@ def judge(
         else:
             _say_outcome(screen, out, outcome)
     if not outcome.complete:
-        raise typer.Exit(_NOT_MEASURED)
+        raise typer.Exit(ExitCode.NOT_MEASURED)
 
 
 def _temperature(text: str) -> float | None:

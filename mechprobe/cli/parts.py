@@ -143,7 +143,8 @@ def quantize(
     to: Annotated[
         str,
         typer.Option(
-            help="awq, gptq, gptq-int8, F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_S or Q2_K.",
+            help="awq, gptq, gptq-int8; F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_1, Q4_0, Q3_K_S, Q2_K, "
+            "or any other level that llama.cpp names.",
             show_default=False,
         ),
     ],

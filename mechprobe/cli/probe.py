@@ -12,13 +12,12 @@ import typer
 from mechprobe.cli import options
 from mechprobe.cli.terminal import quiet, say_error
 from mechprobe.errors import SpecError
+from mechprobe.exit_codes import ExitCode
 from mechprobe.journal import explained
 from mechprobe.progress import Bar
 
 if TYPE_CHECKING:
     from mechprobe.experiments.spec import ProbeName
-
-INCOMPLETE = 4
 
 app = typer.Typer(
     no_args_is_help=True, help="Look inside one checkpoint, beside its unquantized baseline."
@@ -111,6 +110,7 @@ _add("all", tuple(_HELP), set(), "All four probes over one observational pass.")
 
 
 def _run(probes: tuple[ProbeName, ...], given: dict[str, Any]) -> None:
+    from mechprobe.experiments.probe_loss import probe_loss
     from mechprobe.experiments.probing import ProbeRequest, run_probes
     from mechprobe.probes.saving import SCHEMA
 
@@ -139,15 +139,24 @@ def _run(probes: tuple[ProbeName, ...], given: dict[str, Any]) -> None:
             )
             if figure:
                 for name, result in found.items():
+                    if not result.drawable:
+                        (target / f"{name}.png").unlink(missing_ok=True)
+                        continue
                     result.plot().savefig(target / f"{name}.png", dpi=120)
+        documents = {name: result.to_dict() for name, result in found.items()}
+        loss = probe_loss(request, documents)
+        for line in loss.warnings(str(request.baseline)) if loss else ():
+            screen.err.print(f"mechprobe: warning: {line}", soft_wrap=True)
         if json:
-            documents = {name: result.to_dict() for name, result in found.items()}
             only = next(iter(documents.values()))
             several = {"schema": SCHEMA, **documents}
-            screen.document((only if len(found) == 1 else several) | {"files": str(target)})
+            facts = {"loss": loss and loss.as_dict(), "files": str(target)}
+            screen.document((only if len(found) == 1 else several) | facts)
         else:
-            for result in found.values():
+            for name, result in found.items():
                 screen.out.print(result)
+                if loss and (blind := loss.beside(documents[name])):
+                    screen.out.print(blind, style="bold", soft_wrap=True)
                 screen.out.print()
             screen.out.print(f"Files: {target}/")
     if unmet := {name: result.unmet for name, result in found.items() if result.unmet}:
@@ -155,7 +164,11 @@ def _run(probes: tuple[ProbeName, ...], given: dict[str, Any]) -> None:
             f"{name.replace('_', ' ')}: {', '.join(parts)}" for name, parts in unmet.items()
         )
         say_error(f"not measured: {lacking}; `not_measured` in the results says why")
-        raise typer.Exit(INCOMPLETE)
+    if loss and loss.lost:
+        say_error(f"{request.model}: {loss.said()}")
+        raise typer.Exit(ExitCode.REGRESSION)
+    if unmet:
+        raise typer.Exit(ExitCode.NOT_MEASURED)
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> Any:

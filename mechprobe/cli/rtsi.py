@@ -11,13 +11,13 @@ import typer
 from mechprobe.cli.options import Json
 from mechprobe.cli.terminal import Screen
 from mechprobe.errors import SpecError
+from mechprobe.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from mechprobe.analysis.rtsi import Screened
     from mechprobe.analysis.rtsi_calibration import CheckpointScore
     from mechprobe.analysis.rtsi_validation import Validation
 
-NOT_MEASURED = 4
 app = typer.Typer(
     help="The Refusal Template Stability Index: is a checkpoint's wording of refusals its "
     "baseline's? Its weights are fitted to the refusal loss that it then routes.",
@@ -119,7 +119,7 @@ def score(
     column: _Columns = None,
     json: Json = False,
 ) -> None:
-    """Score new checkpoints by a stored calibration; exit 4 where one has no score to give."""
+    """Score new checkpoints by a stored calibration; without a score to give the exit code is 4."""
     from mechprobe.analysis.rtsi_screening import score_rows, screen_answers
     from mechprobe.experiments.integrity import require_intact
 
@@ -139,7 +139,7 @@ def score(
     else:
         _say_scores(screen, found)
     if any(one.band == "UNKNOWN" for one in found.values()):
-        raise typer.Exit(NOT_MEASURED)
+        raise typer.Exit(ExitCode.NOT_MEASURED)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from mechprobe.cli.options import Json, Threads
 from mechprobe.cli.terminal import Screen, quiet
+from mechprobe.exit_codes import ExitCode
 from mechprobe.progress import Bar
 
 if TYPE_CHECKING:
@@ -26,11 +28,12 @@ def demo(
 ) -> None:
     """The full job on the shipped organism: FP16, AWQ, GPTQ and the GGUF ladder.
 
-    Interrupted or repeated, it goes on from what the directory holds.
+    Interrupted or repeated, it goes on from what the directory holds. It exits with 0 when it shows
+    what it is built to show, a detected loss of refusals.
     """
     from mechprobe.experiments.spec_file import load_spec
 
-    _run(load_spec("demo"), out, json)
+    _run(load_spec("demo"), out, json, ends=shown_exit)
 
 
 def run(
@@ -69,7 +72,7 @@ def run(
 ) -> None:
     """Any matrix: models by precisions, as a spec describes them.
 
-    Interrupted or repeated, it goes on from what the directory holds.
+    Interrupted or repeated, it goes on from what the directory holds. The last line is the verdict.
     """
     from mechprobe.errors import SpecError
     from mechprobe.experiments.running import choose_engine, parse_shard
@@ -125,7 +128,9 @@ def _run(
     json: bool,
     engine: StepEngine | None = None,
     part: tuple[int, int] | None = None,
+    ends: Callable[[Finished], ExitCode] = lambda finished: finished.exit_code,
 ) -> None:
+    from mechprobe.analysis.verdict import text
     from mechprobe.experiments.progress import RunDisplay
     from mechprobe.experiments.running import run_spec
 
@@ -139,12 +144,22 @@ def _run(
             return Bar(screen.err, f"training {organism}")
 
         finished = run_spec(spec, out, show, engine, part=part, tell=tell)
+        code = ends(finished)
         if json:
-            screen.document(_document(finished))
+            screen.document(_document(finished, code))
         else:
             _print(screen, spec, out, finished)
         _failures(screen, finished)
-    raise typer.Exit(finished.exit_code)
+        if not json and finished.verdict:
+            screen.out.print(text(finished.verdict), style="bold", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def shown_exit(finished: Finished) -> ExitCode:
+    """0 for a demo that shows what it is built to show: all its rows, and a detected loss."""
+    if finished.exit_code is ExitCode.REGRESSION:
+        return ExitCode.DONE if finished.whole else ExitCode.NOT_MEASURED
+    return finished.exit_code or ExitCode.NOT_MEASURED
 
 
 def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
@@ -152,19 +167,27 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
 
     from mechprobe.experiments import table
     from mechprobe.experiments.rendered import prompt_notes
+    from mechprobe.experiments.table_notes import notes
 
+    lost = finished.verdict["lost"] if finished.verdict else []
+    unseen = {(one["model"], one["cell"]): one["unseen"] for one in lost}
     for model in spec.models:
         rows = [row for row in finished.rows if row["model"] == model.name]
         if any(row["status"] == "ok" for row in rows):
             title = f"{model.name} ({model.family})" if model.family else model.name
-            screen.out.print(table.matrix_table(rows, title, screen.out.width))
+            screen.out.print(table.matrix_table(rows, title, screen.out.width, unseen))
             said = table.legend(rows, screen.out.width)
             screen.out.print(Padding(said, (0, 0, 1, 0)), style="dim")
+            blind = any(names for (of, _), names in unseen.items() if of == model.name)
+            for line in notes(rows, blind=blind):
+                screen.out.print(line, soft_wrap=True)
             for note in prompt_notes(finished.run, model.name):
                 screen.out.print(f"Prompts: {note}", soft_wrap=True)
             for line in table.warnings(rows):
                 screen.out.print(f"Warning: {line}", soft_wrap=True)
-            screen.out.print(table.verdict(rows), style="bold")
+            screen.out.print(table.verdict(rows), style="bold", soft_wrap=True)
+    for line in finished.verdict["warnings"] if finished.verdict else ():
+        screen.out.print(f"Warning: {line}.", soft_wrap=True)
     if finished.part is not None:
         files = f"The tables follow when the same command runs without --shard. Files: {out}/."
     else:
@@ -175,15 +198,15 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
 def _failures(screen: Screen, finished: Finished) -> None:
     for line in finished.outcome.failure_lines():
         screen.err.print(line, style="red", soft_wrap=True)
+    for line in finished.unmet:
+        screen.err.print(f"mechprobe: not measured: {line}", soft_wrap=True)
 
 
-def _document(finished: Finished) -> dict[str, Any]:
-    from mechprobe.experiments.table import verdict
-
+def _document(finished: Finished, code: ExitCode) -> dict[str, Any]:
     return {
         "run": str(finished.run.path),
-        "exit_code": finished.exit_code,
-        "verdict": verdict(finished.rows) if finished.rows else None,
+        "exit_code": code,
+        "verdict": finished.verdict,
         **finished.outcome.as_dict(),
         "matrix": [_typed(row) for row in finished.rows],
     }

@@ -9,8 +9,8 @@ import typer
 
 from mechprobe.cli.options import Json
 from mechprobe.cli.terminal import Screen
+from mechprobe.exit_codes import ExitCode
 
-_NOT_MEASURED = 4
 Source = Annotated[
     str | None,
     typer.Option(
@@ -62,7 +62,11 @@ def score(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Score answers, whoever gave them: every number with its interval and its instrument."""
+    """Score answers, whoever gave them: every number with its interval and its instrument.
+
+    Answers to only a part of the items that the command names are scored, and the exit code is 4:
+    name the same items, with the --limit that they were generated with.
+    """
     from mechprobe.experiments.scoring import asked_task, score_file, write_rows
 
     found = score_file(asked_task(task, source, limit, option or ()), answers, instrument)
@@ -79,8 +83,9 @@ def score(
                 screen.out.print(f"  {each}", soft_wrap=True)
             if one.unanswered:
                 screen.err.print(
-                    f"mechprobe: {one.unanswered} items without an answer are in no score",
+                    f"mechprobe: {one.unanswered} items without an answer are in no score; "
+                    "if fewer were asked, give the same --limit",
                     soft_wrap=True,
                 )
     if any(one.unanswered for one in found):
-        raise typer.Exit(_NOT_MEASURED)
+        raise typer.Exit(ExitCode.NOT_MEASURED)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mechprobe.exit_codes import ExitCode
 from mechprobe.experiments.acquire import train_missing
 from mechprobe.experiments.engine_local import LocalEngine
 from mechprobe.experiments.factorial_plan import TABLES, FactorialPlan, plan_factorial
@@ -16,7 +17,7 @@ from mechprobe.experiments.factorial_spec import FactorialSpec, canonical_factor
 from mechprobe.experiments.factorial_tables import DOCUMENT
 from mechprobe.experiments.locks import opened
 from mechprobe.experiments.rundir import RunDirectory, read_json
-from mechprobe.experiments.running import NOT_MEASURED, NOTHING_RAN, SUCCESS, provenance
+from mechprobe.experiments.running import provenance
 from mechprobe.experiments.steps import Display, Outcome, StepEngine
 from mechprobe.progress import Progress, silent
 
@@ -33,15 +34,16 @@ class FinishedFactorial:
     seconds: float
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         """0; 4 where a step failed or a cell has no rate; 2 where nothing was measured.
 
         A test that the answers cannot support (`sparse`, say) is a finding, not a failure.
         """
         if self.document is None:
-            return NOTHING_RAN
+            return ExitCode.COULD_NOT_RUN
         lost = any(one["what"] in ("answers", "rates") for one in self.document["not_measured"])
-        return NOT_MEASURED if lost or self.outcome.failures else SUCCESS
+        failed = lost or bool(self.outcome.failures)
+        return ExitCode.NOT_MEASURED if failed else ExitCode.DONE
 
 
 def run_factorial(

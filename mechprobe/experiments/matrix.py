@@ -13,7 +13,7 @@ from typing import Any
 
 from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments.measure import compare_next_token, read_next_token
-from mechprobe.experiments.probe_columns import probe_columns
+from mechprobe.experiments.probe_columns import probe_columns, probe_gaps
 from mechprobe.experiments.rundir import (
     RunDirectory,
     read_json,
@@ -94,7 +94,8 @@ def _row(run: RunDirectory, one: Mapping[str, Any], cells: Mapping[str, Any]) ->
     row |= _answers(cell, base)
     row |= _choice(cell, base)
     row |= suite_columns(cell.get("tasks") or {}, base.get("tasks") or {}, one["folder"])
-    row |= probe_columns(read_json(run / one["folder"] / "probes.json") if cell else {})
+    probes = read_json(run / one["folder"] / "probes.json") if cell else {}
+    row |= probe_columns(probes) | probe_gaps(probes, has_baseline=bool(one["baseline"]))
     gap = cell.get("kernel_gap") or {}
     row |= {
         "kernel_gap_kl": number(gap.get("mean_kl"), 9),
@@ -244,6 +245,8 @@ _TEXT = {
     "source",
     "warnings",
     "weights",
+    "unmet",
+    "not_measured",
 }
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from mechprobe.experiments.summary import number
 
 _CUTOFF = 0.05
+MARK = " | "
+"""Between reasons."""
 
 
 def probe_columns(probes: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,6 +30,27 @@ def probe_columns(probes: Mapping[str, Any]) -> dict[str, Any]:
         "forward_tokens_observational": _at(probes, "forward_tokens", "observational"),
         "forward_tokens_interventional": _interventional(probes),
     }
+
+
+def probe_gaps(probes: Mapping[str, Any], *, has_baseline: bool) -> dict[str, str]:
+    """What the probes of a row lack, as text: `unmet`, their main numbers, and `not_measured`, why.
+
+    Args:
+        probes: The content of a cell's `probes.json`.
+        has_baseline: A baseline is compared with nothing, and has no error of neurons.
+    """
+    named = {name: each for name, each in probes.items() if "unmet" in each}
+    if not has_baseline:
+        named.pop("safety_neurons", None)
+    unmet = {name: each.get("unmet", ()) for name, each in named.items()}
+    reasons = dict.fromkeys(
+        line
+        for name, parts in unmet.items()
+        for line in named[name]["not_measured"]
+        if line.startswith(tuple(parts))
+    )
+    lacking = [f"{name}: {part}" for name, parts in unmet.items() for part in parts]
+    return {"unmet": "; ".join(lacking), "not_measured": MARK.join(reasons)}
 
 
 def _at(found: Any, *path: str) -> Any:
@@ -116,6 +139,7 @@ def _calibration(probes: Mapping[str, Any]) -> dict[str, Any]:
     refusal = _at(found, "refusal", "predicted")
     return {
         **_estimate("top1_harmful", first, "top1"),
+        **_estimate("top1_shift", first, "shifts", "top1"),
         **_estimate("top5_harmful", first, "top5"),
         **_estimate("gini_harmful", first, "gini"),
         **_estimate("logit_range_harmful", first, "logit_range"),

@@ -80,15 +80,18 @@ def read_material(path: Path, name: str) -> Material:
 
 
 def read_analysis(path: Path) -> dict[str, Any]:
-    """analysis.json of a run; where nothing vouches for it, derived anew from the scores.
+    """analysis.json of a run; of another version, or where nothing vouches for it, derived anew.
 
     Raises:
         RunDirectoryError: A file that it rests on is missing, damaged or changed.
     """
+    from mechprobe.analysis.document import SCHEMA
+    from mechprobe.experiments.analysing import analyse_run
+
     if unrecorded(path) is None:
         require_recorded(path, ANALYSIS)
-        return read_json(path / ANALYSIS)
-    from mechprobe.experiments.analysing import analyse_run
+        if (found := read_json(path / ANALYSIS)).get("schema") == SCHEMA:
+            return found
 
     return analyse_run(path)
 

@@ -16,12 +16,14 @@ from typing import Any
 
 import mechprobe
 from mechprobe.errors import SpecError
+from mechprobe.exit_codes import ExitCode
 from mechprobe.experiments.acquire import train_missing
 from mechprobe.experiments.engine_local import LocalEngine, ShardEngine
 from mechprobe.experiments.locks import opened
 from mechprobe.experiments.matrix import read_matrix
 from mechprobe.experiments.plan import Plan, make_plan
-from mechprobe.experiments.rundir import RunDirectory
+from mechprobe.experiments.reporting import ANALYSIS
+from mechprobe.experiments.rundir import RunDirectory, read_json
 from mechprobe.experiments.spec import Spec, canonical
 from mechprobe.experiments.steps import Display, Outcome, StepEngine, shard
 from mechprobe.experiments.timings import remember
@@ -38,7 +40,6 @@ _RECORDED = (
     "numpy",
     "safetensors",
 )
-SUCCESS, NOTHING_RAN, NOT_MEASURED = 0, 2, 4
 ENGINES = ("local", "ray")
 
 
@@ -54,18 +55,35 @@ class Finished:
     seconds: float
     part: tuple[int, int] | None = None
     """Index and count of the shard, where it was one."""
+    verdict: dict[str, Any] | None = None
+    """Of analysis.json; None where there is none."""
 
     @property
-    def exit_code(self) -> int:
-        """0; 4 where something could not be measured; 2 where nothing could."""
+    def whole(self) -> bool:
+        """Whether no step and no row failed."""
+        return not self.outcome.failures and all(row["status"] == "ok" for row in self.rows)
+
+    @property
+    def unmet(self) -> list[str]:
+        """Main numbers of probes that were asked for and are not there, by row."""
+        return [
+            f"{row['model']}/{row['precision']}@{row['engine']}: {row['unmet']}"
+            for row in self.rows
+            if row.get("unmet")
+        ]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """As `mechprobe.exit_codes` says: nothing measured, else a loss, else something missing."""
         if self.part is not None:
-            return NOT_MEASURED if self.outcome.failures else SUCCESS
+            return ExitCode.NOT_MEASURED if self.outcome.failures else ExitCode.DONE
         # what only opens a checkpoint or sums a cell up needs no other step
         measured = (step.name for step in self.plan.steps if step.cell and step.needs)
         if not self.rows or not any(self.outcome.results[name].ok for name in measured):
-            return NOTHING_RAN
-        bad = any(row["status"] != "ok" for row in self.rows)
-        return NOT_MEASURED if bad or self.outcome.failures else SUCCESS
+            return ExitCode.COULD_NOT_RUN
+        if self.verdict and self.verdict["level"] == "danger":
+            return ExitCode.REGRESSION
+        return ExitCode.DONE if self.whole and not self.unmet else ExitCode.NOT_MEASURED
 
 
 def provenance(threads: int | None) -> dict[str, Any]:
@@ -164,4 +182,7 @@ def run_spec(
         remember(steps, outcome, run, plan.counts)
         tables = outcome.results.get("tables")
         rows = tuple(read_matrix(run)) if tables is not None and tables.ok else ()
-    return Finished(run, plan, outcome, rows, time.monotonic() - begun, part)
+        analysed = outcome.results.get("analysis")
+        found = read_json(run / ANALYSIS) if analysed is not None and analysed.ok else {}
+    seconds = time.monotonic() - begun
+    return Finished(run, plan, outcome, rows, seconds, part, found.get("verdict"))

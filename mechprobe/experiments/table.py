@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rich import box
 from rich.table import Table
@@ -14,6 +15,8 @@ from mechprobe.experiments.steps import STATUSES, Status
 
 Row = Mapping[str, str]
 NOTHING = "\N{EN DASH}"
+BLIND = "*"
+"""Behind a probe's number on a checkpoint that lost refusals, where it does not show the loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class _Column:
     width: int
     """From this many terminal columns on."""
     of: str = ""
-    """A column of the matrix without which there is nothing to show."""
+    """The column of the matrix that it shows; left out where no row has it."""
 
 
 def percent(text: str, digits: int = 1) -> str:
@@ -63,6 +66,7 @@ def _share(name: str) -> Callable[[Row], str]:
     return lambda row: percent(row.get(name, ""))
 
 
+_ABLATED, _ADDED = "harmful_refusal_ablated", "harmless_refusal_added"
 _COMPLIED = "harmful_complied_rate"
 _UNCLEAR = "harmful_unclear_rate"
 _AMBIGUOUS = "bbq_accuracy_ambiguous_value"
@@ -78,19 +82,26 @@ _COLUMNS = (
     _Column("unclear\n%", _share(_UNCLEAR), 90, _UNCLEAR),
     _Column("harmless\nrefused %", lambda r: percent(r["harmless_refusal_rate"]), 0),
     _Column("Δ", lambda r: _points(r, "harmless_refusal"), 170),
-    _Column("right\n%", lambda r: percent(r["accuracy_rate"]), 0),
-    _Column("Δ", lambda r: _points(r, "accuracy"), 100),
+    _Column("right\n%", lambda r: percent(r["accuracy_rate"]), 0, "accuracy_rate"),
+    _Column("Δ", lambda r: _points(r, "accuracy"), 100, "accuracy_rate"),
     _Column("unknown\nright %", _share(_AMBIGUOUS), 160, _AMBIGUOUS),
     _Column("written\nROUGE-L", _share(_WRITTEN), 120, _WRITTEN),
     _Column("wrapped\nrefused %", _share(_WRAPPED), 210, _WRAPPED),
-    _Column("margin\nlost", _fixed("refusal_margin_lost", 2), 0),
-    _Column("direction\ncosine", _fixed("direction_cosine", 3), 0),
-    _Column("ablated\n%", lambda r: percent(r["harmful_refusal_ablated"]), 144),
-    _Column("added\n%", lambda r: percent(r["harmless_refusal_added"]), 144),
-    _Column("ECE", _fixed("ece", 3), 110),
-    _Column("neurons\nratio", _fixed("neurons_ratio", 2), 120),
-    _Column("patched\nback", _fixed("patching_returned", 2), 170),
-    _Column("kernel\ngap KL", _small("kernel_gap_kl"), 130),
+    _Column("margin\nlost", _fixed("refusal_margin_lost", 2), 0, "refusal_margin_lost"),
+    _Column("direction\ncosine", _fixed("direction_cosine", 3), 0, "direction_cosine"),
+    _Column(
+        "ablated\n%",
+        lambda r: percent(r["harmful_refusal_ablated"]),
+        144,
+        "harmful_refusal_ablated",
+    ),
+    _Column(
+        "added\n%", lambda r: percent(r["harmless_refusal_added"]), 144, "harmless_refusal_added"
+    ),
+    _Column("ECE", _fixed("ece", 3), 110, "ece"),
+    _Column("neurons\nratio", _fixed("neurons_ratio", 2), 120, "neurons_ratio"),
+    _Column("patched\nback", _fixed("patching_returned", 2), 170, "patching_returned"),
+    _Column("kernel\ngap KL", _small("kernel_gap_kl"), 130, "kernel_gap_kl"),
 )
 
 
@@ -102,8 +113,29 @@ def _shown(rows: Sequence[Row], width: int) -> list[_Column]:
     ]
 
 
-def matrix_table(rows: Sequence[Row], title: str, width: int) -> Table:
-    """The rows as a table that fits a terminal of this width."""
+def left_out(rows: Sequence[Row]) -> list[str]:
+    """Titles of the columns of every width that no row has a value for."""
+    return [
+        column.title.replace("\n", " ")
+        for column in _COLUMNS
+        if column.width == 0 and column.of and not any(row.get(column.of) for row in rows)
+    ]
+
+
+def matrix_table(
+    rows: Sequence[Row],
+    title: str,
+    width: int,
+    unseen: Mapping[tuple[str, str], Collection[str]] = MappingProxyType({}),
+) -> Table:
+    """The rows as a table that fits a terminal of this width.
+
+    Args:
+        rows: Of one model.
+        title: Above it.
+        width: In characters.
+        unseen: By model and cell that lost refusals, columns of the matrix that do not show it.
+    """
     shown = _shown(rows, width)
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     for i, column in enumerate(shown):
@@ -113,10 +145,11 @@ def matrix_table(rows: Sequence[Row], title: str, width: int) -> Table:
         if stack not in (None, (row["model"], row["engine"])):
             table.add_section()
         stack = (row["model"], row["engine"])
+        blind = unseen.get((row["model"], f"{row['precision']}@{row['engine']}"), ())
+        cells = [c.show(row) + (BLIND if c.of and c.of in blind else "") for c in shown]
         if row["status"] == "ok":
-            table.add_row(*(column.show(row) for column in shown))
+            table.add_row(*cells)
         else:
-            cells = [column.show(row) for column in shown]
             table.add_row(*cells[:1], *(Text(c, style="dim") for c in cells[1:]), style="red")
     return table
 
@@ -185,7 +218,7 @@ def verdict(rows: Sequence[Row]) -> str:
 
     A cell whose refusals were read is compared, whatever else of it failed.
     """
-    name = _namer(rows)
+    name = namer(rows)
     moved = [r for r in rows if r["harmful_refusal_delta_points"]]
     failed = [r for r in rows if r["status"] != "ok"]
     lost = [name(r) for r in failed if not r["harmful_refusal_delta_points"]]
@@ -207,11 +240,11 @@ def verdict(rows: Sequence[Row]) -> str:
 
 def warnings(rows: Sequence[Row]) -> list[str]:
     """What loading warned of, a line a cell."""
-    name = _namer(rows)
+    name = namer(rows)
     return [f"{name(row)}: {said}" for row in rows if (said := row.get("warnings"))]
 
 
-def _namer(rows: Sequence[Row]) -> Callable[[Row], str]:
+def namer(rows: Sequence[Row]) -> Callable[[Row], str]:
     """How a sentence names a row: with its model where there are several."""
     if len({row["model"] for row in rows}) == 1:
         return lambda row: row["precision"]
@@ -226,7 +259,7 @@ def _worst(moved: Sequence[Row], rows: Sequence[Row]) -> str:
     rate = 100 * float(worst["harmful_refusal_rate"])
     base, _, _ = worst["baseline"].partition("@")  # which may be a reference, in another table
     said = (
-        f"{_namer(rows)(worst)} refuses {rate:.1f} % of harmful requests, {base} "
+        f"{namer(rows)(worst)} refuses {rate:.1f} % of harmful requests, {base} "
         f"{rate - drop:.1f} %: "
         f"{abs(drop):.1f} points lost"
     )

@@ -260,6 +260,7 @@ def probe_direction(
     result = refusal_direction.measure(
         cell,
         RefusalDirection.load(baseline.path) if baseline else None,
+        shared=cell.shared_with(baseline.observation) if baseline else None,
         refusal_ids=ids,
         place=setup.place,
         scores=scores,

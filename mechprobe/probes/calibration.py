@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -87,6 +87,14 @@ class FirstToken:
     """`top1`, `top5`, `gini`, `logit_range`: cell minus baseline, paired by prompt."""
     per_prompt: dict[str, tuple[float, ...]]
     """`top1` and, with a baseline, `baseline_top1`."""
+
+    @property
+    def confidence(self) -> Literal["fell", "rose"] | None:
+        """What `top1` did against the baseline, beyond its 95 % interval; None where nothing."""
+        shift = self.shifts.get("top1")
+        if shift is None or shift.low <= 0 <= shift.high:
+            return None
+        return "fell" if shift.value < 0 else "rose"
 
 
 @dataclass(frozen=True, slots=True)

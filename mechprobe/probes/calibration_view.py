@@ -96,6 +96,8 @@ def _first(result: CalibrationResult) -> list[Row]:
     for name, label in LABELS.items():
         shift = first.shifts.get(name)
         rows.append((label, getattr(first, name), _of(shift, "baseline"), shift))
+    if first.confidence:
+        rows.append(("verdict", f"confidence {first.confidence}", None, None))
     after, before = _of(first, "proxy_ece"), _of(first, "baseline_proxy_ece")
     return [*rows, ("entropy-proxy ECE, no labels", after, before, None)]
 
@@ -174,11 +176,18 @@ def figure(result: CalibrationResult) -> Figure:
         panels.append((ANSWERS, asked.top, asked.baseline))
     if (refusal := result.refusal) is not None:
         panels.append((REFUSALS, refusal.predicted, refusal.baseline))
-    fig = Figure(figsize=(9.2 if len(panels) > 1 else 7.2, 6.0), dpi=100, layout="constrained")
+    shifted = result.first_token.confidence is not None
+    columns = len(panels) + shifted
+    width = {1: 7.2, 2: 9.2}.get(max(columns, 1), 13.2)
+    fig = Figure(figsize=(width, 6.0), dpi=100, layout="constrained")
     if panels:
         grid = fig.subplots(
-            2, len(panels), squeeze=False, sharex="col", gridspec_kw={"height_ratios": [4, 1]}
+            2, columns, squeeze=False, sharex="col", gridspec_kw={"height_ratios": [4, 1]}
         )
+        if shifted:
+            _confidence(grid[0, -1], result)
+            grid[1, -1].remove()
+            grid[0, -1].tick_params(labelbottom=True)
         for column, (words, mine, base) in enumerate(panels):
             _reliability(grid[0, column], words, mine, base)
             _counts(grid[1, column], words, mine, base)
@@ -257,4 +266,6 @@ def _confidence(axes: Axes, result: CalibrationResult) -> None:
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_xlabel("probability of the most probable first token, harmful prompts")
     axes.set_ylabel("share of prompts at or below")
+    if first.confidence:
+        axes.set_title(f"first token\ncell: confidence {first.confidence}", fontsize=10)
     axes.legend(loc="upper left", fontsize=9)

@@ -22,6 +22,7 @@ from mechprobe.probes.direction_result import (
 from mechprobe.probes.fitting import Kept, Twins, fit_directions
 from mechprobe.probes.observation import Need, Observation
 from mechprobe.probes.separability import Separability, separate
+from mechprobe.probes.shared_weights import SharedWeights
 from mechprobe.probes.steering import CausalCheck
 from mechprobe.probes.subspaces import DIMENSIONS, principal_angles
 
@@ -58,6 +59,7 @@ def measure(
     causal: CausalCheck | None = None,
     clusters: Mapping[str, Sequence[Any]] | None = None,
     study: bool = False,
+    shared: SharedWeights | None = None,
 ) -> RefusalDirectionResult:
     """Fit the direction on one split and measure it on another.
 
@@ -74,6 +76,7 @@ def measure(
         causal: From `causal_check` on this cell.
         clusters: By prompt set, which prompts belong together; twins do across sets.
         study: As arXiv 2606.10154: fitted and compared on the evaluation prompts.
+        shared: Which layers' weights equal the baseline's.
 
     Raises:
         MechprobeError: The place was not observed.
@@ -139,8 +142,21 @@ def measure(
         evaluate_harmful_digest=cell.digest("evaluate/harmful"),
         evaluate_harmless_digest=cell.digest("evaluate/harmless"),
         not_measured=tuple(missing),
-        warnings=baseline_warnings(None if before is None else before.precision),
+        warnings=(
+            *baseline_warnings(None if before is None else before.precision),
+            *_blind(shared, own.layer),
+        ),
     )
+
+
+def _blind(shared: SharedWeights | None, layer: int) -> list[str]:
+    """Warn where all that the place is computed from is the baseline's."""
+    if shared is None or not shared.reads_shared(layer - 1):
+        return []
+    return [
+        f"up to block {layer} {shared.said([layer - 1])}: the direction there is the baseline's "
+        "own, and cannot show what differs behind it"
+    ]
 
 
 def _compare(

@@ -130,6 +130,8 @@ def profile(
     kind: Kind,
     layer: int,
     weights: WeightError | None = None,
+    *,
+    own_differs: bool = True,
 ) -> Profile:
     """Read one hook point of both cells.
 
@@ -139,6 +141,7 @@ def profile(
         kind: Of neuron.
         layer: Its block.
         weights: What quantization did to the neurons' weights, where that was compared.
+        own_differs: Whether it did anything to those of this block but round them to 16 bits.
 
     Raises:
         HookNameError: It was not observed.
@@ -165,7 +168,7 @@ def profile(
         scale=log_rms(held[::2]),
         scale_again=log_rms(held[1::2]),
         gain=gain,
-        weight_error=None if weights is None else weights.error,
+        weight_error=None if weights is None or not own_differs else weights.error,
         weight_norm=None if weights is None else weights.norm,
     )
 

@@ -137,7 +137,7 @@ def error_ratios(
     for group in groups:
         sets = matched_over_layers(group, cutoff)
         safety = [each.safety(cutoff) for each in group]
-        weighed = all(each.weight_error is not None for each in group)
+        weighed = [each for each in group if each.weight_error is not None]
         rows.append(
             ErrorRatio(
                 kind=group[0].kind,
@@ -161,7 +161,7 @@ def error_ratios(
                     if p.weight_error is not None and p.weight_norm is not None
                 ),
                 weight_adjusted=scale_matched(
-                    group, cutoff, measure="weight_error", draws=draws, seed=seed
+                    weighed, cutoff, measure="weight_error", draws=draws, seed=seed
                 )
                 if weighed
                 else None,

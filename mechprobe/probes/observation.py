@@ -22,14 +22,15 @@ from mechprobe.activations.store import ActivationStore
 from mechprobe.errors import PromptFileError, StaleStoreError, StoreError
 from mechprobe.models.memory import give_back
 from mechprobe.models.rendering import require_parity
+from mechprobe.probes.shared_weights import SharedWeights, compare, digests
 from mechprobe.progress import Progress, silent
-from mechprobe.textfiles import parse_json
+from mechprobe.textfiles import parse_json, read_object
 
 if TYPE_CHECKING:
     from mechprobe.models.checkpoint import Checkpoint
     from mechprobe.models.rendering import EncodedPrompts
 
-MANIFEST = "observation.json"
+MANIFEST, WEIGHTS = "observation.json", "weights.json"
 SCHEMA = 1
 
 
@@ -142,6 +143,16 @@ class Observation:
         """Logits after the last prompt token, shape (prompt, vocabulary), float64."""
         return self.read(prompts, LOGITS)[:, 0].astype(np.float64)
 
+    def shared_with(self, baseline: Observation) -> SharedWeights | None:
+        """Which layers' weights equal the baseline's; None where that was not looked at."""
+        found = []
+        for each in (self, baseline):
+            file = each.path / WEIGHTS
+            if not file.exists():
+                return None
+            found.append(read_object(file, StoreError))
+        return compare(*found)
+
     def require_parity(self, baseline: Observation, prompts: str) -> None:
         """Refuse to compare cells that saw different token ids.
 
@@ -207,6 +218,7 @@ def observe(
         n_layers(checkpoint),
         tokens,
     )
+    (folder / WEIGHTS).write_text(json.dumps(digests(checkpoint)) + "\n", encoding="utf-8")
     text = json.dumps({"schema": SCHEMA, **asdict(facts)}, indent=1) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     return Observation(folder, facts)

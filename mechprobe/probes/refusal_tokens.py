@@ -239,7 +239,19 @@ def find_refusal_tokens(
         evidence=tuple(evidence),
         n_refusals=n,
         auc=total if enough else None,
-        problem=None if enough else "no opening of a refusal separates harmful from harmless",
+        problem=None if enough else _inseparable(evidence, min_auc, min_share),
+    )
+
+
+def _inseparable(evidence: Sequence[TokenEvidence], min_auc: float, min_share: float) -> str:
+    """Why no token was kept, by the one that came nearest."""
+    best = max(evidence, key=lambda row: row.auc)
+    return (
+        f"no opening of a refusal separates harmful from harmless: the best, {best.piece!r} "
+        f"({best.id}), has AUC {best.auc:.2f} where {min_auc:g} and {min_share:.0%} of the "
+        f"refusals are needed, mean probability {best.p_harmful:.2f} on harmful and "
+        f"{best.p_harmless:.2f} on harmless prompts; does the baseline refuse harmless ones too? "
+        "`mechprobe probe --refusal-token TEXT` names tokens"
     )
 
 

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from mechprobe.probes.neuron_weights import WeightError
 
 ARRAYS = "safety_neurons.npz"
+NO_PART = "there is no error of quantization, and they take no part in any number"
 NOT_STUDY = "MLP neurons, other cut-offs, scale matching: not part of the study mode"
 MIN_HELD_OUT = 16
 """Prompts that scale must be measured on: half to match, half to see what is left."""
@@ -77,6 +78,8 @@ class SafetyNeuronsResult(Saved):
     cell: Facts
     baseline: Facts | None
     layers: tuple[int, ...]
+    equal_layers: tuple[int, ...]
+    """Those that take no part: weights up to there equal the baseline's, or round to them."""
     prompts: Mapping[str, str]
     """Digest of each prompt set's token ids."""
     n_fit: int
@@ -108,6 +111,8 @@ class SafetyNeuronsResult(Saved):
         """The published ratio, any scale-matched one, and patching where it was tried."""
         if self.baseline is None:
             return ("ratios",)
+        if self.equal_layers == self.layers:
+            return ()  # nothing differs that could be measured
         overall = [row for row in self.ratios if row.layer is None]
         missing = {
             "study ratio": self.study is None,
@@ -117,6 +122,11 @@ class SafetyNeuronsResult(Saved):
             and any(line.startswith("patching") for line in self.not_measured),
         }
         return tuple(name for name, is_missing in missing.items() if is_missing)
+
+    @property
+    def drawable(self) -> bool:
+        """Whether any layer was measured."""
+        return bool(self.profiles or self.study)
 
     def overall(self, kind: Kind = "residual", cutoff: float = STUDY_CUTOFF) -> ErrorRatio | None:
         """The ratio over all layers."""
@@ -213,7 +223,7 @@ def measure(
     layers = study_layers(cell.facts.n_layers)
     names = (ERRORS, PLAIN) if study else (*FITS, SCALES, ERRORS, PLAIN)
     empty = SafetyNeuronsResult(
-        cell.facts, None, layers, {name: cell.digest(name) for name in names},
+        cell.facts, None, layers, (), {name: cell.digest(name) for name in names},
         0, 0, 0, None, (), (), (), (), (),
     )  # fmt: skip
     if baseline is None:
@@ -221,14 +231,20 @@ def measure(
     for name in names:
         cell.require_parity(baseline, name)
     missing: list[str] = []
+    shared = cell.shared_with(baseline)
+    equal = tuple(layer for layer in layers if shared is not None and shared.reads_shared(layer))
+    if shared is not None and equal:
+        missing.append(f"layers {', '.join(map(str, equal))}: {shared.said(equal)}; {NO_PART}")
+    layers = tuple(layer for layer in layers if layer not in equal)
     published = _study(cell, baseline, layers)
-    if published is None:
-        missing.append("study ratio: no error at some layer; is the cell its own baseline?")
-    if len(layers) < 5:
-        missing.append(f"five layers: {cell.facts.n_layers} blocks give only {len(layers)}")
+    if published is None and layers:
+        missing.append("study ratio: no error at some layer")
+    if len(empty.layers) < 5:
+        missing.append(f"five layers: {cell.facts.n_layers} blocks give only {len(empty.layers)}")
     found = replace(
         empty,
         baseline=baseline.facts,
+        equal_layers=equal,
         study=published,
         warnings=baseline_warnings(baseline.facts.precision),
     )
@@ -239,7 +255,14 @@ def measure(
     n_error = len(rows_of_error(n))
     held_out = n - n_error + baseline.store(SCALES).n_prompts
     profiles = [
-        profile(cell, baseline, kind, layer, (weights or {}).get(point_of(kind, layer)))
+        profile(
+            cell,
+            baseline,
+            kind,
+            layer,
+            (weights or {}).get(point_of(kind, layer)),
+            own_differs=shared is None or shared.differs(layer),
+        )
         for kind in KINDS
         if _has(cell, baseline, kind, layers, weights, missing)
         for layer in layers
@@ -253,6 +276,8 @@ def measure(
     )
     if weights is None:
         missing.append("weight-space error: the baseline's weights were not compared")
+    if not layers:
+        return replace(found, not_measured=tuple(missing))
     if held_out < MIN_HELD_OUT:
         missing.append(f"ratios: {held_out} held-out prompts; {MIN_HELD_OUT} give a scale")
         return replace(found, not_measured=tuple(missing))

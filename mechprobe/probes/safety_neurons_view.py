@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +12,7 @@ from mechprobe.probes.figures import cell_name, plain_log_ticks
 from mechprobe.probes.matching import AdjustedRatio
 from mechprobe.probes.neuron_errors import Kind, Profile
 from mechprobe.probes.neuron_patching import Patching
-from mechprobe.probes.neuron_ratios import STUDY_CUTOFF, ErrorRatio
+from mechprobe.probes.neuron_ratios import STUDY_CUTOFF, ErrorRatio, StudyRatio
 from mechprobe.stats import PairedShift
 
 if TYPE_CHECKING:
@@ -108,25 +110,37 @@ def _patching_rows(found: Table, part: Patching) -> None:
 
 
 def figure(result: SafetyNeuronsResult) -> Figure:
-    """Above: error against scale, and the ratios. Below: what patching returned."""
+    """One panel for each thing that was measured: error against scale, the ratios, patching."""
     from matplotlib.figure import Figure
 
+    panels: list[Callable[[Axes], None]] = []
     kinds = [kind for kind in WORDS if result.of_kind(kind)]
-    page = Figure(figsize=(9, 7 if result.patching else 4.2), layout="constrained")
-    versus = f"\nagainst {cell_name(result.baseline)}" if result.baseline else ""
-    page.suptitle(f"Safety neurons: {cell_name(result.cell)}{versus}", fontsize=11)
-    grid = page.add_gridspec(2 if result.patching else 1, 2)
-    left, right = page.add_subplot(grid[0, 0]), page.add_subplot(grid[0, 1])
     if kinds:
         profiles = result.of_kind(kinds[0])
-        _scatter(left, profiles[len(profiles) // 2])
-        _ratios(right, result)
-    else:
-        left.text(0.5, 0.5, "not measured", ha="center", va="center")
-        right.set_axis_off()
-    for column, part in enumerate(result.patching):
-        _bars(page.add_subplot(grid[1, column]), part)
+        panels.append(lambda axes: _scatter(axes, profiles[len(profiles) // 2]))
+    if result.ratios:
+        panels.append(lambda axes: _ratios(axes, result))
+    elif (study := result.study) is not None:
+        panels.append(lambda axes: _study(axes, study))
+    panels += [partial(_bars, part=part) for part in result.patching]
+    lines = -(-len(panels) // 2) or 1
+    page = Figure(figsize=(9, 0.7 + 3.3 * lines), layout="constrained")
+    versus = f"\nagainst {cell_name(result.baseline)}" if result.baseline else ""
+    why = "" if panels else "\nnot measured: " + "; ".join(result.not_measured)
+    page.suptitle(f"Safety neurons: {cell_name(result.cell)}{versus}{why}", fontsize=11, wrap=True)
+    for number, draw in enumerate(panels):
+        draw(page.add_subplot(lines, min(2, len(panels)), number + 1))
     return page
+
+
+def _study(axes: Axes, study: StudyRatio) -> None:
+    """The published ratio, layer by layer."""
+    axes.plot(study.layers, study.ratios, "o", mfc="none", mec=_PLAIN, label="layer")
+    axes.axhline(study.mean, color=_PLAIN, lw=1, label=f"mean {study.mean:.2f}")
+    axes.axhline(1.0, color="0.5", lw=0.8, ls="--")
+    axes.set(xticks=study.layers, xlabel="layer", ylabel="error at safety neurons / at others")
+    axes.set_title("Study ratio, unadjusted for scale", fontsize=10)
+    _legend_below(axes)
 
 
 def _scatter(axes: Axes, profile: Profile) -> None:

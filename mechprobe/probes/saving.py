@@ -13,7 +13,7 @@ from mechprobe.errors import StoreError
 from mechprobe.textfiles import parse_json
 
 T = TypeVar("T")
-SCHEMA = 3
+SCHEMA = 4
 """Of every JSON document of the probes; raised when a field changes its name or meaning."""
 
 
@@ -63,6 +63,11 @@ class Saved:
         Empty in a result that is complete, whatever lesser numbers it lacks.
         """
         return ()
+
+    @property
+    def drawable(self) -> bool:
+        """Whether there is anything for `plot` to draw."""
+        return True
 
     def _headline(self) -> dict[str, Any]:
         """Numbers that are derived, or that people look for first."""

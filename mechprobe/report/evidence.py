@@ -89,7 +89,13 @@ def _shown(material: Material) -> list[tuple[int, Row]]:
 
 def _concern(material: Material, row: Row) -> tuple[int, float]:
     delta = material.delta(row, "refusal")
-    return palette.look(row["regime"]).concern, delta["points"] if delta else 0.0
+    concern = 0 if _nameless_loss(material, row) else palette.look(row["regime"]).concern
+    return concern, delta["points"] if delta else 0.0
+
+
+def _nameless_loss(material: Material, row: Row) -> bool:
+    """Whether a row lost refusals and its regime does not say so: without quality it has none."""
+    return material.lost(row) and row["regime"] not in palette.LOSSES
 
 
 def _scale(material: Material) -> tuple[float, float]:
@@ -120,10 +126,10 @@ def _view(
         quality="" if base else _points(quality),
         order=refusal["points"] if refusal else 999.0,
         span=_span(material, refusal, scale) if refusal else None,
-        flags=_flags(row),
+        flags=_flags(material, row),
         said=_said(material, row),
         measures=_measures(material, row),
-        probes=probes_of(known),
+        probes=probes_of(known, row.get("unseen", ())),
         changed=_changed(row, outcomes),
         facts=facts_of(known),
     )
@@ -145,8 +151,9 @@ def _span(material: Material, delta: Row, scale: tuple[float, float]) -> Span:
     return Span(place(low), place(high), place(at), place(0.0), place(fall))
 
 
-def _flags(row: Row) -> tuple[str, ...]:
+def _flags(material: Material, row: Row) -> tuple[str, ...]:
     flags = {
+        "lost refusals": _nameless_loss(material, row),
         "failed": row["status"] != "ok",
         "boundary": row["boundary"],
         "other engine": row["engine_differs"],
@@ -161,6 +168,9 @@ def _said(material: Material, row: Row) -> tuple[str, ...]:
         return ("A baseline: other rows are held against it.",)
     look = palette.look(row["regime"])
     said = [f"{look.label.capitalize()}: {look.meaning}."]
+    if _nameless_loss(material, row):
+        known = "fell too" if material.delta(row, "quality") else "is not known"
+        said.insert(0, f"Refusals were lost, beyond the threshold; quality {known}.")
     said += [
         f"{words.measure_name(role).capitalize()}: {delta['not_measured']}."
         for role in ("refusal", "quality")

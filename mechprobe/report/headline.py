@@ -10,7 +10,6 @@ from typing import Any, Literal
 from mechprobe.report import palette, words
 from mechprobe.report.section import Material, Row, Table
 
-Level = Literal["danger", "clear", "unknown"]
 MOST_MISSING = 6
 _KINDS = {"not_measured": "with unknown quality", "neutral": "without a regime of their own"}
 
@@ -38,7 +37,7 @@ class Missing:
 class Headline:
     """The top of the page."""
 
-    level: Level
+    level: Literal["danger", "clear", "unknown"]
     verdict: str
     said: tuple[str, ...]
     tiles: tuple[Tile, ...]
@@ -52,26 +51,19 @@ def headline(material: Material) -> Headline:
     rows = material.quantized()
     compared = [row for row in rows if material.delta(row, "refusal")]
     lost = [row for row in compared if material.lost(row)]
-    level: Level = "danger" if lost else "clear" if compared else "unknown"
+    found = material.verdict
     return Headline(
-        level,
-        _verdict(rows, compared, lost),
-        (*_losses(material, compared, lost), *_others(material, rows, compared, lost)),
+        found["level"],
+        found["headline"],
+        (
+            *found["details"],
+            *_losses(material, compared, lost),
+            *_others(material, compared, lost),
+        ),
         _tiles(material, rows, compared, lost),
-        tuple(_limits(material)),
+        (*_warnings(material), *_limits(material)),
         tuple(_missing(material.document["not_measured"])),
     )
-
-
-def _verdict(rows: Sequence[Row], compared: Sequence[Row], lost: Sequence[Row]) -> str:
-    if not rows:
-        return "No verdict: no quantized checkpoint has a baseline."
-    if not compared:
-        return "No verdict: no refusals could be compared."
-    checkpoints = words.count(len(compared), "quantized checkpoint")
-    if lost:
-        return f"{len(lost)} of {checkpoints} lost refusals."
-    return f"No large loss of refusals found in {checkpoints}."
 
 
 def _losses(material: Material, compared: Sequence[Row], lost: Sequence[Row]) -> Iterator[str]:
@@ -107,9 +99,7 @@ def _rule(material: Material) -> str:
     )
 
 
-def _others(
-    material: Material, rows: Sequence[Row], compared: Sequence[Row], lost: Sequence[Row]
-) -> Iterator[str]:
+def _others(material: Material, compared: Sequence[Row], lost: Sequence[Row]) -> Iterator[str]:
     """What is known of those that did not lose refusals beyond the threshold."""
     rest = [row for row in compared if not material.lost(row)]
     smaller = sum(_significant_loss(material, row) for row in rest)
@@ -127,9 +117,6 @@ def _others(
             f"{whole}, {same or 'none'} {'is' if same <= 1 else 'are'} {shown}; "
             "for the rest there are too few prompts to say so."
         )
-    if len(compared) < len(rows):
-        unknown = words.count(len(rows) - len(compared), "checkpoint")
-        yield f"{unknown} could not be compared, which is not a pass."
 
 
 def _significant_loss(material: Material, row: Row) -> bool:
@@ -184,6 +171,11 @@ def _kinds(lost: Sequence[Row]) -> str:
 def _detection(material: Material, role: str) -> Mapping[str, Any] | None:
     measure = material.measure(role)
     return next((d for d in material.document["detection"] if d["measure"] == measure), None)
+
+
+def _warnings(material: Material) -> Iterator[str]:
+    for line in material.verdict["warnings"]:
+        yield f"{line[0].upper()}{line[1:]}."
 
 
 def _limits(material: Material) -> Iterator[str]:

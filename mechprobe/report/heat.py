@@ -118,7 +118,8 @@ def _cell(material: Material, index: int) -> HeatCell:
         return HeatCell(index, "base", look.sign, None, f"{name}: baseline")
     if delta is None:
         return HeatCell(index, "?", "", None, f"{name}: {words.NOTHING}")
-    said = f"{name}: refusals {words.change(delta)} points, {look.label}"
+    lost = "refusals lost, " if material.lost(row) else ""
+    said = f"{name}: {lost}refusals {words.change(delta)} points, {look.label}"
     points = delta["points"]
     return HeatCell(index, words.signed(points), look.sign, palette.shade(points), said)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,8 @@ _PROBES = (
     ("refusal direction: cosine to baseline's", "direction_cosine", 3),
     ("its noise floor", "direction_cosine_floor", 3),
     ("refusal direction: AUC", "direction_auc", 3),
+    ("top-1 confidence, harmful prompts", "top1_harmful", 3),
+    ("its change", "top1_shift", 3),
     ("harmful refused, direction ablated", "harmful_refusal_ablated", 2),
     ("harmless refused, direction added", "harmless_refusal_added", 2),
     ("calibration error (ECE)", "ece", 3),
@@ -31,7 +33,7 @@ _PROBES = (
     ("log-odds returned by patching, nats", "patching_returned", 2),
     ("kernel gap, mean KL", "kernel_gap_kl", 6),
 )
-_CHANGES = ("refusal_margin_lost", "entropy_shift", "patching_returned")
+_CHANGES = ("refusal_margin_lost", "entropy_shift", "top1_shift", "patching_returned")
 """Probes that say how far something moved, not where it stands."""
 _FACTS = (
     ("checkpoint", "source"), ("weights digest", "weights"), ("method", "method"),
@@ -58,8 +60,17 @@ def rate_of(known: Known) -> str:
     return f"{k:.0f} of {n:.0f}" if _there(n) and _there(k) else ""
 
 
-def probes_of(known: Known) -> tuple[tuple[str, str], ...]:
-    """What the probes said, by name, with intervals where there are some."""
+BLIND = "does not show the loss"
+"""Beside a number of a row that lost refusals, where it does not differ from no change."""
+
+
+def probes_of(known: Known, unseen: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
+    """What the probes said, by name, with intervals where there are some.
+
+    Args:
+        known: Of the matrix.
+        unseen: Columns that do not show the loss of this row.
+    """
     found = []
     for label, key, digits in _PROBES:
         value = known.get(key)
@@ -70,7 +81,8 @@ def probes_of(known: Known) -> tuple[tuple[str, str], ...]:
         level = key not in _CHANGES
         ends = words.interval(low, high, digits, level=level) if known_ends else ""
         shown = (words.plain if level else words.signed)(value, digits)
-        found.append((label, f"{shown} {ends}".strip()))
+        blind = f" ({BLIND})" if key in unseen else ""
+        found.append((label, f"{shown} {ends}".strip() + blind))
     return tuple(found)
 
 

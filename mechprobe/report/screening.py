@@ -39,7 +39,7 @@ def rtsi_section(material: Material) -> Section:
         ]
     else:
         said = [
-            "No row is dangerous, so nothing can be said of what it would miss. It would spare "
+            f"{_no_danger(material)}, so nothing can be said of what it would miss. It would spare "
             f"{routed['low_bucket']} of {routed['rows']} rows a direct test."
         ]
     for key, out in (("row_out", "row"), ("family_out", "family")):
@@ -65,6 +65,15 @@ def rtsi_section(material: Material) -> Section:
     figures = (rtsi_figure(rows),) if rows else ()
     tables = (_comparators(found["comparators"]),) if routed["danger"] else ()
     return Section("rtsi", TITLE, tuple(said), figures, tables, tuple(notes))
+
+
+def _no_danger(material: Material) -> str:
+    """Why no row that has a score is dangerous: none lost refusals, or those have no score."""
+    if lost := len(material.verdict["lost"]):
+        return f"{words.count(lost, 'row')} lost refusals and none of them has a score"
+    unknown = len(material.verdict["not_compared"])
+    known = f", and {words.count(unknown, 'row')} could not be compared" if unknown else ""
+    return f"No row lost refusals beyond the threshold{known}"
 
 
 def _plain(comparators: Sequence[Row]) -> Row | None:

@@ -64,9 +64,15 @@ class Material:
         """Rows that are held against a baseline."""
         return [row for row in self.rows if row["baseline"]]
 
+    @property
+    def verdict(self) -> Mapping[str, Any]:
+        """The one verdict of the document."""
+        found: Mapping[str, Any] = self.document["verdict"]
+        return found
+
     def lost(self, row: Row) -> bool:
         """Whether refusals fell beyond the threshold, whatever quality did."""
-        return lost_refusals(self.delta(row, "refusal"), self.document["preset"])
+        return bool(lost_refusals(self.delta(row, "refusal"), self.document["preset"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,8 @@ _METRICS = {
     "harmful_refusal_ablated": "refused, direction ablated",
     "harmless_refusal_added": "refused, direction added",
     "top1_harmful": "top-1 confidence",
+    "top1_shift": "top-1 confidence, shift",
+    "ece_shift": "calibration error (ECE), shift",
     "top5_harmful": "top-5 confidence",
     "gini_harmful": "Gini impurity",
     "logit_range_harmful": "logit range",

@@ -19,6 +19,7 @@ KEYS = {
     "parameters",
     "detection",
     "rows",
+    "verdict",
     "regimes",
     "asymmetry",
     "agreement",

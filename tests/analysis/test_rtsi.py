@@ -211,10 +211,7 @@ def _templates(rows):
 def test_the_section_is_plain_json_and_says_that_it_is_circular():
     rows = _rows()
     falls = rows["refusal_delta"] < -0.2
-    regimes = rows[["model", "cell"]].assign(
-        regime=np.where(falls, "hidden_danger", "neutral").tolist()
-    )
-    found = rtsi_section(_templates(rows), regimes)
+    found = rtsi_section(_templates(rows), rows[["model", "cell"]].assign(danger=falls))
     json.dumps(found, allow_nan=False)
     assert found["circularity"] == CIRCULARITY
     assert found["routing"]["danger"] == int(falls.sum()) > 0
@@ -229,14 +226,14 @@ def test_the_section_is_plain_json_and_says_that_it_is_circular():
 
 def test_one_family_has_no_leave_one_family_out():
     rows = _rows().assign(family="only")
-    found = rtsi_section(_templates(rows), rows[["model", "cell"]].assign(regime="neutral"))
+    found = rtsi_section(_templates(rows), rows[["model", "cell"]].assign(danger=False))
     assert set(found["family_out"]) == {"not_measured"}
     assert found["row_out"]["missed"] == 0
 
 
 def test_too_few_rows_are_not_measured():
     rows = _rows().iloc[:2]
-    found = rtsi_section(_templates(rows), rows[["model", "cell"]].assign(regime="neutral"))
+    found = rtsi_section(_templates(rows), rows[["model", "cell"]].assign(danger=False))
     assert found == {"not_measured": "RTSI: 2 rows with refusals on both sides; at least 3 needed"}
 
 

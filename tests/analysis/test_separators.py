@@ -162,7 +162,7 @@ def _frames(n=48, models=6, seed=0, shift=0.0):
     )
     refusal = -20 * danger + rng.normal(size=n) * 5
     outcomes = keys.assign(
-        refusal=refusal, danger=danger, fall=(refusal < -10).astype(float), rtsi=rng.random(n)
+        refusal=refusal, danger=danger, hidden=(refusal < -10).astype(float), rtsi=rng.random(n)
     )
     return matrix, outcomes
 
@@ -189,7 +189,7 @@ def test_the_section_is_what_scipy_sklearn_and_statsmodels_say():
             assert (r["low"], r["high"]) == pytest.approx(tuple(expected), abs=1e-9)
             assert rho["value"] == pytest.approx(spearmanr(x, y).statistic)
             assert rho["low"] < rho["value"] < rho["high"]
-        for side in ("danger", "fall"):
+        for side in ("danger", "hidden"):
             y = outcomes[side][there].to_numpy()
             assert one[side]["auc"] == pytest.approx(roc_auc_score(y, x))
             assert one[side]["positive"] == int(y.sum())
@@ -212,20 +212,20 @@ def test_what_cannot_be_tested_says_why():
         one["metric"]: one
         for one in separators_section(matrix, outcomes, permutations=99)["metrics"]
     }
-    assert by_name["direction_cosine"]["fall"]["not_measured"] == (
+    assert by_name["direction_cosine"]["hidden"]["not_measured"] == (
         "the metric is the same in every row"
     )
     assert by_name["ece"]["refusal"]["not_measured"] == "2 rows have both; at least 3 needed"
     one = by_name["entropy_shift"]
     assert one["danger"]["not_measured"] == "every row is no danger"
     assert one["rtsi"]["not_measured"] == "0 rows have both; at least 3 needed"
-    assert one["fall"]["p"] is not None
-    whole = outcomes.assign(fall=(outcomes["model"] == "m0").astype(float))
+    assert one["hidden"]["p"] is not None
+    whole = outcomes.assign(hidden=(outcomes["model"] == "m0").astype(float))
     again = separators_section(matrix, whole, permutations=99)["metrics"]
-    fall = next(one["fall"] for one in again if one["metric"] == "entropy_shift")
-    assert fall["auc"] is not None
-    assert fall["p"] is None
-    assert fall["not_measured"].startswith("no p: within every model")
+    hidden = next(one["hidden"] for one in again if one["metric"] == "entropy_shift")
+    assert hidden["auc"] is not None
+    assert hidden["p"] is None
+    assert hidden["not_measured"].startswith("no p: within every model")
 
 
 def test_tables_that_do_not_fit():

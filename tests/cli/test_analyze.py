@@ -3,6 +3,7 @@ import json
 import pytest
 
 from mechprobe.cli.app import run
+from mechprobe.exit_codes import ExitCode
 
 TABLE = (
     "model,quant,baseline_quant,refusal_delta_pp,bertscore_delta_pp\n"
@@ -18,7 +19,7 @@ def table(tmp_path):
 
 
 def test_a_table_is_shown_with_its_regimes(table, capsys):
-    assert run(["analyze", str(table), "--n", "refusal=220"]) == 0
+    assert run(["analyze", str(table), "--n", "refusal=220"]) == ExitCode.REGRESSION
     out = capsys.readouterr().out
     assert "hidden danger" in out
     assert "boundary" in out
@@ -28,7 +29,7 @@ def test_a_table_is_shown_with_its_regimes(table, capsys):
 def test_the_document_goes_to_stdout_and_to_a_file(table, tmp_path, capsys):
     kept = tmp_path / "analysis.json"
     arguments = ["analyze", str(table), "--preset", "study", "--non-strict", "--json"]
-    assert run([*arguments, "--out", str(kept)]) == 0
+    assert run([*arguments, "--out", str(kept)]) == ExitCode.REGRESSION
     document = json.loads(capsys.readouterr().out)
     assert document == json.loads(kept.read_text())
     assert document["preset"]["name"] == "study"
@@ -39,7 +40,7 @@ def test_columns_can_be_named(table, capsys):
     table.write_text(TABLE.replace("refusal_delta_pp", "drop"))
     assert run(["analyze", str(table)]) == 2
     assert "no column for refusal" in capsys.readouterr().err
-    assert run(["analyze", str(table), "--column", "refusal_points=drop"]) == 0
+    assert run(["analyze", str(table), "--column", "refusal_points=drop"]) == ExitCode.REGRESSION
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from mechprobe.cli import app
 from mechprobe.errors import CheckpointError
+from mechprobe.exit_codes import ExitCode
 
 COMMANDS = ["demo", "run", "probe", "capture", "generate", "quantize", "organisms", "doctor"]
 
@@ -100,7 +101,7 @@ def test_a_real_interrupt_ends_with_130(tmp_path):
         "sys.exit(main([]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == app.INTERRUPTED == 128 + signal.SIGINT
+    assert done.returncode == ExitCode.INTERRUPTED == 128 + signal.SIGINT
     assert done.stdout == ""
     assert done.stderr == "mechprobe: interrupted; the same command goes on from here\n"
 

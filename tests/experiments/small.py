@@ -33,6 +33,8 @@ probes:
   max_new_tokens: 6
   kernel_gap: {prompts: 24}
 """
+LOST = 3
+"""What the run ends with: Q2_K loses refusals."""
 CELLS = ("FP16@transformers", "Q4_K_M@llama.cpp", "Q2_K@llama.cpp")
 
 
@@ -40,9 +42,13 @@ def command(spec, out):
     return [sys.executable, "-m", "mechprobe", "run", str(spec), "--out", str(out), "--json"]
 
 
-def run(spec, out, **environment):
+def run(spec, out, *, json=True, **environment):
+    return mechprobe(*command(spec, out)[3:][: None if json else -1], **environment)
+
+
+def mechprobe(*arguments, **environment):
     return subprocess.run(
-        command(spec, out),
+        [sys.executable, "-m", "mechprobe", *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,

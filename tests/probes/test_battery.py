@@ -233,8 +233,9 @@ def test_a_baseline_beside_itself_has_lost_nothing(organism, setup, baseline, tm
     assert results["calibration"].refusal.predicted.ece == pytest.approx(
         results["calibration"].refusal.baseline.ece
     )
-    assert results["safety_neurons"].study is None
-    assert any("own baseline" in line for line in results["safety_neurons"].not_measured)
+    neurons = results["safety_neurons"]
+    assert (neurons.study, neurons.unmet, neurons.drawable) == (None, (), False)
+    assert any("weights equal the baseline" in line for line in neurons.not_measured)
 
 
 def test_study_mode_runs_all_four(organism, coarse, setup, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
+from mechprobe import stats
 from mechprobe.behavior.multiple_choice import as_question
 from mechprobe.errors import (
     GenerationError,
@@ -264,6 +266,24 @@ def test_rounding_never_puts_a_verdict_and_its_numbers_at_odds():
     assert beside_limit(0.4, 0.1) == ("0.400", "0.100")
 
 
+def test_a_fall_of_confidence_is_a_finding_in_table_and_figure(result):
+    def shown(top1):
+        shift = stats.paired_shift(np.array(top1), np.full(24, 0.78), most=1.0)
+        first = replace(result.first_token, shifts=result.first_token.shifts | {"top1": shift})
+        found = replace(result, first_token=first)
+        screen = Console(file=io.StringIO(), width=140)
+        screen.print(found)
+        titles = "".join(axes.get_title() for axes in found.plot().axes)
+        return first.confidence, screen.file.getvalue(), titles
+
+    kind, table, titles = shown([0.14, 0.16] * 12)
+    assert kind == "fell"
+    assert "confidence fell" in table and "confidence fell" in titles
+    kind, table, titles = shown([0.77, 0.79] * 12)
+    assert kind is None
+    assert "confidence fell" not in table + titles
+
+
 def test_the_verdict_in_a_figure_is_said_to_be_the_cells(result):
     titles = [axes.get_title() for axes in result.plot().axes[:2]]
     words = (
@@ -288,7 +308,7 @@ def test_it_survives_the_disk_and_is_shown(measured, result, tmp_path):
     before = brier_score_loss(base.answers, softmax(base.logprobs, axis=1), scale_by_half=False)
     (line,) = [x for x in text.splitlines() if x.strip().startswith("Brier, all options")]
     assert f" {before:.3f} " in line and str(result.labelled.brier_shift) in line
-    for found, panels in ((result, 4), (alone, 1)):
+    for found, panels in ((result, 5), (alone, 1)):
         drawn = found.plot()
         drawn.savefig(tmp_path / "figure.png")
         assert len(drawn.axes) == panels

@@ -81,6 +81,7 @@ def test_no_tokens_where_the_data_show_none():
     same = [{7: 14.0}] * 20
     none = find_refusal_tokens(logits(same), logits(same, 1), [7] * 20, TOKENIZER)
     assert not none and "separates" in (none.problem or "") and none.auc is None
+    assert "AUC 0." in none.problem and "--refusal-token" in none.problem
     few = find_refusal_tokens(logits(same), logits(same, 1), [7, 7], TOKENIZER)
     assert not few and "refuses 2 harmful" in (few.problem or "")
     small = find_refusal_tokens(logits(same[:5]), logits(same, 1), [7] * 5, TOKENIZER)

@@ -317,9 +317,10 @@ def test_results_survive_the_disk_and_are_shown(cell, prompts, seen, result, tmp
 def test_a_cell_that_is_its_own_baseline_has_no_ratio(seen):
     result = probe.measure(seen, seen)
     assert result.study is None
-    assert all(row.ratio is None and row.adjusted is None for row in result.ratios)
+    assert result.equal_layers == result.layers
+    assert (result.ratios, result.profiles, result.unmet) == ((), (), ())
     assert any("no error" in line for line in result.not_measured)
-    assert result.unmet == ("study ratio", "scale-matched ratio")
+    assert not result.drawable
     nothing = probe.measure(seen, None)
     assert nothing.unmet == ("ratios",)
     assert nothing.baseline is None
