@@ -10,12 +10,22 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError
 
 from mechprobe.errors import MechprobeError, SpecError
 from mechprobe.experiments.spec_judges import JudgeSpec, SecondJudge
 from mechprobe.experiments.yaml_lines import Lines, Location
-from mechprobe.models.cell import Cell
+from mechprobe.models.cell import AMBIGUOUS, Cell
+from mechprobe.models.gguf_levels import level_numbers
+from mechprobe.models.quantize import TARGETS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 """Becomes a folder's name."""
@@ -26,9 +36,26 @@ MOST_ITEMS = 100_000
 MOST_TOKENS = 1_000_000
 TAKEN = ("refusal", "multiple_choice", "next_token", "kernel_gap")
 """Names of files that a cell has anyway."""
-QuantizeTo = Literal[
-    "awq", "gptq", "gptq-int8", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K"
-]
+
+
+def _target(name: str) -> str:
+    """Accept what a quantizer of the package makes."""
+    if name == AMBIGUOUS:
+        raise PydanticCustomError(
+            "target", "a BF16 cell of a folder runs in transformers; make F16, or name a .gguf"
+        )
+    targets = (*TARGETS, *level_numbers())
+    if name not in targets:
+        raise PydanticCustomError(
+            "target",
+            "unknown target {name}; there are {all}",
+            {"name": name, "all": ", ".join(targets)},
+        )
+    return name
+
+
+QuantizeTo = Annotated[str, AfterValidator(_target)]
+"""`awq`, `gptq`, `gptq-int8`, or a level of llama.cpp."""
 ProbeName = Literal["entropy", "refusal_direction", "calibration", "safety_neurons"]
 PROBE_NAMES: tuple[ProbeName, ...] = get_args(ProbeName)
 SIXTEEN_BITS = {"transformers": ("FP16", "BF16", "FP32"), "llama.cpp": ("F16", "BF16", "F32")}

@@ -17,6 +17,7 @@ from mechprobe.errors import SpecError
 from mechprobe.experiments.spec import TAKEN, ModelSpec, Spec, study_baseline
 from mechprobe.experiments.yaml_lines import Lines, Location, read_yaml
 from mechprobe.models.cell import TRANSFORMERS_PRECISIONS, Cell, bits_of_mix
+from mechprobe.models.gguf_levels import level_numbers
 from mechprobe.textfiles import read_text
 
 _PACKED = re.compile(r"(AWQ|GPTQ)-(INT[1-8]|MIXED)|W(\d+|mixed)A\d+")
@@ -169,12 +170,10 @@ def _near(name: str, known: list[str]) -> str:
 @cache
 def known_precisions() -> tuple[str, ...]:
     """Labels that can be found in the tensors of a checkpoint."""
-    from gguf import GGMLQuantizationType, LlamaFileType
+    from gguf import GGMLQuantizationType
 
-    levels = [kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType]
     types = [kind.name for kind in GGMLQuantizationType]
-    named = [*TRANSFORMERS_PRECISIONS, "FP64", *levels, *types]
-    return tuple(dict.fromkeys(name for name in named if name != "GUESSED"))
+    return tuple(dict.fromkeys([*TRANSFORMERS_PRECISIONS, "FP64", *level_numbers(), *types]))
 
 
 def precision_mistake(label: str) -> str | None:

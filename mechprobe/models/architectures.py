@@ -142,6 +142,22 @@ def text_config(config: PreTrainedConfig) -> Any:
     return config.get_text_config()
 
 
+def row_of(model_type: str) -> Architecture:
+    """Return the row that serves a `model_type`.
+
+    Raises:
+        ArchitectureError: None does; the message lists those that are served.
+    """
+    row = next((row for row in ARCHITECTURES if model_type in row.model_types), None)
+    if row is None:
+        known = ", ".join(sorted(name for row in ARCHITECTURES for name in row.model_types))
+        raise ArchitectureError(
+            f"model_type {model_type!r} has no row in the architecture table "
+            f"(mechprobe/models/architectures.py); supported: {known}"
+        )
+    return row
+
+
 def architecture_for(config_or_model: PreTrainedConfig | PreTrainedModel) -> Architecture:
     """The row that serves a config or a model, fitted to it.
 
@@ -152,13 +168,7 @@ def architecture_for(config_or_model: PreTrainedConfig | PreTrainedModel) -> Arc
         ArchitectureError: No row serves this `model_type`.
     """
     config = getattr(config_or_model, "config", config_or_model)
-    row = next((row for row in ARCHITECTURES if config.model_type in row.model_types), None)
-    if row is None:
-        known = ", ".join(sorted(name for row in ARCHITECTURES for name in row.model_types))
-        raise ArchitectureError(
-            f"model_type {config.model_type!r} has no row in the architecture table "
-            f"(mechprobe/models/architectures.py); supported: {known}"
-        )
+    row = row_of(config.model_type)
     text = text_config(config)
     return replace(
         row,

@@ -6,13 +6,15 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from mechprobe.models.gguf_levels import level_numbers
+
 EngineName = Literal["transformers", "llama.cpp"]
 
 TRANSFORMERS_PRECISIONS = ("FP32", "BF16", "FP16", "AWQ-INT4", "GPTQ-INT4", "GPTQ-INT8")
 """Labels of what transformers runs; every other label is a GGUF level's own name."""
 
-GGUF_LADDER = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K")
-"""The published ladder. `F16` is the 16-bit GGUF, `FP16` the transformers one."""
+AMBIGUOUS: Final = "BF16"
+"""The one label of both engines: of a folder it is the transformers cell."""
 
 _MIX: Final = re.compile(r"UD-(I?Q[0-9])_[A-Z0-9_]+|(Q[0-9])_K_XL|(Q[24568])_K_L")
 
@@ -44,7 +46,8 @@ class Cell:
     @property
     def engine(self) -> EngineName:
         """Who runs the packed weights: GGUF goes to llama.cpp, all else to transformers."""
-        if self.source.endswith(".gguf") or self.precision in GGUF_LADDER:
+        level = self.precision in level_numbers() and self.precision != AMBIGUOUS
+        if self.source.endswith(".gguf") or level:
             return "llama.cpp"
         return "transformers"
 

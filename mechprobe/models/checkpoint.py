@@ -64,3 +64,11 @@ class Checkpoint:
     """The graph, in eval mode with gradients off; None for a native GGUF."""
     architecture: Architecture | None
     """The row of the architecture table; None for a native GGUF."""
+
+
+def no_graph(source: str) -> str:
+    """Say in one line why a native GGUF cannot be probed."""
+    return (
+        f"{source}: the native kernel of a GGUF is llama.cpp, which gives no activations and takes "
+        "no interventions; probe it through the dense kernel, which holds the same weights"
+    )

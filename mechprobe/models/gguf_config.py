@@ -54,8 +54,12 @@ def _field(file: GgufFile, name: str, key: str) -> Any:
     return value
 
 
-def _reject_unsupported(file: GgufFile, architecture: GgufArchitecture) -> None:
-    """Refuse what llama.cpp computes of this file and the transformers graph cannot."""
+def reject_unsupported(file: GgufFile, architecture: GgufArchitecture) -> None:
+    """Refuse what llama.cpp computes of this file and the transformers graph cannot.
+
+    Raises:
+        ArchitectureError: The message names it.
+    """
     name = architecture.name
     heads, width = file.get("attention.key_length"), file.get("attention.value_length")
     if int(file.get("expert_count", 0) or 0) > 0:
@@ -126,7 +130,7 @@ def config_from_metadata(
     """
     from transformers import AutoConfig
 
-    _reject_unsupported(file, architecture)
+    reject_unsupported(file, architecture)
     found = {
         name: _field(file, name, key)
         for name, key in FIELDS[architecture.name].items()

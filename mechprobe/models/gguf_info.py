@@ -16,6 +16,7 @@ from mechprobe.errors import CheckpointError, PrecisionError
 from mechprobe.models.checkpoint import QuantInfo
 from mechprobe.models.gguf_config import unread_keys
 from mechprobe.models.gguf_file import GgufFile, GgufTensor, read_gguf
+from mechprobe.models.gguf_levels import level_of_number
 
 _FLOAT_BITS: Final = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 _FALLBACKS: Final = {
@@ -69,18 +70,15 @@ def _bits_per_weight(tensors: Iterable[GgufTensor]) -> float:
 
 
 def _label(file: GgufFile) -> str | None:
-    from gguf.constants import LlamaFileType
-
     number = file.metadata.get("general.file_type")
     if number is None:
         return None
-    try:
-        name = LlamaFileType(number & 0xFF).name
-    except ValueError as error:
+    label = level_of_number(number & 0xFF)
+    if label is None:
         raise CheckpointError(
             f"{file.path}: general.file_type is {number}, which the `gguf` package does not know"
-        ) from error
-    return str(name).removeprefix("MOSTLY_").removeprefix("ALL_")
+        )
+    return label
 
 
 def _block(kind: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -202,6 +202,31 @@ def _same(token: str, kind: int, wanted: str | None) -> bool:
     return kind == BYTE and len(wanted) == 1 and token == f"<0x{ord(wanted):02X}>"
 
 
+def require_same_tokens(vocabulary: Vocabulary, expected: Mapping[int, str | None]) -> None:
+    """Make sure that ids mean the same to a GGUF file and to a tokenizer; see `check_vocabulary`.
+
+    Args:
+        vocabulary: Of the file.
+        expected: The tokenizer's tokens by id, None where it has none.
+
+    Raises:
+        VocabularyError: A token differs; the message names the first id.
+    """
+    path, tokens = vocabulary.path, vocabulary.tokens
+    if (size := max(expected, default=-1) + 1) > len(tokens):
+        raise VocabularyError(
+            f"{path}: holds {len(tokens)} tokens and the tokenizer {size}; it belongs to another "
+            "model"
+        )
+    for i, wanted in expected.items():
+        if tokens[i] == wanted or _same(tokens[i], vocabulary.kinds[i], wanted):
+            continue
+        raise VocabularyError(
+            f"{path}: id {i} is {tokens[i]!r} and the tokenizer's is {wanted!r}; "
+            "use the tokenizer of the model that this file was made from"
+        )
+
+
 def check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Make sure that ids mean the same to a GGUF file and to the tokenizer that renders prompts.
 
@@ -216,21 +241,9 @@ def check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[st
         CheckpointError: The file is broken or holds no vocabulary.
     """
     vocabulary = read_vocabulary(read_gguf(path))
-    tokens, kinds = vocabulary.tokens, vocabulary.kinds
-    size = len(tokenizer)
-    if size > len(tokens):
-        raise VocabularyError(
-            f"{path}: holds {len(tokens)} tokens and the tokenizer {size}; it belongs to another "
-            "model"
-        )
-    expected = tokenizer.convert_ids_to_tokens(list(range(size)))
-    for i, (token, wanted) in enumerate(zip(tokens, expected, strict=False)):
-        if token == wanted or _same(token, kinds[i], wanted):
-            continue
-        raise VocabularyError(
-            f"{path}: id {i} is {token!r} and the tokenizer's is {wanted!r}; "
-            "use the tokenizer of the model that this file was made from"
-        )
+    tokens = vocabulary.tokens
+    expected = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    require_same_tokens(vocabulary, dict(enumerate(expected)))
     differing = {}
     for name in ("bos", "eos"):
         token_id = vocabulary.special.get(name)

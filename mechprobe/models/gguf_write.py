@@ -199,16 +199,21 @@ def _require_same_graph(folder: Path) -> None:
         _metadata(folder, config, architecture_of_model(config.model_type))
 
 
-def _convert_with_llama_cpp(folder: Path, out: Path) -> None:
-    _require_same_graph(folder)
+def _converter(folder: Path) -> str:
+    """Path of llama.cpp's converter, for a folder that only it can write."""
     named = os.environ.get(CONVERTER_VARIABLE) or shutil.which("convert_hf_to_gguf.py")
     if not named:
         raise CheckpointError(
             f"{folder}: its tokenizer needs llama.cpp's converter; put convert_hf_to_gguf.py on "
             f"PATH or name it in {CONVERTER_VARIABLE}, or pass an F16 .gguf"
         )
+    return named
+
+
+def _convert_with_llama_cpp(folder: Path, out: Path) -> None:
     import sys
 
+    named = _converter(folder)
     with unambiguous(weight_files(folder)) as readable:
         command = [sys.executable, named, str(readable), "--outtype", "f16", "--outfile", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -216,6 +221,41 @@ def _convert_with_llama_cpp(folder: Path, out: Path) -> None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         last = last.replace(str(readable), str(folder))
         raise CheckpointError(f"{folder}: convert_hf_to_gguf.py failed: {last}")
+
+
+def require_writable(model_dir: Path) -> tuple[PreTrainedTokenizerBase, str | None]:
+    """Refuse a folder that cannot become a GGUF, as far as its configuration shows.
+
+    Returns:
+        Its tokenizer, and that tokenizer's description; None where llama.cpp's converter is needed.
+
+    Raises:
+        CheckpointError: It is quantized, lacks a usable tokenizer, or there is no converter.
+        ArchitectureError: llama.cpp computes something else where `config.json` has a field.
+    """
+    from transformers import AutoTokenizer
+
+    from mechprobe.models.hf import read_config
+
+    if (claim := read_claim(model_dir)).method != "none":
+        raise CheckpointError(
+            f"{model_dir}: is {claim.method.upper()} already; make a GGUF from the 16-bit folder"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{model_dir}: no tokenizer could be loaded") from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else "{}"
+    if pre_tokenizer_name(json.loads(text)) is None:
+        _require_same_graph(model_dir)
+        _converter(model_dir)
+        return tokenizer, None
+    if tokenizer.eos_token_id is None:
+        raise CheckpointError(f"{model_dir}: the tokenizer has no end-of-sequence token")
+    config = read_config(model_dir, trust_remote_code=False)
+    _metadata(model_dir, config, architecture_of_model(config.model_type))
+    return tokenizer, text
 
 
 def write_f16_gguf(model_dir: Path, out: Path) -> Path:
@@ -239,34 +279,20 @@ def write_f16_gguf(model_dir: Path, out: Path) -> Path:
         ArchitectureError: The architecture cannot be written, or llama.cpp computes something else
             where `config.json` has a field; the message names it.
     """
-    from transformers import AutoTokenizer
-
-    if (claim := read_claim(model_dir)).method != "none":
-        raise CheckpointError(
-            f"{model_dir}: is {claim.method.upper()} already; make a GGUF from the 16-bit folder"
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{model_dir}: no tokenizer could be loaded") from error
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else "{}"
+    tokenizer, text = require_writable(model_dir)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     half_written = temporary.with_suffix(".json")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        converted = pre_tokenizer_name(json.loads(text)) is None
-        if converted:
+        if text is None:
             _convert_with_llama_cpp(model_dir, temporary)
-        elif tokenizer.eos_token_id is None:
-            raise CheckpointError(f"{model_dir}: the tokenizer has no end-of-sequence token")
         else:
             _write(model_dir, temporary, tokenizer, text)
-        comparison = compare_with_source(temporary, model_dir, converted=converted)
+        comparison = compare_with_source(temporary, model_dir, converted=text is None)
         lost = _ends_lost(model_dir, temporary)
         comparison = replace(comparison, notes=(*comparison.notes, *lost))
         warn_of_checkpoint(str(model_dir), comparison.notes)
-        writer = "convert_hf_to_gguf.py" if converted else "mechprobe (gguf)"
+        writer = "convert_hf_to_gguf.py" if text is None else "mechprobe (gguf)"
         record = {"writer": writer, "compared": asdict(comparison)}
         half_written.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         half_written.replace(out.with_name(f"{out.name}.json"))

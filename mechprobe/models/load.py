@@ -11,6 +11,7 @@ from mechprobe.errors import CheckpointError, VocabularyError, warn_of_checkpoin
 from mechprobe.models.checkpoint import Checkpoint, Kernel
 from mechprobe.models.imports import import_transformers
 from mechprobe.models.memory import give_back
+from mechprobe.models.precision import check_expected
 from mechprobe.models.source import Source, resolve_source
 from mechprobe.models.weight_files import weight_files
 from mechprobe.models.weights import digest_files, stored_dtype
@@ -75,7 +76,7 @@ def load_checkpoint(
     """
     if kernel not in ("dense", "native"):
         raise CheckpointError(f"kernel {kernel!r}: expected dense or native")
-    _require_device(device)
+    require_device(device)
     found = resolve_source(
         str(source),
         revision=revision,
@@ -103,7 +104,12 @@ def load_checkpoint(
     return checkpoint
 
 
-def _require_device(device: str) -> None:
+def require_device(device: str) -> None:
+    """Refuse a device that torch does not know or cannot use.
+
+    Raises:
+        CheckpointError: It is none, or a CUDA device that is not there.
+    """
     import torch
 
     try:
@@ -171,7 +177,7 @@ def _load_folder(request: _Request) -> Checkpoint:
         unused = serving_parameters(table, claim)
         table = {name: entry for name, entry in table.items() if name not in unused}
         quant = replace(quant, warnings=(*weights.warnings, *quant.warnings))
-        verify.check_expected(quant, request.expect, request.source.text)
+        check_expected(quant, request.expect, request.source.text)
         tokenizer = request.tokenizer
         if tokenizer is None:
             tokenizer = load_tokenizer(folder, trust_remote_code=remote)
@@ -218,7 +224,6 @@ def _load_gguf(request: _Request) -> Checkpoint:
     from mechprobe.models.gguf_vocabulary import check_vocabulary, vocabulary_notes
     from mechprobe.models.quantize import notes_of_writing
     from mechprobe.models.tokenizer import set_chat_template
-    from mechprobe.models.verify import check_expected
 
     path = request.source.path
     quant = read_gguf_info(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mechprobe.errors import CheckpointError, warn_of_checkpoint
+from mechprobe.models.quantize_gguf import require_level, require_tool, require_unquantized
 from mechprobe.models.source import Source, resolve_source
 from mechprobe.models.weight_files import unambiguous, weight_files
 from mechprobe.models.weights import digest_files, read_json, read_table, stored_dtype
@@ -49,7 +50,7 @@ def quantize(
 
     Args:
         model: Any source of an unquantized model; for GGUF levels a 16-bit `.gguf` as well.
-        to: `awq`, `gptq`, `gptq-int8`, or a GGUF level: `F16`, `Q8_0`, … `Q2_K`.
+        to: `awq`, `gptq`, `gptq-int8`, or any level that llama.cpp writes: `F16`, `Q4_0`, ….
         out: The folder to write; for GGUF levels a `.gguf` file, or a folder to put one in.
             It must not exist.
         calibration: User messages for AWQ and GPTQ; `mechprobe.quantize` has a default.
@@ -78,12 +79,14 @@ def quantize(
         raise CheckpointError(f"{out}: exists already; remove it or choose another (--out)")
     lower = to.lower()
     source = resolve_source(model)
-    out.parent.mkdir(parents=True, exist_ok=True)
     if lower not in TARGETS:
-        return _quantize_gguf(source, to, out, progress)
+        level = _makeable_level(source, to)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return _quantize_gguf(source, level, out, progress)
+    require_makeable(source, to, writer)
+    out.parent.mkdir(parents=True, exist_ok=True)
     from mechprobe.models.calibration import calibration_ids, named_calibration
     from mechprobe.models.quantize_awq_gptq import THREADS, Job, Scheme, write, writer_version
-    from mechprobe.models.quantized import read_claim
     from mechprobe.models.tokenizer import load_tokenizer
 
     scheme = Scheme(
@@ -93,14 +96,7 @@ def quantize(
         symmetric=lower != "awq" if symmetric is None else symmetric,
         desc_act=desc_act,
     )
-    if source.kind != "folder":
-        raise CheckpointError(f"{model}: {to} is made from a transformers folder, not from a GGUF")
-    version = writer_version(writer)
     folder = source.path
-    if (claim := read_claim(folder)).method != "none":
-        raise CheckpointError(
-            f"{folder}: is {claim.method.upper()} already; quantize from the 16-bit checkpoint"
-        )
     weights = weight_files(folder)
     warn_of_checkpoint(source.text, weights.warnings)
     dtype = stored_dtype(read_table(weights.files))
@@ -113,7 +109,7 @@ def quantize(
         "source_digest": digest_files(weights.files),
         "to": lower,
         "writer": writer,
-        "writer_version": version,
+        "writer_version": writer_version(writer),
         **asdict(scheme),
         "calibration": {
             "name": prompts.name,
@@ -138,6 +134,52 @@ def quantize(
     return out
 
 
+def require_makeable(source: Source, to: str, writer: Writer = "gptqmodel") -> None:
+    """Refuse what cannot be quantized, as far as headers and installed tools show.
+
+    Args:
+        source: An unquantized model.
+        to: As in `quantize`.
+        writer: As in `quantize`.
+
+    Raises:
+        CheckpointError: The source is a GGUF where a folder is needed, or quantized already, or
+            the target is unknown.
+        ArchitectureError: Its architecture cannot be written as a GGUF.
+        MissingExtraError: The tool is not installed.
+    """
+    from mechprobe.models.gguf_write import require_writable
+    from mechprobe.models.quantize_awq_gptq import writer_version
+    from mechprobe.models.quantized import read_claim
+
+    if to.lower() not in TARGETS:
+        _makeable_level(source, to)
+        if source.kind == "folder":
+            weight_files(source.path)
+            require_writable(source.path)
+        return
+    if source.kind != "folder":
+        raise CheckpointError(
+            f"{source.text}: {to} is made from a transformers folder, not from a GGUF"
+        )
+    writer_version(writer)
+    if (claim := read_claim(source.path)).method != "none":
+        raise CheckpointError(
+            f"{source.path}: is {claim.method.upper()} already; quantize from the 16-bit checkpoint"
+        )
+    weight_files(source.path)
+
+
+def _makeable_level(source: Source, to: str) -> str:
+    """llama.cpp's name of a level, once its quantizer is there; F16 of a folder needs none."""
+    level = require_level(to)
+    if source.kind == "gguf":
+        require_unquantized(source.path, source.text)
+    if (level, source.kind) != ("F16", "folder"):
+        require_tool()
+    return level
+
+
 def _make_self_contained(folder: Path, out: Path, config: dict[str, Any]) -> None:
     """Give the result the source's configuration and tokenizer, its quantization added.
 
@@ -159,11 +201,10 @@ def _make_self_contained(folder: Path, out: Path, config: dict[str, Any]) -> Non
     _write_json(out / "config.json", {**config, "quantization_config": written})
 
 
-def _quantize_gguf(source: Source, to: str, out: Path, progress: Progress) -> Path:
+def _quantize_gguf(source: Source, level: str, out: Path, progress: Progress) -> Path:
     from mechprobe.models.gguf_write import write_f16_gguf
     from mechprobe.models.quantize_gguf import quantize_gguf
 
-    level = to.upper()
     folder = out if out.suffix.lower() != ".gguf" else out.parent
     temporary = _beside(out)
     temporary.mkdir()

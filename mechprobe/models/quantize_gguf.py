@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -15,10 +16,8 @@ from typing import Final
 from mechprobe.errors import CheckpointError, PrecisionError, require
 from mechprobe.models.checkpoint import QuantInfo
 from mechprobe.models.gguf_info import read_gguf_info
+from mechprobe.models.gguf_levels import LADDER, level_named, level_numbers
 from mechprobe.progress import Progress, silent
-
-LADDER: Final = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K")
-"""The levels of the published study; llama.cpp's other level names work as well."""
 
 _BINDING: Final = """
 import sys
@@ -26,25 +25,32 @@ import cyllama.llama.llama_cpp as llama
 params = llama.LlamaModelQuantizeParams()
 params.ftype = int(sys.argv[3])
 params.nthread = int(sys.argv[4])
-llama.model_quantize(sys.argv[1], sys.argv[2], params)
+try:
+    llama.model_quantize(sys.argv[1], sys.argv[2], params)
+except RuntimeError:
+    sys.exit(1)
 """
-"""In a process of its own: a failed assertion in llama.cpp ends the process it runs in."""
+"""In a process of its own: a failed assertion in llama.cpp ends the process it runs in. Its last
+line says why it failed; the exception does not."""
 
 
 _TENSOR: Final = re.compile(r"\[ *(\d+)/ *(\d+)\]")
 """How llama.cpp begins the line of each tensor: its number and how many there are."""
 
 
-def _file_type(level: str) -> int:
-    from gguf.constants import LlamaFileType
+def require_level(text: str) -> str:
+    """Return a level in llama.cpp's spelling.
 
-    names = {kind.name.removeprefix("MOSTLY_").removeprefix("ALL_"): kind for kind in LlamaFileType}
-    if level not in names or level == "GUESSED":
+    Raises:
+        CheckpointError: llama.cpp has none of this name; the message lists those it has.
+    """
+    level = level_named(text)
+    if level is None:
         raise CheckpointError(
-            f"GGUF level {level!r} is unknown; the ladder is {', '.join(LADDER)}, others: "
-            f"{', '.join(sorted(set(names) - set(LADDER) - {'GUESSED'}))}"
+            f"GGUF level {text!r} is unknown; the ladder is {', '.join(LADDER)}, others: "
+            f"{', '.join(sorted(set(level_numbers()) - set(LADDER)))}"
         )
-    return int(names[level])
+    return level
 
 
 def _run(command: list[str], what: str, names: Mapping[Path, str], progress: Progress) -> None:
@@ -61,6 +67,8 @@ def _run(command: list[str], what: str, names: Mapping[Path, str], progress: Pro
         last = lines[-1].strip() if lines else f"exit status {running.returncode}"
         for path, name in names.items():
             last = last.replace(str(path), name)
+        if "imatrix" in last:
+            last += " write it with llama-quantize --imatrix, and name that .gguf as source"
         raise CheckpointError(f"{what} failed: {last}")
 
 
@@ -70,6 +78,31 @@ def _info(path: Path, name: str) -> QuantInfo:
         return read_gguf_info(path)
     except CheckpointError as error:
         raise type(error)(str(error).replace(str(path), name)) from error
+
+
+def require_unquantized(f16: Path, source: str) -> None:
+    """Refuse a file that would be rounded a second time.
+
+    Raises:
+        CheckpointError: It is quantized already, or broken.
+    """
+    if (found := _info(f16, source).precision) not in ("F16", "BF16", "F32"):
+        raise CheckpointError(
+            f"{source}: is {found}; quantize from the F16 file, a second rounding would "
+            "measure something else"
+        )
+
+
+def require_tool() -> str | None:
+    """Return the path of `llama-quantize`; None where cyllama's binding of it is used.
+
+    Raises:
+        MissingExtraError: Neither is there.
+    """
+    program = shutil.which("llama-quantize")
+    if program is None:
+        require("cyllama", "quant")
+    return program
 
 
 def quantize_gguf(
@@ -84,7 +117,7 @@ def quantize_gguf(
 
     Args:
         f16: A 16- or 32-bit GGUF.
-        level: llama.cpp's name of the level: one of `LADDER`, or Q4_0, Q3_K_M, IQ4_XS, ….
+        level: llama.cpp's name of the level, see `gguf_levels`.
         out: The `.gguf` to write; replaced if it exists.
         source: What messages call the model; by default the path of `f16`.
         progress: Told of tensors done and in all.
@@ -97,15 +130,11 @@ def quantize_gguf(
         PrecisionError: What the quantizer wrote is not the level asked for.
         MissingExtraError: Neither `llama-quantize` on PATH nor cyllama.
     """
-    number = _file_type(level)
+    level = require_level(level)
     source = source or str(f16)
-    if (found := _info(f16, source).precision) not in ("F16", "BF16", "F32"):
-        raise CheckpointError(
-            f"{source}: is {found}; quantize from the F16 file, a second rounding would "
-            "measure something else"
-        )
+    require_unquantized(f16, source)
     threads = str(os.cpu_count() or 1)
-    program = shutil.which("llama-quantize")
+    program = require_tool()
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     names = {f16: "the source", temporary: "the result"}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,8 +144,8 @@ def quantize_gguf(
             command = [program, str(f16), str(temporary), level, threads]
             _run(command, f"{source}: llama-quantize", names, progress)
         else:
-            tool, version = "cyllama", str(require("cyllama", "quant").__version__)
-            arguments = [str(f16), str(temporary), str(number), threads]
+            tool, version = "cyllama", importlib.metadata.version("cyllama")
+            arguments = [str(f16), str(temporary), str(level_numbers()[level]), threads]
             command = [sys.executable, "-c", _BINDING, *arguments]
             _run(command, f"{source}: llama.cpp's quantizer", names, progress)
         info = _info(temporary, f"{source} as {level}")

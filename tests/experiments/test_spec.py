@@ -3,6 +3,7 @@ from collections import Counter
 from importlib.resources import files
 
 import pytest
+from gguf import LlamaFileType
 
 from mechprobe.errors import MechprobeError, SpecError
 from mechprobe.experiments.plan import make_plan
@@ -13,7 +14,8 @@ from mechprobe.experiments.spec_file import (
     precision_mistake,
     shipped_specs,
 )
-from mechprobe.models.cell import GGUF_LADDER, TRANSFORMERS_PRECISIONS
+from mechprobe.models.cell import TRANSFORMERS_PRECISIONS
+from mechprobe.models.gguf_levels import LADDER
 
 SMALL = """
 name: small
@@ -98,7 +100,11 @@ CELLS = "models[0].cells"
             "precision: FP16\n        qantize: F16",
             f"line 8: {CELLS}[0].qantize: unknown field; did you mean quantize?",
         ),
-        ("quantize: F16", "quantize: int3", f"line 9: {CELLS}[2].quantize: input should be 'awq'"),
+        (
+            "quantize: F16",
+            "quantize: int3",
+            f"line 9: {CELLS}[2].quantize: unknown target int3; there are awq, ",
+        ),
         ("quantize: F16", "quantize: Q8_0", f"line 9: {CELLS}[2].quantize: Q8_0 cannot be F16"),
         ("quantize: F16", "quantize: gptq", f"line 9: {CELLS}[2].quantize: gptq cannot be F16"),
         ("precision: AWQ-INT4", "precision: FP16", f"line 8: {CELLS}[1].precision: FP16@transform"),
@@ -175,8 +181,19 @@ def test_every_precision_that_a_reader_can_find_is_known(label):
 
 
 def test_every_level_that_the_quantizers_write_is_known():
-    for label in (*GGUF_LADDER, *TRANSFORMERS_PRECISIONS):
+    for label in (*LADDER, *TRANSFORMERS_PRECISIONS):
         assert precision_mistake(label) is None
+
+
+def test_a_cell_of_every_level_of_llama_cpp_can_be_asked_for():
+    named = {kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType}
+    own = sorted(named - {"GUESSED", "BF16"})  # no level, and the label of a folder too
+    cells = ", ".join(f"{{precision: {level}, quantize: {level}}}" for level in own)
+    spec = parse_spec(f"name: s\nmodels: [{{name: m, source: some/model, cells: [{cells}]}}]", "s")
+    assert {cell.engine for _, cell in spec.cells(spec.models[0])} == {"llama.cpp"}
+    assert {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K_S", "IQ4_XS", "TQ2_0"} <= set(own)
+    with pytest.raises(SpecError, match=r"quantize: a BF16 cell of a folder"):
+        parse_spec(SMALL.replace("quantize: F16", "quantize: BF16"), "s")
 
 
 REREAD = (

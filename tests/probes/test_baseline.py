@@ -2,11 +2,12 @@
 
 import pytest
 
-from mechprobe.models.cell import GGUF_LADDER, TRANSFORMERS_PRECISIONS
+from mechprobe.models.cell import TRANSFORMERS_PRECISIONS
+from mechprobe.models.gguf_levels import LADDER
 from mechprobe.probes.baseline import baseline_warnings
 
 PLAIN = {"FP32", "BF16", "FP16", "F16"}
-LABELS = {*TRANSFORMERS_PRECISIONS, *GGUF_LADDER, "Q4_0", "IQ4_XS", "W4A16"}
+LABELS = {*TRANSFORMERS_PRECISIONS, *LADDER, "Q4_0", "IQ4_XS", "W4A16"}
 
 
 @pytest.mark.parametrize("label", sorted(PLAIN | {"F32", "FP64"}))

@@ -15,9 +15,9 @@ from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.models import gguf_names
 from mechprobe.models.gguf_dense import dequantize, load_gguf_dense
 from mechprobe.models.gguf_file import read_gguf
+from mechprobe.models.gguf_levels import LADDER
 from mechprobe.models.gguf_names import ARCHITECTURES
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
-from mechprobe.models.quantize_gguf import LADDER
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gguf_copy import copy_gguf

@@ -13,8 +13,9 @@ import torch
 from mechprobe.errors import CheckpointError, CheckpointWarning, PrecisionError
 from mechprobe.generation import open_engine
 from mechprobe.models.gguf_info import read_gguf_info
+from mechprobe.models.gguf_levels import LADDER
 from mechprobe.models.load import load_checkpoint
-from mechprobe.models.quantize_gguf import LADDER, quantize_gguf
+from mechprobe.models.quantize_gguf import quantize_gguf
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gguf_copy import copy_gguf

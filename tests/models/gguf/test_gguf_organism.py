@@ -20,9 +20,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mechprobe import stats
 from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.models.gguf_dense import load_gguf_dense
+from mechprobe.models.gguf_levels import LADDER
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.gguf_write import write_f16_gguf
-from mechprobe.models.quantize_gguf import LADDER, quantize_gguf
+from mechprobe.models.quantize_gguf import quantize_gguf
 from mechprobe.models.rendering import encode
 from mechprobe.organisms import organism_path
 from mechprobe.organisms.recipes import Stress

@@ -22,10 +22,25 @@ def test_the_tool_is_recorded_beside_the_file(tiny_gguf):
     assert record["bits_per_weight"] == round(read_gguf_info(path).bits_per_weight, 4)
 
 
-def test_levels_outside_the_ladder(tiny_gguf, tmp_path):
-    assert (
-        read_gguf_info(quantize_gguf(tiny_gguf(), "Q4_0", tmp_path / "m.gguf")).precision == "Q4_0"
-    )
+@pytest.mark.parametrize(
+    ("asked", "level"),
+    [
+        ("Q4_0", "Q4_0"),
+        ("Q4_1", "Q4_1"),
+        ("Q5_1", "Q5_1"),
+        ("iq4_nl", "IQ4_NL"),
+        ("q4_k", "Q4_K_M"),
+    ],
+)
+def test_levels_outside_the_ladder(tiny_gguf, tmp_path, asked, level):
+    made = quantize_gguf(tiny_gguf(), asked, tmp_path / "m.gguf")
+    assert read_gguf_info(made).precision == level
+
+
+def test_a_level_that_needs_an_importance_matrix_is_known_by_name(tiny_gguf, tmp_path):
+    with pytest.raises(CheckpointError, match=r"requires an imatrix! write it with llama-quantize"):
+        quantize_gguf(tiny_gguf(), "IQ2_XXS", tmp_path / "m.gguf")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_level(tiny_gguf, tmp_path):
