@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 
 
@@ -17,6 +18,41 @@ class MechprobeError(Exception):
 
     exit_code = 2
     """`ExitCode.COULD_NOT_RUN`."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What the command line prints, a line each."""
+        return (str(self),)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake that was found before anything was measured."""
+
+    check: str
+    """Which check found it; see `mechprobe.preflight.CHECKS`."""
+    where: str
+    """The cells, as `model/precision@engine`; empty where `said` names the place."""
+    said: str
+    """What is wrong and what to do, one line."""
+
+    @property
+    def line(self) -> str:
+        """The whole message."""
+        return f"{self.where}: {self.said}" if self.where else self.said
+
+
+class PreflightError(MechprobeError):
+    """All mistakes that were found before anything was measured."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """A line for each mistake."""
+        return tuple(problem.line for problem in self.problems)
 
 
 class CheckpointError(MechprobeError):

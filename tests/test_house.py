@@ -21,6 +21,7 @@ FLOORS = {
     "organisms": 1,
     "models": 2,
     "activations": 3,
+    "preflight": 3,
     "generation": 4,
     "session": 5,
     "behavior": 6,

@@ -25,6 +25,7 @@ from mechprobe.activations.streaming import (
     Points,
     Recorded,
     as_points,
+    check_ids,
     check_reach,
     sharing_for,
     stream,
@@ -84,6 +85,7 @@ def capture(
     """
     chosen = as_points(checkpoint, points)
     places = _fixed_positions(prompts, positions)
+    check_ids(checkpoint, prompts)
     check_reach(prompts, places)
     sharing = Sharing(0)
     if share_prefix:

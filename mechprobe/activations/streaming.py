@@ -7,7 +7,7 @@ common prefix, records, stops early, and halves its batches where memory does no
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ from mechprobe.activations.interventions import (
 from mechprobe.activations.points import HookPoint, graph_of, resolve_points
 from mechprobe.activations.prefix import Sharing, compute_prefix, plan_sharing
 from mechprobe.activations.rotary import batch_keys
-from mechprobe.errors import HookNameError, NumericsError
+from mechprobe.errors import HookNameError, NumericsError, VocabularyError
 
 if TYPE_CHECKING:
     from transformers.cache_utils import Cache
@@ -92,6 +92,21 @@ def check_reach(prompts: EncodedPrompts, positions: Sequence[int] | None) -> Non
             f"position -{deepest} lies before the start of prompt {shortest}, which has "
             f"{len(prompts.ids[shortest])} tokens; ask for fewer positions"
         )
+
+
+def check_ids(checkpoint: Checkpoint, prompts: Iterable[Sequence[int]]) -> None:
+    """Raise unless the model has every token of the prompts.
+
+    Raises:
+        VocabularyError: The prompts were rendered with another model's tokenizer.
+    """
+    rows = graph_of(checkpoint)[0].get_input_embeddings().weight.shape[0]
+    for number, ids in enumerate(prompts):
+        if not 0 <= min(ids, default=0) <= max(ids, default=0) < rows:
+            raise VocabularyError(
+                f"prompt {number} holds the token id {max(ids)} and {checkpoint.source} has "
+                f"{rows} tokens; render the prompts with this model's tokenizer"
+            )
 
 
 def sharing_for(
@@ -151,6 +166,7 @@ def stream(
     model, _ = graph_of(checkpoint)
     chosen = as_points(checkpoint, points)
     places = normalize_positions(positions)
+    check_ids(checkpoint, prompts)
     check_reach(prompts, places)
     sharing = Sharing(0)
     if share_prefix:

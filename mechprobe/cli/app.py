@@ -109,7 +109,8 @@ def run(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     try:
         code = app(args=arguments, prog_name="mechprobe", standalone_mode=False)
     except MechprobeError as error:
-        say_error(_advised(error, arguments))
+        for line in error.lines:
+            say_error(_advised(line, arguments))
         return error.exit_code
     except _CLICK as error:
         say_usage(error)
@@ -130,9 +131,9 @@ def run(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _advised(error: MechprobeError, arguments: Sequence[str], root: typer.Typer = app) -> str:
+def _advised(line: str, arguments: Sequence[str], root: typer.Typer = app) -> str:
     """What an error says to who called the command of these arguments."""
-    return kept_advice(str(error), options_of(typer.main.get_command(root), arguments))
+    return kept_advice(line, options_of(typer.main.get_command(root), arguments))
 
 
 def say_usage(error: Exception) -> None:

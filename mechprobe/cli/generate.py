@@ -109,7 +109,10 @@ def generate(
     )
     with quiet() as screen:
         from mechprobe.experiments.generating import answer_all
+        from mechprobe.preflight import require_writable
 
+        if out is not None:
+            require_writable(out, folder=False)
         with Bar(screen.err, f"loading {model}") as bar:
             questions, runs, precision = open_request(asked)
             with runs:

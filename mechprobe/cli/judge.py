@@ -73,6 +73,7 @@ def judge(
     """
     from mechprobe.behavior.judges import Calls
     from mechprobe.experiments.judging import Plan, estimate, find_exchanges, judge_all
+    from mechprobe.preflight import require_writable
 
     calls = Calls(
         timeout=timeout,
@@ -83,6 +84,7 @@ def judge(
         temperature=_temperature(temperature),
     )
     with quiet() as screen:
+        require_writable(out, folder=False)
         exchanges = find_exchanges(sources, task or ())
         screen.say_unchecked(*sources)
         plan = Plan(exchanges, tuple(judges), second, per_stratum, seed, calls, cache, keep_replies)

@@ -58,8 +58,11 @@ def train(
     """Train an organism: seeded, minutes on two cores."""
     from mechprobe.organisms import train_organism
     from mechprobe.organisms.recipes import recipe
+    from mechprobe.preflight import require_writable
 
     recipe(name)
+    if out is not None:
+        require_writable(out, folder=True)
     with quiet():  # what transformers says on import; the bar itself is the organisms' own
         import transformers.modeling_utils  # noqa: F401
     path = train_organism(name, out, seed=seed, steps=steps)

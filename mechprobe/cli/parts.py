@@ -62,9 +62,18 @@ def _load(
     chat_template: Path | None,
 ) -> Model:
     import mechprobe
+    from mechprobe.preflight import require_loadable
 
     if kernel not in ("dense", "native"):
         raise SpecError(f"--kernel {kernel}: use dense or native")
+    require_loadable(
+        model,
+        revision=revision,
+        expect=expect,
+        kernel=kernel,  # type: ignore[arg-type]
+        device=device,
+        tokenizer=tokenizer,
+    )
     return mechprobe.load(
         model,
         kernel=kernel,  # type: ignore[arg-type]
@@ -111,6 +120,9 @@ def capture(
     places = _positions(positions)
     texts = _prompts(model, prompt, prompts, limit)
     with quiet() as screen:
+        from mechprobe.preflight import require_writable
+
+        require_writable(out, folder=True)
         with Bar(screen.err, f"loading {model}") as bar:
             loaded = _load(model, kernel, device, revision, expect, tokenizer, chat_template)
             batch = loaded.encode(texts, template=_template(template))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 
 from mechprobe.cli.options import Json, Threads
 from mechprobe.cli.terminal import Screen, quiet
+from mechprobe.errors import PreflightError
 from mechprobe.exit_codes import ExitCode
 from mechprobe.progress import Bar
 
@@ -113,13 +114,27 @@ def _plan(spec: Spec, out: Path, json: bool) -> None:
 
     from mechprobe.experiments.forecast import forecast, forecast_lines
 
-    with quiet() as screen:
+    with quiet() as screen, _problems(screen, out, json):
         found = forecast(spec, out)
         if json:
             screen.document(asdict(found))
             return
         for line in forecast_lines(found):
             screen.out.print(line, soft_wrap=True)
+
+
+@contextmanager
+def _problems(screen: Screen, out: Path, json: bool) -> Iterator[None]:
+    """Give a program the list of what keeps a run from starting; people read it on stderr."""
+    from dataclasses import asdict
+
+    try:
+        yield
+    except PreflightError as error:
+        if json:
+            problems = [asdict(problem) for problem in error.problems]
+            screen.document({"run": str(out), "exit_code": error.exit_code, "problems": problems})
+        raise
 
 
 def _run(
@@ -134,7 +149,7 @@ def _run(
     from mechprobe.experiments.progress import RunDisplay
     from mechprobe.experiments.running import run_spec
 
-    with quiet() as screen:
+    with quiet() as screen, _problems(screen, out, json):
 
         def show(title: str, total: int) -> AbstractContextManager[Display]:
             return RunDisplay(screen.err, title, total)

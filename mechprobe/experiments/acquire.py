@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from mechprobe.experiments.sources import is_away
 from mechprobe.experiments.spec import Spec
 from mechprobe.progress import Progress
 
@@ -31,6 +32,11 @@ def untrained_organisms(spec: Spec) -> list[str]:
     waiting = {one.name for one in list_organisms() if one.path is None}
     texts = (text for text, _ in source_texts(spec) if text.startswith(_PREFIX))
     return [name for text in texts if (name := text.removeprefix(_PREFIX)) in waiting]
+
+
+def is_incomplete(spec: Spec) -> bool:
+    """Whether a source of a spec is still to be trained or downloaded."""
+    return bool(untrained_organisms(spec)) or any(is_away(*each) for each in source_texts(spec))
 
 
 def train_missing(spec: Spec, tell: Callable[[str], AbstractContextManager[Progress]]) -> None:

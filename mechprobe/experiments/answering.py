@@ -15,6 +15,7 @@ from mechprobe.experiments.probing import prompt_source
 from mechprobe.experiments.rendered import prompt_set
 from mechprobe.experiments.sources import find_source
 from mechprobe.generation.api import Endpoint
+from mechprobe.preflight import require_loadable
 
 if TYPE_CHECKING:
     from mechprobe.behavior.tasks import Task as AskedTask
@@ -122,9 +123,6 @@ def open_request(asked: GenerateRequest) -> tuple[Questions, Engine, str | None]
 
 
 def _open_local(asked: GenerateRequest) -> tuple[Questions, Engine, str]:
-    from mechprobe import session
-    from mechprobe.generation import open_engine
-
     kernel: Kernel = asked.kernel or "native"
     gguf = find_source(asked.model, asked.revision)[0].kind == "gguf"
     if asked.engine == "transformers" and gguf:
@@ -139,6 +137,17 @@ def _open_local(asked: GenerateRequest) -> tuple[Questions, Engine, str]:
         )
     if asked.fast and not in_llama_cpp:
         raise SpecError("--fast: only llama.cpp has it; transformers batches the same every time")
+    require_loadable(
+        asked.model,
+        revision=asked.revision,
+        expect=asked.expect,
+        kernel=kernel,
+        device=asked.device,
+        tokenizer=asked.tokenizer,
+    )
+    from mechprobe import session
+    from mechprobe.generation import open_engine
+
     model = session.load(
         asked.model,
         kernel=kernel,

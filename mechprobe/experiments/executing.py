@@ -29,15 +29,13 @@ def groups(steps: Sequence[Step]) -> list[list[Step]]:
 
 
 def settled(step: Step, run: RunDirectory, results: Mapping[str, Result]) -> Result | None:
-    """How a step ends without being run: skipped, reused or blocked; None where it must run."""
+    """How a step ends without being run: skipped or reused; None where it must run."""
     bad = next((name for name in step.needs if not results[name].ok), None)
     if bad is not None:
         return Result("skipped", "", results[bad].error)
     key = step_key(step, results)
     if is_done(step, key, run):
         return Result("reused", key)
-    if step.blocked is not None:
-        return record_failure(step, key, run, step.blocked, "")
     return None
 
 

@@ -48,7 +48,7 @@ def plan_factorial(spec: FactorialSpec) -> FactorialPlan:
 
     Raises:
         MechprobeError: Prompts or a chat template cannot be read, or a judge is unknown. What is
-            wrong with one cell's checkpoint blocks that cell alone.
+            wrong with a checkpoint `factorial_problems` says.
     """
     steps: list[Step] = []
     cells: list[PlannedCell] = []
@@ -117,7 +117,6 @@ def _cell_steps(
         params=one.params,
         outputs=(f"{folder}/checkpoint.json",),
         label="quantize, load" if one.params["recipe"] else "load",
-        blocked=one.blocked,
         **native,
     )
     yield checkpoint

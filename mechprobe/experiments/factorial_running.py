@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.exit_codes import ExitCode
-from mechprobe.experiments.acquire import train_missing
+from mechprobe.experiments.acquire import is_incomplete, train_missing
 from mechprobe.experiments.engine_local import LocalEngine
 from mechprobe.experiments.factorial_plan import TABLES, FactorialPlan, plan_factorial
 from mechprobe.experiments.factorial_spec import FactorialSpec, canonical_factorial
@@ -18,6 +18,7 @@ from mechprobe.experiments.factorial_tables import DOCUMENT
 from mechprobe.experiments.locks import opened
 from mechprobe.experiments.rundir import RunDirectory, read_json
 from mechprobe.experiments.running import provenance
+from mechprobe.experiments.spec_problems import factorial_problems
 from mechprobe.experiments.steps import Display, Outcome, StepEngine
 from mechprobe.progress import Progress, silent
 
@@ -64,12 +65,17 @@ def run_factorial(
         tell: Is told the name of an organism that is trained first, and shows how far it is.
 
     Raises:
-        MechprobeError: The directory cannot be used, or prompts cannot be read. Trouble with one
-            cell is in the outcome instead.
+        PreflightError: Headers, names or paths show that a cell could not be measured; the message
+            has a line for each. Trouble that shows only during work is in the outcome instead.
+        RunDirectoryError: The directory is locked or belongs to another spec.
     """
     begun = time.monotonic()
+    factorial_problems(spec, out, local_only=True).require_none(listed=True)
+    fetched = is_incomplete(spec.matrix)
     train_missing(spec.matrix, tell)
     plan = plan_factorial(spec)
+    if fetched:  # what was not here could not be looked at
+        factorial_problems(spec, out).require_none(listed=True)
     with opened(out, canonical_factorial(spec), provenance(spec.threads)) as run:
         with show(spec.name, len(plan.steps)) as display:
             outcome = (engine or LocalEngine()).run(plan.steps, run, display)

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import CheckpointError, MechprobeError
+from mechprobe.errors import CheckpointError
 from mechprobe.experiments import made
 from mechprobe.experiments.acquire import source_texts, untrained_organisms
 from mechprobe.experiments.loading import free_memory
 from mechprobe.experiments.plan import Plan, make_plan
 from mechprobe.experiments.plan_cells import nominal_bits
 from mechprobe.experiments.rundir import RunDirectory, held_spec
-from mechprobe.experiments.sources import find_source
+from mechprobe.experiments.sources import is_away
 from mechprobe.experiments.spec import Spec, canonical
+from mechprobe.experiments.spec_problems import spec_problems
 from mechprobe.experiments.steps import Result, Step, is_done, step_key
 from mechprobe.experiments.timings import measured_times
-from mechprobe.models.source import hub_bytes, is_hub_source
+from mechprobe.models.source import hub_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,6 @@ class Forecast:
     references: int
     steps: int
     steps_done: int
-    blocked: dict[str, str]
-    """Cells that cannot run as things stand, and why."""
     train: list[str]
     """Organisms to be trained first."""
     downloads: list[Download]
@@ -77,8 +76,9 @@ def forecast(spec: Spec, out: Path) -> Forecast:
         out: Its run directory, which need not exist.
 
     Raises:
-        MechprobeError: Prompts cannot be read.
+        PreflightError: The run would not start; the message names every reason.
     """
+    spec_problems(spec, out, local_only=True, here=False).require_none(listed=True)
     plan = make_plan(spec, local_only=True)
     waiting = set(untrained_organisms(spec))
     downloads = _downloads(spec)
@@ -96,11 +96,6 @@ def forecast(spec: Spec, out: Path) -> Forecast:
         references=sum(one.reference for one in plan.cells),
         steps=len(plan.steps),
         steps_done=len(plan.steps) - len(todo),
-        blocked={
-            f"{one.cell.model}/{one.cell.key}": one.blocked
-            for one in plan.cells
-            if one.blocked and one.cell.source not in away
-        },
         train=sorted(waiting),
         downloads=downloads,
         quantize=[f"{one.cell.model}/{one.cell.precision}" for one in quantize],
@@ -121,24 +116,13 @@ def forecast(spec: Spec, out: Path) -> Forecast:
 
 
 def _downloads(spec: Spec) -> list[Download]:
-    away = [one for one in source_texts(spec) if _is_away(*one)]
+    away = [one for one in source_texts(spec) if is_away(*one)]
     sizes: list[int | None] = []
     with contextlib.suppress(CheckpointError):  # out of reach: nothing more is asked
         for text, revision in away:
             sizes.append(hub_bytes(text, revision))
     sizes += [None] * (len(away) - len(sizes))
     return [Download(*one, size) for one, size in zip(away, sizes, strict=True)]
-
-
-def _is_away(text: str, revision: str | None) -> bool:
-    """Whether a source names the hub and is not on this disk."""
-    if text.startswith("organism:") or not is_hub_source(text):
-        return False
-    try:
-        find_source(text, revision, local_only=True)
-    except MechprobeError:
-        return True
-    return False
 
 
 def _must_be_made(params: dict[str, Any]) -> bool:
@@ -208,8 +192,6 @@ def forecast_lines(found: Forecast) -> list[str]:
         lines.append("downloads  nothing")
     if found.quantize:
         lines.append(f"quantizes  {len(found.quantize)}: {', '.join(found.quantize)}")
-    for cell, reason in found.blocked.items():
-        lines.append(f"cannot run {cell}: {reason}")
     away = len(found.memory_unknown)
     unknown = f"; {away} sources are not here yet and not counted" if away else ""
     where = f" ({found.memory_peak_step})" if found.memory_peak_step else ""

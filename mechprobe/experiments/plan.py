@@ -49,11 +49,11 @@ def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
 
     Args:
         spec: The matrix.
-        local_only: Download no checkpoint; the cells of one that is not here are blocked.
+        local_only: Download no checkpoint; what is not here has no digest.
 
     Raises:
         MechprobeError: A prompt file or chat template cannot be read, or the instrument is
-            unknown. What is wrong with one cell's checkpoint blocks that cell alone.
+            unknown. What is wrong with a checkpoint `spec_problems` says.
     """
     if spec.tasks.refusal:
         from mechprobe.behavior.refusal import get_instrument
@@ -62,7 +62,7 @@ def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
             get_instrument(spec.tasks.refusal.instrument)
     steps: list[Step] = []
     cells: list[PlannedCell] = []
-    drawn = _drawn_prompts(spec)
+    drawn = drawn_prompts(spec)
     for model in spec.models:
         prompts = prompts_step(model, "rendered:write_prompts", drawn, local_only=local_only)
         planned = plan_cells(spec, model, local_only=local_only)
@@ -73,10 +73,10 @@ def make_plan(spec: Spec, *, local_only: bool = False) -> Plan:
         listed = [by_key[cell.key] for _, cell in spec.cells(model)]
         cells += [*listed, *(one for one in planned if one.reference)]
     steps += [tables_step(cells), analysis_step(spec, "tables"), report_step(spec, "analysis")]
-    return Plan(tuple(steps), tuple(cells), _counts(spec))
+    return Plan(tuple(steps), tuple(cells), set_sizes(spec))
 
 
-def _drawn_prompts(spec: Spec) -> dict[str, Any]:
+def drawn_prompts(spec: Spec) -> dict[str, Any]:
     """What the prompts of every model are drawn from, and the digest of all that is drawn."""
     choice = spec.tasks.multiple_choice
     for i, task in enumerate(spec.tasks.more):
@@ -88,7 +88,7 @@ def _drawn_prompts(spec: Spec) -> dict[str, Any]:
             question_rows(choice.source, choice.questions, spec.prompts.seed)
     params: dict[str, Any] = {
         "prompts": spec.prompts.model_dump(),
-        "counts": _counts(spec),
+        "counts": set_sizes(spec),
         "more": [canonical_task(task) for task in spec.tasks.more if absent(task) is None],
         "questions": choice.questions if choice else 0,
         "questions_source": choice.source if choice else None,
@@ -100,7 +100,7 @@ def _drawn_prompts(spec: Spec) -> dict[str, Any]:
     return {**params, "rows": rows_digest(drawn)}
 
 
-def _counts(spec: Spec) -> dict[str, int]:
+def set_sizes(spec: Spec) -> dict[str, int]:
     """Prompts of each label, by set."""
     probes = spec.probes
     return {
@@ -146,7 +146,6 @@ def _cell_steps(
         "checkpoint",
         "measure:open_checkpoint",
         ("checkpoint.json",),
-        blocked=one.blocked,
         **native_needs,
         label="quantize, load" if one.params["recipe"] else "load",
     ).name

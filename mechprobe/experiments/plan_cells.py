@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mechprobe.errors import CheckpointError, MechprobeError
+from mechprobe.errors import MechprobeError
 from mechprobe.experiments import made
 from mechprobe.experiments.sources import find_source, weight_bytes
 from mechprobe.experiments.spec import SIXTEEN_BITS, CellSpec, ModelSpec, Spec
@@ -36,7 +37,8 @@ class PlannedCell:
     """What every step of the cell depends on."""
     reference: bool
     """Added as a same-stack baseline; goes to references.csv."""
-    blocked: str | None
+    to: str | None
+    """What it is quantized to; None where its source is taken as it is."""
     size: int = 0
     """Bytes of its source's weights."""
     device: str = "cpu"
@@ -81,7 +83,7 @@ def plan_cells(spec: Spec, model: ModelSpec, *, local_only: bool = False) -> lis
     Args:
         spec: The matrix.
         model: One of its models.
-        local_only: Download nothing; a cell whose source is not here is blocked.
+        local_only: Download nothing; a cell whose source is not here has no digest.
     """
     references = _references(spec, model, local_only)
     planned = [*references, *_cells(spec, model, references, local_only)]
@@ -126,7 +128,7 @@ def _stored_precision(model: ModelSpec, local_only: bool) -> str:
         source, _ = find_source(model.source, model.revision, local_only=local_only)
         table = read_table(weight_files(source.path).files)
     except MechprobeError:
-        return "FP16"  # the cell is blocked by the same trouble, and says so
+        return "FP16"  # the cell has the same trouble, and says so
     return _DTYPES[stored_dtype(table)]
 
 
@@ -138,7 +140,6 @@ def _planned(
     reference: bool = False,
     local_only: bool = False,
 ) -> PlannedCell:
-    blocked = None
     params: dict[str, Any] = {
         "cell": asdict(cell),
         "engine": cell.engine,
@@ -150,20 +151,16 @@ def _planned(
     if model.device != "cpu":
         params["device"] = model.device
     size = 0
-    try:
+    with contextlib.suppress(MechprobeError):  # `spec_problems` says which, before anything starts
         source, params["digest"] = find_source(cell.source, cell.revision, local_only=local_only)
         size = weight_bytes(source)
         if source.kind == "gguf":
             params["reading"] = READING
         if given.quantize:
-            if source.kind != "folder":
-                raise CheckpointError(f"{cell.source}: quantize from the transformers folder")
             params["recipe"] = made.recipe(
                 cell.source, params["digest"], given.quantize, cell.revision
             )
-    except MechprobeError as error:
-        blocked = str(error)
-    return PlannedCell(cell, params, reference, blocked, size, model.device)
+    return PlannedCell(cell, params, reference, given.quantize, size, model.device)
 
 
 def _generation(cell: Cell, by_key: dict[str, PlannedCell]) -> int:

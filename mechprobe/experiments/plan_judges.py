@@ -48,7 +48,7 @@ def judge_parts(spec: Spec) -> dict[str, list[JudgePart]]:
         CheckpointError: A classifier is not there.
     """
     tasks = _requests(spec)
-    judges = _judges(spec)
+    judges = judges_of(spec)
     found: dict[str, list[JudgePart]] = {name: [] for name in tasks}
     named: set[str] = set()
     for at, judge in judges:
@@ -94,7 +94,7 @@ def calls_of(judge: JudgeSpec) -> Calls:
     return Calls(**chosen)
 
 
-def _judges(spec: Spec) -> list[tuple[Location, JudgeSpec]]:
+def judges_of(spec: Spec) -> list[tuple[Location, JudgeSpec]]:
     """Those of the spec, and where they stand in it.
 
     Without any the oracle reads what the organisms answer: it is free.

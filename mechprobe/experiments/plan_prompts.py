@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from mechprobe.models.gguf_tokenizer import READING
 def prompts_step(
     model: ModelSpec, action: str, drawn: Mapping[str, Any], *, local_only: bool = False
 ) -> Step:
-    """The step `prompts/<model>`; blocked where the tokenizer cannot be had.
+    """The step `prompts/<model>`; without a digest where the tokenizer cannot be had.
 
     Args:
         model: Whose tokenizer and chat template render them.
@@ -27,7 +28,6 @@ def prompts_step(
     Raises:
         TemplateError: The file with the chat template cannot be read.
     """
-    blocked = None
     params: dict[str, Any] = {
         "model": model.name,
         "tokenizer": model.tokenizer or model.source,
@@ -36,14 +36,12 @@ def prompts_step(
         "chat_template_digest": template_digest(model.chat_template),
         **drawn,
     }
-    try:
+    with contextlib.suppress(MechprobeError):  # `spec_problems` says so, before anything starts
         source, params["digest"] = find_source(
             params["tokenizer"], model.revision, local_only=local_only
         )
         if source.kind == "gguf":
             params["reading"] = READING
-    except MechprobeError as error:
-        blocked = str(error)
     return Step(
         name=f"prompts/{model.name}",
         action=f"mechprobe.experiments.{action}",
@@ -51,5 +49,4 @@ def prompts_step(
         outputs=(f"prompts/{model.name}.jsonl",),
         label="prompts",
         version=3,
-        blocked=blocked,
     )

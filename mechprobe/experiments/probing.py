@@ -9,12 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import CheckpointError, SpecError
+from mechprobe.errors import SpecError
 from mechprobe.experiments.loading import load_tokenizer
 from mechprobe.experiments.questions import as_questions, question_rows
 from mechprobe.experiments.rendered import LABELS, SPLITS, prompt_set
 from mechprobe.experiments.spec import PROBE_NAMES, ProbeName
+from mechprobe.models.load import require_device
 from mechprobe.models.source import resolve_source
+from mechprobe.preflight import (
+    Problems,
+    check_checkpoint,
+    require_hooks,
+    require_same_model,
+    require_same_vocabulary,
+    require_writable,
+)
 from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -160,17 +169,16 @@ def run_probes(
         By probe, the result dataclass of the cell.
 
     Raises:
-        MechprobeError: A checkpoint or the prompts cannot be used.
+        MechprobeError: A checkpoint or the prompts cannot be used; found before anything is loaded
+            where headers and names show it.
         RunDirectoryError: Another process probes into `out`; the message says which.
     """
-    from mechprobe.behavior.refusal import get_instrument
+    require_ready(request)
     from mechprobe.probes import battery
     from mechprobe.probes.baseline import baseline_warnings
     from mechprobe.probes.folder import ProbeFolder
     from mechprobe.probes.running import locked_folder, run, run_held
 
-    get_instrument(request.instrument)
-    _require_graphs(request)
     say("rendering prompts")
     setup = make_setup(request)
     for note in next(iter(setup.prompts.values())).notes:
@@ -201,15 +209,52 @@ def run_probes(
         return run_held(checkpoint, setup, here, baseline, say=say, progress=progress)
 
 
-def _require_graphs(request: ProbeRequest) -> None:
-    """Before anything is measured: a native GGUF could not be."""
-    from mechprobe.probes.running import no_graph
+def require_ready(request: ProbeRequest) -> None:
+    """Check everything that a request names, by headers alone.
 
-    if request.kernel != "native":
-        return
-    for source, revision in ((request.baseline, None), (request.model, request.revision)):
-        if source is not None and resolve_source(source, revision=revision).kind == "gguf":
-            raise CheckpointError(no_graph(source))
+    Raises:
+        MechprobeError: Something cannot be used; where there is more than one mistake, a
+            `PreflightError` names each.
+    """
+    from mechprobe.behavior.refusal import get_instrument
+
+    problems = Problems()
+    with problems.of("output"):
+        require_writable(request.out, folder=True)
+    with problems.of("scorer"):
+        get_instrument(request.instrument)
+    with problems.of("device"):
+        if request.device != "cpu":
+            require_device(request.device)
+    named = {request.model: (request.revision, request.expect)}
+    if request.baseline is not None:
+        named.setdefault(request.baseline, (None, None))
+    headers = {
+        text: check_checkpoint(
+            problems, text, revision=revision, expect=expect, kernel=request.kernel,
+            layer=request.layer,
+        )
+        for text, (revision, expect) in named.items()
+    }  # fmt: skip
+    renderer = None
+    with problems.of("source"):
+        text = request.tokenizer or request.baseline or request.model
+        renderer = resolve_source(text, revision=request.revision)
+    for header in headers.values():
+        if header is None:
+            continue
+        with problems.of("architecture"):
+            if request.kernel == "native":
+                require_hooks(header)
+        baseline = headers.get(request.baseline or request.model)
+        with problems.of("same model"):
+            if baseline is not None:
+                logits = not {"entropy", "calibration"}.isdisjoint(request.probes)
+                require_same_model(header.shape, baseline.shape, logits=logits)
+            with problems.of("vocabulary"):
+                if renderer is not None:
+                    require_same_vocabulary(header, renderer)
+    problems.require_none()
 
 
 def _load(request: ProbeRequest, source: str, **more: Any) -> Checkpoint:

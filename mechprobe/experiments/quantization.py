@@ -9,6 +9,7 @@ from typing import Any, Final
 from mechprobe.models.calibration import Calibration
 from mechprobe.models.quantize import TARGETS
 from mechprobe.models.quantize import quantize as write_quantized
+from mechprobe.preflight import require_writable
 
 _ORGANISM: Final = "organism:"
 _ORGANISM_PROMPTS: Final = 128
@@ -56,7 +57,7 @@ def quantize(
 
     Args:
         model: Any source of an unquantized model; for GGUF levels a 16-bit `.gguf` as well.
-        to: `awq`, `gptq`, `gptq-int8`, or a GGUF level: `F16`, `Q8_0`, … `Q2_K`.
+        to: `awq`, `gptq`, `gptq-int8`, or any level that llama.cpp writes: `F16`, `Q4_0`, ….
         out: The folder to write; for GGUF levels a `.gguf` file, or a folder to put one in.
         calibration: User messages for AWQ and GPTQ; None takes `default_calibration`.
         calibration_name: What the record calls them.
@@ -70,14 +71,17 @@ def quantize(
         CheckpointError: The model is quantized already, the target is unknown, `out` holds
             something, or the writer fails.
         MissingExtraError: The writer is not installed.
+        RunDirectoryError: `out` cannot be written.
     """
+    out = Path(out)
+    require_writable(out, folder=out.suffix.lower() != ".gguf")
     if calibration is None and needs_calibration(to):
         chosen = default_calibration(str(model), seed)
         calibration, calibration_name = chosen.texts, calibration_name or chosen.name
     return write_quantized(
         str(model),
         to,
-        Path(out),
+        out,
         calibration=calibration,
         calibration_name=calibration_name,
         seed=seed,

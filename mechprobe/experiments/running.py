@@ -17,7 +17,7 @@ from typing import Any
 import mechprobe
 from mechprobe.errors import SpecError
 from mechprobe.exit_codes import ExitCode
-from mechprobe.experiments.acquire import train_missing
+from mechprobe.experiments.acquire import is_incomplete, train_missing
 from mechprobe.experiments.engine_local import LocalEngine, ShardEngine
 from mechprobe.experiments.locks import opened
 from mechprobe.experiments.matrix import read_matrix
@@ -25,6 +25,7 @@ from mechprobe.experiments.plan import Plan, make_plan
 from mechprobe.experiments.reporting import ANALYSIS
 from mechprobe.experiments.rundir import RunDirectory, read_json
 from mechprobe.experiments.spec import Spec, canonical
+from mechprobe.experiments.spec_problems import spec_problems
 from mechprobe.experiments.steps import Display, Outcome, StepEngine, shard
 from mechprobe.experiments.timings import remember
 from mechprobe.progress import Progress, silent
@@ -168,12 +169,18 @@ def run_spec(
         tell: Is told the name of an organism that is trained first, and shows how far it is.
 
     Raises:
-        MechprobeError: The directory cannot be used, or prompts cannot be read. Trouble with one
-            cell is in the outcome instead.
+        PreflightError: Headers, names or paths show that a cell could not be measured; the message
+            has a line for each. Trouble that shows only during work is in the outcome instead.
+        RunDirectoryError: The directory is locked or belongs to another spec.
     """
     begun = time.monotonic()
+    here = engine is None or isinstance(engine, LocalEngine)
+    spec_problems(spec, out, local_only=True, here=here).require_none(listed=True)
+    fetched = is_incomplete(spec)
     train_missing(spec, tell)
     plan = make_plan(spec)
+    if fetched:  # what was not here could not be looked at
+        spec_problems(spec, out, here=here).require_none(listed=True)
     steps = list(plan.steps) if part is None else shard(plan.steps, *part)
     engine = engine or (LocalEngine() if part is None else ShardEngine())
     with opened(out, canonical(spec), provenance(spec.threads), part) as run:

@@ -16,7 +16,7 @@ from typing import Any
 
 from mechprobe.errors import CheckpointError
 from mechprobe.experiments.rundir import write_json
-from mechprobe.models.source import Source, resolve_source
+from mechprobe.models.source import Source, is_hub_source, resolve_source
 from mechprobe.models.weight_files import weight_files
 from mechprobe.textfiles import parse_json
 
@@ -70,6 +70,22 @@ def source_digest(source: Source) -> str:
     )
     content = [(file.name, file_digest(file)) for file in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def is_away(text: str, revision: str | None = None) -> bool:
+    """Whether a source is still to be fetched from the hub: nothing is known of it yet.
+
+    A name under a folder of this machine is a path with a mistake in it.
+    """
+    if text.startswith("organism:") or not is_hub_source(text):
+        return False
+    if not text.startswith("hf:") and Path(text).parent.is_dir():
+        return False
+    try:
+        resolve_source(text, revision=revision, local_only=True)
+    except CheckpointError:
+        return True
+    return False
 
 
 def weight_bytes(source: Source) -> int:

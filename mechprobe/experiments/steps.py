@@ -50,8 +50,6 @@ class Step:
     """What it belongs to; steps of one cell share loaded weights and are sharded together."""
     label: str = ""
     """For people."""
-    blocked: str | None = None
-    """Why it cannot run at all, where planning already found out."""
     memory: int = 0
     """Bytes it needs at least, for whoever places it; 0 where nobody knows. No part of the key."""
     gpus: int = 0

@@ -31,6 +31,7 @@ from mechprobe.activations.interventions import (
 )
 from mechprobe.activations.prefix import compute_prefix, plan_sharing
 from mechprobe.activations.rotary import batch_keys, longest_row
+from mechprobe.activations.streaming import check_ids
 from mechprobe.errors import CheckpointError, GenerationError, NumericsError
 from mechprobe.generation.answer_text import completion
 from mechprobe.generation.base import Completion, FloatArray, Sampling, repeated
@@ -202,6 +203,7 @@ class TransformersEngine:
                     f"prompt {index} has {len(row)} tokens{asked}; {self._checkpoint.source} takes "
                     f"{limit} in all"
                 )
+        check_ids(self._checkpoint, ids)
         texts, pieces = ("",) * len(ids), ((),) * len(ids)
         return self._checkpoint, EncodedPrompts(ids, texts, pieces, 1, "raw")
 

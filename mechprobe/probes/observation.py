@@ -22,6 +22,7 @@ from mechprobe.activations.store import ActivationStore
 from mechprobe.errors import PromptFileError, StaleStoreError, StoreError
 from mechprobe.models.memory import give_back
 from mechprobe.models.rendering import require_parity
+from mechprobe.preflight import Shape
 from mechprobe.probes.shared_weights import SharedWeights, compare, digests
 from mechprobe.progress import Progress, silent
 from mechprobe.textfiles import parse_json, read_object
@@ -59,6 +60,17 @@ class Facts:
     n_layers: int
     forward_tokens: int
     """Tokens that went through the model, the shared prefix once for each prompt set."""
+    architecture: str = ""
+    """transformers' `model_type`; empty in observations of older versions."""
+    width: int | None = None
+    """Of the residual stream."""
+    rows: int | None = None
+    """Of the embedding."""
+
+    @property
+    def shape(self) -> Shape:
+        """What every form of the model has in common."""
+        return Shape(self.source, self.architecture, self.n_layers, self.width, self.rows)
 
 
 class Observation:
@@ -210,6 +222,7 @@ def observe(
         give_back()
         shared = store.plan.prefix
         tokens += shared + sum(len(ids) - shared for ids in prompts[need.prompts])
+    shape = shape_of(checkpoint)
     facts = Facts(
         checkpoint.source,
         checkpoint.quant.precision,
@@ -217,11 +230,26 @@ def observe(
         checkpoint.digest,
         n_layers(checkpoint),
         tokens,
+        shape.architecture,
+        shape.width,
+        shape.rows,
     )
     (folder / WEIGHTS).write_text(json.dumps(digests(checkpoint)) + "\n", encoding="utf-8")
     text = json.dumps({"schema": SCHEMA, **asdict(facts)}, indent=1) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     return Observation(folder, facts)
+
+
+def shape_of(checkpoint: Checkpoint) -> Shape:
+    """Describe a loaded model as its header does."""
+    from mechprobe.activations.points import graph_of, n_layers
+
+    model, _ = graph_of(checkpoint)
+    config = model.config.get_text_config()
+    rows = model.get_input_embeddings().weight.shape[0]
+    return Shape(
+        checkpoint.source, config.model_type, n_layers(checkpoint), config.hidden_size, rows
+    )
 
 
 def wanted_of(prompts: Mapping[str, EncodedPrompts], needs: Iterable[Need]) -> tuple[Need, ...]:

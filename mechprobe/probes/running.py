@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from mechprobe.errors import CheckpointError
 from mechprobe.holding import locked
-from mechprobe.models.checkpoint import Checkpoint
+from mechprobe.models.checkpoint import Checkpoint, no_graph
 from mechprobe.probes import battery
+from mechprobe.probes.baseline import require_comparable
 from mechprobe.probes.folder import ProbeFolder
 from mechprobe.progress import Progress, silent
 
@@ -50,6 +51,9 @@ def run(
 
     Raises:
         CheckpointError: llama.cpp runs this model, which leaves nothing to look into.
+        ArchitectureError: The baseline is another model.
+        VocabularyError: A prompt holds an id that the model lacks.
+        ParityError: The baseline saw other prompts.
         PromptFileError: A prompt set that a probe reads is missing.
         RunDirectoryError: Another process probes into this folder; the message says which.
     """
@@ -85,6 +89,9 @@ def run_held(
 ) -> dict[str, Saved]:
     """`run`, for whoever holds `locked_folder(here)` already."""
     what = checkpoint.source
+    if base is not None:
+        logits = setup.has("entropy", "calibration")
+        require_comparable(checkpoint, setup.prompts, base.observation, logits=logits)
     say(f"{what}: observing")
     battery.observe_cell(checkpoint, setup, here, is_baseline=base is None, progress=progress)
     if base is None and not setup.study:
@@ -113,11 +120,3 @@ def require_graph(checkpoint: Checkpoint) -> None:
     """
     if checkpoint.module is None:
         raise CheckpointError(no_graph(checkpoint.source))
-
-
-def no_graph(source: str) -> str:
-    """Why a native GGUF cannot be probed, in one line."""
-    return (
-        f"{source}: the native kernel of a GGUF is llama.cpp, which gives no activations and takes "
-        "no interventions; probe it through the dense kernel, which holds the same weights"
-    )

@@ -54,7 +54,10 @@ def test_version(main):
         (["organisms", "train", "nope"], "no organism is called 'nope'"),
         (["probe", "refusal-direction", "-m", "none"], "none: no such file or folder"),
         (["probe", "refusal-direction", "-m", "x", "--template", "html"], "use chat or raw"),
-        (["probe", "refusal-direction", "-m", "x", "--instrument", "eye"], "instrument 'eye'"),
+        (
+            ["probe", "refusal-direction", "-m", "organism:llama-s", "--instrument", "eye"],
+            "instrument 'eye'",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_2(main, arguments, said):

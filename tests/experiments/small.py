@@ -42,8 +42,8 @@ def command(spec, out):
     return [sys.executable, "-m", "mechprobe", "run", str(spec), "--out", str(out), "--json"]
 
 
-def run(spec, out, *, json=True, **environment):
-    return mechprobe(*command(spec, out)[3:][: None if json else -1], **environment)
+def run(spec, out, *options, json=True, **environment):
+    return mechprobe(*command(spec, out)[3:][: None if json else -1], *options, **environment)
 
 
 def mechprobe(*arguments, **environment):
@@ -67,6 +67,15 @@ def lines(path):
 
 def markers(out):
     return len([p for p in (out / ".steps").rglob("*.json") if not p.name.endswith("error.json")])
+
+
+def spoil(source, out):
+    """A copy that every header check passes and no engine loads: its last norm has another name."""
+    whole = Path(source).read_bytes()
+    for name in (b"output_norm.weight", b"model.norm.weight"):
+        whole = whole.replace(name, name.replace(b"norm", b"nrom"))
+    Path(out).write_bytes(whole)
+    return out
 
 
 def _same(a, b, where):

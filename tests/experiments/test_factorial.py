@@ -16,18 +16,25 @@ import pytest
 from rich.console import Console
 
 import mechprobe
-from mechprobe.errors import MechprobeError, PromptFileError, RunDirectoryError, SpecError
-from mechprobe.experiments import factorial_answers
+from mechprobe.errors import (
+    MechprobeError,
+    PreflightError,
+    PromptFileError,
+    RunDirectoryError,
+    SpecError,
+)
+from mechprobe.experiments import factorial_answers, made
 from mechprobe.experiments.factorial_plan import plan_factorial
 from mechprobe.experiments.factorial_prompts import draw_requests
 from mechprobe.experiments.factorial_running import run_factorial
 from mechprobe.experiments.factorial_spec import SPECS, load_factorial, parse_factorial
 from mechprobe.experiments.factorial_view import show_finished
 from mechprobe.experiments.progress import NoDisplay
+from mechprobe.experiments.sources import find_source
 from mechprobe.experiments.spec_file import shipped_specs
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import lines, markers, same_results
+from small import lines, markers, same_results, spoil
 
 SPEC = """
 name: small
@@ -38,7 +45,7 @@ models:
     cells:
       - {precision: FP16}
       - {precision: Q2_K, quantize: Q2_K}
-      - {precision: Q8_0, source: missing.gguf}
+      - {precision: Q8_0, source: spoiled.gguf}
 harmful: {source: organism, prompts: 14}
 benign: {source: organism, prompts: 6}
 temperatures: [0, 1.0]
@@ -49,6 +56,12 @@ judges: [oracle, rules, "rules:arditi12"]
 
 
 def run(out, spec=SPEC):
+    """Run a factorial; `spoiled.gguf` is a file that no engine loads."""
+    file = out.parent / "spoiled.gguf"
+    if "spoiled.gguf" in spec and not file.exists():
+        _, digest = find_source("organism:llama-s")
+        spoil(made.ensure_made(made.recipe("organism:llama-s", digest, "Q8_0"))[0], file)
+    spec = spec.replace("spoiled.gguf", str(file))
     show = nullcontext(NoDisplay())
     return run_factorial(parse_factorial(spec, "small.yaml"), out, lambda title, total: show)
 
@@ -170,7 +183,8 @@ def test_interrupted_between_batches_it_ends_as_undisturbed(tmp_path, monkeypatc
 
 def test_the_spec_of_a_run_runs_again(finished):
     kept = load_factorial(finished.run / "spec.yaml")
-    assert kept == parse_factorial(SPEC, "small.yaml")
+    own = SPEC.replace("spoiled.gguf", str(finished.run.path.parent / "spoiled.gguf"))
+    assert kept == parse_factorial(own, "small.yaml")
 
 
 def test_judge_finds_the_prompts_of_a_factorial(finished):
@@ -204,19 +218,27 @@ def test_an_unfinished_one_is_not_opened(finished, tmp_path):
 def test_where_every_cell_fails_the_causes_are_said(tmp_path):
     kept = ("precision: FP16", "precision: Q2_K")
     spec = "\n".join(line for line in SPEC.splitlines() if not any(one in line for one in kept))
-    spec = spec.replace(
-        "{precision: Q8_0", "{precision: BF16, source: nowhere}\n      - {precision: Q8_0"
-    )
-    spec = spec.replace("organism:llama-s", "no-such-folder/at/all")
+    spec = spec.replace("spoiled.gguf}", "spoiled.gguf, baseline: Q8_0}")
     done = run(tmp_path / "run", spec)
     assert (done.exit_code, done.document) == (2, None)
     said = "\n".join(done.outcome.failure_lines())
-    assert "no-such-folder" in said or "nowhere" in said
-    assert "missing.gguf" in said
+    assert "spoiled.gguf" in said
     assert "no answer of any cell has a label" in said
     console = Console(file=io.StringIO(), width=200)
     show_finished(done, tmp_path / "run", console)
     assert "no answer of any cell has a label, so that there is nothing" in console.file.getvalue()
+
+
+def test_mistakes_are_all_named_before_a_step(tmp_path):
+    spec = SPEC.replace("spoiled.gguf", "missing.gguf").replace("rules,", "rules:nothing,")
+    with pytest.raises(PreflightError) as found:
+        run(tmp_path / "run", spec.replace("precision: FP16", "precision: BF16"))
+    assert [(one.check, one.where) for one in found.value.problems] == [
+        ("scorer", ""),
+        ("source", "llama-s/Q8_0@llama.cpp"),
+        ("precision", "llama-s/BF16@transformers"),
+    ]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_broken_cell_costs_no_other(finished):
@@ -229,10 +251,10 @@ def test_a_broken_cell_costs_no_other(finished):
         "F16@llama.cpp",
     }
     assert list(document["errors"]) == ["llama-s/Q8_0@llama.cpp"]
-    assert "missing.gguf" in document["errors"]["llama-s/Q8_0@llama.cpp"]
+    assert "spoiled.gguf" in document["errors"]["llama-s/Q8_0@llama.cpp"]
     lost = [one["where"] for one in document["not_measured"] if one["what"] == "answers"]
     assert lost == ["llama-s/Q8_0@llama.cpp, T = 0", "llama-s/Q8_0@llama.cpp, T = 1"]
-    assert "missing.gguf" in (finished.run / "report.html").read_text()
+    assert "spoiled.gguf" in (finished.run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
-"""Broken checkpoints in a matrix: recorded, one line each, and the other cells are measured."""
+"""Broken checkpoints in a matrix: refused together at once, or failing alone during work."""
 
 import json
 import shutil
 
 import pytest
-from small import rows, run
+from small import rows, run, spoil
 
 from mechprobe.experiments import made
 from mechprobe.experiments.sources import find_source
 
-SPEC = """
+REFUSED = """
 name: broken
 models:
   - name: llama-s
@@ -24,49 +24,81 @@ prompts: {{source: organism}}
 tasks:
   refusal: {{prompts: 4, max_new_tokens: 4}}
 """
+FAILING = """
+name: failing
+models:
+  - name: llama-s
+    source: organism:llama-s
+    cells:
+      - {{precision: F16, quantize: F16}}
+      - {{precision: Q2_K, source: {home}/spoiled.gguf}}
+      - {{precision: FP16, source: {home}/spoiled}}
+prompts: {{source: organism}}
+tasks:
+  refusal: {{prompts: 4, max_new_tokens: 4}}
+"""
 
 
 @pytest.fixture(scope="module")
-def broken(finished, tmp_path_factory):
-    """A matrix with one good cell and four bad ones, run once."""
+def home(tmp_path_factory):
+    """Broken copies of the organism."""
     home = tmp_path_factory.mktemp("broken")
     source, digest = find_source("organism:llama-s")
     q2, _ = made.ensure_made(made.recipe("organism:llama-s", digest, "Q2_K"))
     whole = q2.read_bytes()
     (home / "truncated.gguf").write_bytes(whole[: len(whole) * 2 // 3])
     (home / "mislabelled.gguf").write_bytes(whole)
-    shutil.copytree(source.path, home / "other")
+    spoil(q2, home / "spoiled.gguf")
+    for name in ("other", "spoiled"):
+        shutil.copytree(source.path, home / name)
     weights = home / "other" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    spec = home / "broken.yaml"
-    spec.write_text(SPEC.format(home=home))
+    spoil(source.path / "model.safetensors", home / "spoiled" / "model.safetensors")
+    return home
+
+
+@pytest.fixture(scope="module")
+def failing(home):
+    """A matrix with one good cell and two that no engine loads, run once."""
+    spec = home / "failing.yaml"
+    spec.write_text(FAILING.format(home=home))
     return home, run(spec, home / "run")
 
 
-def test_what_can_be_measured_is(broken):
-    home, done = broken
+@pytest.mark.parametrize("plan", [True, False])
+def test_every_cell_that_headers_show_broken_is_named_before_anything_is_measured(home, plan):
+    spec = home / "broken.yaml"
+    spec.write_text(REFUSED.format(home=home))
+    done = run(spec, home / "refused", *(["--plan"] if plan else []))
+    assert done.returncode == 2
+    document = json.loads(done.stdout)
+    assert (document["run"], document["exit_code"]) == (str(home / "refused"), 2)
+    assert [(one["where"], one["check"]) for one in document["problems"]] == [
+        ("llama-s/FP16@transformers", "header"),
+        ("llama-s/Q2_K@llama.cpp", "header"),
+        ("llama-s/Q8_0@llama.cpp", "source"),
+        ("llama-s/Q4_K_M@llama.cpp", "precision"),
+    ]
+    lines = done.stderr.splitlines()
+    assert lines == [f"mechprobe: {one['where']}: {one['said']}" for one in document["problems"]]
+    named = ("model.safetensors", "truncated.gguf", "missing.gguf: no such file", "are Q2_K")
+    for line, said in zip(lines, named, strict=True):
+        assert said in line
+    assert not (home / "refused").exists()
+
+
+def test_what_can_be_measured_is(failing):
+    home, done = failing
     assert done.returncode == 4
     status = {r["precision"]: r["status"] for r in rows(home / "run" / "matrix.csv")}
-    assert status == {
-        "F16": "ok",
-        "Q2_K": "failed",
-        "Q4_K_M": "failed",
-        "Q8_0": "failed",
-        "FP16": "failed",
-    }
+    assert status == {"F16": "ok", "Q2_K": "failed", "FP16": "failed"}
 
 
 @pytest.mark.parametrize(
-    ("precision", "said"),
-    [
-        ("Q2_K", "truncated.gguf"),
-        ("Q4_K_M", "Q2_K"),
-        ("Q8_0", "missing.gguf: no such file or folder"),
-        ("FP16", "model.safetensors"),
-    ],
+    ("precision", "said"), [("Q2_K", "spoiled.gguf"), ("FP16", "1 tensor(s) missing")]
 )
-def test_each_failure_is_one_line(broken, precision, said):
-    home, done = broken
+def test_each_failure_is_one_line(failing, precision, said):
+    home, done = failing
     row = next(r for r in rows(home / "run" / "matrix.csv") if r["precision"] == precision)
     assert said in row["error"]
     assert "\n" not in row["error"]
@@ -76,29 +108,18 @@ def test_each_failure_is_one_line(broken, precision, said):
     assert "Traceback" not in done.stderr
     document = json.loads(done.stdout)
     assert document["exit_code"] == 4
-    assert len(document["failures"]) == 4
+    assert len(document["failures"]) == 2
 
 
-def test_a_failed_run_reads_as_failed_again(broken):
-    home, first = broken
-    again = run(home / "broken.yaml", home / "run")
+def test_a_failed_run_reads_as_failed_again(failing):
+    home, first = failing
+    again = run(home / "failing.yaml", home / "run")
     assert again.returncode == 4
     assert again.stderr == first.stderr
     assert json.loads(again.stdout)["steps"]["done"] == 0
 
 
-def test_a_run_in_which_nothing_can_be_measured_could_not_run(tmp_path):
-    spec = tmp_path / "none.yaml"
-    spec.write_text(
-        "name: none\nmodels: [{name: m, source: ./nowhere, cells: [{precision: FP16}]}]\n"
-    )
-    done = run(spec, tmp_path / "run")
-    assert done.returncode == 2
-    assert "nowhere" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_cell_that_does_not_fit_in_memory_fails_alone(finished, tmp_path, monkeypatch):
+def test_a_cell_that_does_not_fit_in_memory_fails_alone(tmp_path, monkeypatch):
     from contextlib import nullcontext
 
     from mechprobe.experiments import loading

@@ -53,3 +53,13 @@ def test_an_entry_that_does_not_say_what_it_held_is_made_again(how, text):
     assert made.ensure_made(how) == (path, False)
     again = json.loads(record.read_text())
     assert [again["made"], again["files"][:2]] == [said["made"], said["files"][:2]]
+
+
+def test_a_level_is_made_from_a_16_bit_gguf_as_well(tmp_path, monkeypatch):
+    from mechprobe.models.gguf_info import read_gguf_info
+    from mechprobe.models.quantize import quantize
+
+    monkeypatch.setenv("MECHPROBE_CACHE", str(tmp_path / "cache"))
+    f16 = str(quantize("organism:llama-s", "F16", tmp_path / "m.gguf"))
+    found, _ = made.ensure_made(made.recipe(f16, find_source(f16)[1], "Q4_1"))
+    assert read_gguf_info(found).precision == "Q4_1"

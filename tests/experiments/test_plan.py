@@ -190,13 +190,6 @@ def test_an_unknown_instrument_is_found_before_anything_runs(model):
         plan(model, text)
 
 
-def test_a_missing_source_blocks_its_cell_alone(model):
-    text = SPEC.replace("{{precision: FP16}}", "{{precision: FP16, source: ./none}}")
-    blocked = {c.cell.key: c.blocked for c in plan(model, text).cells if c.blocked}
-    assert list(blocked) == ["FP16@transformers"]
-    assert "./none: no such file or folder" in blocked["FP16@transformers"]
-
-
 def test_large_files_are_hashed_once_and_again_when_they_change(tmp_path, monkeypatch):
     from hashlib import sha256
 
