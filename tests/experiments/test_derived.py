@@ -16,6 +16,7 @@ BESIDE = {
     "mechprobe.behavior.multiple_choice",
     "mechprobe.behavior.records",
     "mechprobe.behavior.tasks",
+    "mechprobe.progress",
     "mechprobe.textfiles",
     *(
         f"mechprobe.experiments.{name}"
