@@ -9,8 +9,8 @@ from typing import Final
 
 _SPINS: Final = "GOMP_SPINCOUNT"
 _NAMED: Final = (_SPINS, "OMP_WAIT_POLICY")
-FEW_SPINS: Final = "1000"
-"""How often a thread looks whether the others have come before it sleeps: some ten microseconds.
+FEW_SPINS: Final = "300"
+"""How often a thread looks whether the others have come before it sleeps: some microseconds.
 
 libgomp's own 300,000 are milliseconds, at each of the hundreds of barriers of a token, in which a
 waiting thread holds the core that the thread it waits for would need.

@@ -32,6 +32,22 @@ def silent(done: int, total: int) -> None:
     """Show nothing."""
 
 
+def part_of_all(progress: Progress, before: int, size: int, total: int) -> Progress:
+    """How far a part of the work is, told as how far all of it is.
+
+    Args:
+        progress: Of all the work.
+        before: Items done before the part began.
+        size: Items of the part, however it counts them itself.
+        total: Items in all.
+    """
+
+    def told(done: int, of: int) -> None:
+        progress(before + size * done // of, total)
+
+    return told
+
+
 class Display(RichProgress):
     """Rich's bars; where the console is no terminal, a line a minute from a thread in their place.
 

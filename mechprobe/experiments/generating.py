@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from mechprobe.experiments.rundir import explained, write_jsonl
 from mechprobe.generation.api import ApiError
 from mechprobe.generation.base import ANSWERS_VERSION, Completion, Engine, Sampling
 from mechprobe.generation.server import ServerEngine
-from mechprobe.progress import Progress
+from mechprobe.progress import Progress, part_of_all
 from mechprobe.textfiles import parse_json
 
 if TYPE_CHECKING:
@@ -125,7 +125,13 @@ def _answer(engine: Engine, questions: Questions, kept: _Kept, progress: Progres
     steps = (
         _from_server(server, questions, todo)
         if server
-        else _from_batches(engine, questions, todo, size)
+        else _from_batches(
+            engine,
+            questions,
+            todo,
+            size,
+            lambda wanted: part_of_all(progress, len(rows), wanted, len(places)),
+        )
     )
     for done in steps:
         written = []
@@ -151,15 +157,21 @@ def _batch_of(number: int, size: int, total: int) -> range:
 
 
 def _from_batches(
-    engine: Engine, questions: Questions, todo: Sequence[int], size: int
+    engine: Engine,
+    questions: Questions,
+    todo: Sequence[int],
+    size: int,
+    progress_of: Callable[[int], Progress],
 ) -> Iterator[list[tuple[int, Any]]]:
     prompts: Any = questions.given
     for first in sorted({number // size * size for number in todo}):
         at = first // questions.copies
+        part = prompts.ids[at : at + size // questions.copies]
         answers = engine.generate(
-            prompts.ids[at : at + size // questions.copies],
+            part,
             max_new_tokens=questions.max_new_tokens,
             sampling=questions.sampling,
+            progress=progress_of(len(part) * questions.copies),
         )
         yield list(enumerate(answers, first))
 

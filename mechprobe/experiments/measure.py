@@ -21,6 +21,7 @@ from mechprobe.experiments.rundir import (
 )
 from mechprobe.experiments.steps import Task
 from mechprobe.models.rendering import EncodedPrompts, require_parity
+from mechprobe.progress import part_of_all
 
 BATCH = 64
 """Prompts between two syncs: what a kill can lose. Fixed, so that a resumed run batches alike."""
@@ -66,7 +67,9 @@ def generate(task: Task) -> None:
         part = rows[at : at + BATCH]
         engine = held(task, "native").engine
         answers = engine.generate(
-            [row["ids"] for row in part], max_new_tokens=task.step.params["max_new_tokens"]
+            [row["ids"] for row in part],
+            max_new_tokens=task.step.params["max_new_tokens"],
+            progress=part_of_all(task.progress, at, len(part), len(rows)),
         )
         batch = [
             {

@@ -28,7 +28,7 @@ def observe(task: Task) -> None:
             checkpoint, setup, folder, is_baseline=baseline is None, progress=task.progress
         )
         if baseline is None and not setup.study:
-            battery.choose_tokens(checkpoint, setup, folder)
+            battery.choose_tokens(checkpoint, setup, folder, task.progress)
 
 
 def entropy(task: Task) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from mechprobe.errors import SpecError
+from mechprobe.progress import Progress, silent
 
 StopReason = Literal["eos", "length", "filtered"]
 """It ended by itself, ran into `max_new_tokens`, or a server's content filter cut it."""
@@ -105,6 +106,7 @@ class Engine(Protocol):
         *,
         max_new_tokens: int = 64,
         sampling: Sampling | None = None,
+        progress: Progress = silent,
     ) -> list[Completion]:
         """Completions of token-id prompts, in the order given.
 
@@ -114,6 +116,7 @@ class Engine(Protocol):
             sampling: None is greedy, one answer for each prompt. With k samples the result has k
                 answers for each prompt, one prompt after the other. What an answer draws depends
                 on the seed, its prompt and its number alone, not on the prompts beside it.
+            progress: Told of answers done and in all.
         """
         ...
 

@@ -51,6 +51,7 @@ from mechprobe.generation.graph import (
 from mechprobe.generation.sampling import Sampler
 from mechprobe.models.memory import give_back
 from mechprobe.models.rendering import EncodedPrompts
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from transformers.cache_utils import Cache
@@ -111,6 +112,7 @@ class TransformersEngine:
         *,
         max_new_tokens: int = 64,
         sampling: Sampling | None = None,
+        progress: Progress = silent,
     ) -> list[Completion]:
         """Completions of token-id prompts, in the order given; greedy without `sampling`.
 
@@ -121,7 +123,8 @@ class TransformersEngine:
         if max_new_tokens < 1:
             raise GenerationError(f"max_new_tokens {max_new_tokens}: at least 1 is needed")
         if sampling is not None and sampling.greedy:
-            return repeated(self.generate(prompts, max_new_tokens=max_new_tokens), sampling)
+            alone = self.generate(prompts, max_new_tokens=max_new_tokens, progress=progress)
+            return repeated(alone, sampling)
         checkpoint, encoded = self._accept(prompts, max_new_tokens)
         module, tokenizer = checkpoint.module, checkpoint.tokenizer
         copies = 1 if sampling is None else sampling.samples
@@ -151,7 +154,7 @@ class TransformersEngine:
             ]
             return [answers[first : first + copies] for first in range(0, len(answers), copies)]
 
-        found = self._in_batches(checkpoint, encoded, max_new_tokens, decode, copies)
+        found = self._in_batches(checkpoint, encoded, max_new_tokens, decode, copies, progress)
         return [answer for group in found for answer in group]
 
     def next_token_logprobs(self, prompts: Sequence[Sequence[int]]) -> FloatArray:
@@ -214,6 +217,7 @@ class TransformersEngine:
         new_tokens: int,
         work: Callable[[PaddedBatch, Cache | None], list[T]],
         copies: int = 1,
+        progress: Progress = silent,
     ) -> list[T]:
         """What `work` gives for each prompt, in the order of the prompts.
 
@@ -246,6 +250,7 @@ class TransformersEngine:
                     waiting = deque(groups(left, max(1, self.batch_size // copies), keys))
                     continue
                 results.update(zip(waiting.popleft(), rows, strict=True))
+                progress(len(results) * copies, len(prompts) * copies)
         return [results[index] for index in range(len(prompts))]
 
     @contextmanager

@@ -19,8 +19,9 @@ text may differ. Greedy calls gain nothing by it.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -48,6 +49,7 @@ from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_info import quant_info
 from mechprobe.models.gguf_vocabulary import check_vocabulary, vocabulary_notes
 from mechprobe.models.llamacpp import require_sound
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -199,6 +201,7 @@ class LlamaCppEngine:
         *,
         max_new_tokens: int = 64,
         sampling: Sampling | None = None,
+        progress: Progress = silent,
     ) -> list[Completion]:
         """Completions of token-id prompts, in the order given; greedy without `sampling`.
 
@@ -207,15 +210,26 @@ class LlamaCppEngine:
             NumericsError: The model's logits are not finite.
         """
         if sampling is not None and sampling.greedy:
-            return repeated(self.generate(prompts, max_new_tokens=max_new_tokens), sampling)
+            alone = self.generate(prompts, max_new_tokens=max_new_tokens, progress=progress)
+            return repeated(alone, sampling)
+        done, total = itertools.count(1), len(prompts) * (sampling.samples if sampling else 1)
+
+        def finished() -> None:
+            progress(next(done), total)
+
         found: dict[int, list[Completion]] = {}
         for numbers in self._contexts(prompts, max_new_tokens):
             rows = [prompts[n] for n in numbers]
-            found.update(zip(numbers, self._answers(rows, max_new_tokens, sampling), strict=True))
+            answers = self._answers(rows, max_new_tokens, sampling, finished)
+            found.update(zip(numbers, answers, strict=True))
         return [answer for n in range(len(prompts)) for answer in found[n]]
 
     def _answers(
-        self, prompts: Sequence[Sequence[int]], new: int, sampling: Sampling | None
+        self,
+        prompts: Sequence[Sequence[int]],
+        new: int,
+        sampling: Sampling | None,
+        finished: Callable[[], None],
     ) -> list[list[Completion]]:
         """Answers to prompts that are read in one context, those of each prompt together."""
         self._make_room(prompts, new)
@@ -225,19 +239,23 @@ class LlamaCppEngine:
         if self._choice.is_due(sum(map(len, prompts)) + len(prompts) * copies * new):
             self._choose_threads(prompts)
         begun = time.perf_counter()
-        answers = self._settled(prompts, new, sampling)
+        answers = self._settled(prompts, new, sampling, finished)
         tokens = sum(a[0].prompt_tokens + sum(b.new_tokens for b in a) for a in answers)
         self._choice.saw(tokens, time.perf_counter() - begun)
         return answers
 
     def _settled(
-        self, prompts: Sequence[Sequence[int]], new: int, sampling: Sampling | None
+        self,
+        prompts: Sequence[Sequence[int]],
+        new: int,
+        sampling: Sampling | None,
+        finished: Callable[[], None],
     ) -> list[list[Completion]]:
         """The same, from slots that are empty at first and met in order."""
         self._opened().settle()
         if sampling is None:
             stream = self._opened().stream(
-                prompts, len(prompts), max_tokens=new, cache_prompt=self._parallel > 1
+                prompts, len(prompts), finished, max_tokens=new, cache_prompt=self._parallel > 1
             )
             return [
                 [self._completion(prompt, stream.ids[n], stream.reasons[n])]
@@ -245,9 +263,15 @@ class LlamaCppEngine:
             ]
         together = min(sampling.samples, self._parallel)
         with ThreadPoolExecutor(self._parallel // together if self._fast else 1) as pool:
-            return list(pool.map(lambda p: self._samples(p, new, sampling), prompts))
+            return list(pool.map(lambda p: self._samples(p, new, sampling, finished), prompts))
 
-    def _samples(self, prompt: Sequence[int], new: int, sampling: Sampling) -> list[Completion]:
+    def _samples(
+        self,
+        prompt: Sequence[int],
+        new: int,
+        sampling: Sampling,
+        finished: Callable[[], None],
+    ) -> list[Completion]:
         """Answers to one prompt; llama.cpp reads it once for as many as there are slots."""
         first_seed = stream_seed(sampling.seed, prompt) % _SEEDS
         options = {
@@ -263,7 +287,7 @@ class LlamaCppEngine:
         while len(found) < sampling.samples:
             count = min(self._parallel, sampling.samples - len(found))
             seed = first_seed + len(found)  # llama.cpp adds 1 for each further sample
-            stream = self._opened().stream([prompt], count, n=count, seed=seed, **options)
+            stream = self._opened().stream([prompt], count, finished, n=count, seed=seed, **options)
             found += [
                 self._completion(
                     prompt,

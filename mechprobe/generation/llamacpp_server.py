@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,7 +64,8 @@ def message(answer: dict[str, Any]) -> str:
 class Stream:
     """Collects the ids of several answers, step by step as llama.cpp sends them."""
 
-    def __init__(self, answers: int) -> None:
+    def __init__(self, answers: int, finished: Callable[[], None] = lambda: None) -> None:
+        self._finished = finished
         self.ids: list[list[int]] = [[] for _ in range(answers)]
         self.steps = [0] * answers
         self.reasons = ["length"] * answers
@@ -83,6 +84,7 @@ class Stream:
         self.steps[number] = int(detail["tokens_predicted"])
         if choice["finish_reason"] is not None:
             self.reasons[number] = str(choice["finish_reason"])
+            self._finished()
         return False
 
     def lost(self, number: int) -> bool:
@@ -160,13 +162,25 @@ class SlotServer:
         seconds = time.perf_counter() - begun
         return (sum(map(len, few)) + MEASURED_STEPS * len(few)) / seconds
 
-    def stream(self, prompts: Sequence[Sequence[int]], answers: int, **options: Any) -> Stream:
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        answers: int,
+        finished: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> Stream:
         """The ids of one request's answers: one for each prompt, or several for a single one.
+
+        Args:
+            prompts: Token ids.
+            answers: How many there will be.
+            finished: Called at the end of each.
+            options: Of the request.
 
         Raises:
             GenerationError: llama.cpp failed.
         """
-        stream = Stream(answers)
+        stream = Stream(answers, finished)
         request = self.body(prompts, stream=True, **options, **_WITH_IDS)
         self._server.handle_completions(request, stream.receive)
         if stream.error is not None:

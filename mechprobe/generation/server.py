@@ -29,6 +29,7 @@ from mechprobe.generation.server_forms import (
 )
 from mechprobe.generation.server_samplers import note_of, sampler_forms
 from mechprobe.models.rendering import EncodedPrompts
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,6 +105,7 @@ class ServerEngine:
         *,
         max_new_tokens: int = 64,
         sampling: Sampling | None = None,
+        progress: Progress = silent,
     ) -> list[Completion]:
         """Completions in the order of the prompts; greedy without `sampling`.
 
@@ -112,13 +114,16 @@ class ServerEngine:
                 `EncodedPrompts`, the texts are sent where the server takes no ids.
             max_new_tokens: Where an answer that does not end by itself is cut.
             sampling: See `Sampling`.
+            progress: Told of answers done and in all.
 
         Raises:
             GenerationError: The server takes no ids and there are no texts, reads other tokens
                 than were sent, or did not answer a request; ApiError in the last case.
         """
         if sampling is not None and sampling.greedy:
-            return repeated(self.generate(prompts, max_new_tokens=max_new_tokens), sampling)
+            alone = self.generate(prompts, max_new_tokens=max_new_tokens, progress=progress)
+            return repeated(alone, sampling)
+        total = len(prompts) * (1 if sampling is None else sampling.samples)
         found: dict[int, Completion] = {}
         for number, answer in self.as_they_finish(
             prompts, max_new_tokens=max_new_tokens, sampling=sampling
@@ -126,6 +131,7 @@ class ServerEngine:
             if isinstance(answer, ApiError):
                 raise answer
             found[number] = answer
+            progress(len(found), total)
         return [found[number] for number in range(len(found))]
 
     def as_they_finish(

@@ -158,7 +158,9 @@ def observe_cell(
     folder.add_tokens("observational", found.facts.forward_tokens)
 
 
-def choose_tokens(checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder) -> RefusalTokens:
+def choose_tokens(
+    checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder, progress: Progress = silent
+) -> RefusalTokens:
     """Refusal tokens of a baseline: those given, else those its own refusals begin with."""
     found = setup.tokens
     if found is None:
@@ -168,6 +170,7 @@ def choose_tokens(checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder) -> 
                 setup.prompts["select/harmful"],
                 instrument=setup.instrument,
                 max_new_tokens=setup.max_new_tokens,
+                progress=progress,
             )
         folder.add_tokens("generated, for refusal tokens", count.tokens)
         found = refusal_tokens.find(folder.observation, refusals.openings, checkpoint.tokenizer)
@@ -179,7 +182,9 @@ def choose_tokens(checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder) -> 
     return found
 
 
-def read_answers(checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder) -> None:
+def read_answers(
+    checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder, progress: Progress = silent
+) -> None:
     """What calibration holds probabilities against: generated refusals, labelled questions."""
     with counting(checkpoint) as count:
         folder.save_refusals(
@@ -189,6 +194,7 @@ def read_answers(checkpoint: Checkpoint, setup: Setup, folder: ProbeFolder) -> N
                     setup.prompts[name],
                     instrument=setup.instrument,
                     max_new_tokens=setup.max_new_tokens,
+                    progress=progress,
                 )
                 for name in EVALUATE
             }

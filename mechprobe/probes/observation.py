@@ -24,7 +24,7 @@ from mechprobe.models.memory import give_back
 from mechprobe.models.rendering import require_parity
 from mechprobe.preflight import Shape
 from mechprobe.probes.shared_weights import SharedWeights, compare, digests
-from mechprobe.progress import Progress, silent
+from mechprobe.progress import Progress, part_of_all, silent
 from mechprobe.textfiles import parse_json, read_object
 
 if TYPE_CHECKING:
@@ -207,7 +207,6 @@ def observe(
     wanted = wanted_of(prompts, needs)
     total = sum(len(prompts[need.prompts]) for need in wanted)
     for need in wanted:
-        before = done
         store = capture(
             checkpoint,
             prompts[need.prompts],
@@ -216,7 +215,7 @@ def observe(
             folder / need.prompts,
             batch_size=batch_size,
             logits=need.logits,
-            progress=lambda rows, _, before=before: progress(before + rows, total),  # type: ignore[misc]
+            progress=part_of_all(progress, done, len(prompts[need.prompts]), total),
         )
         done += len(prompts[need.prompts])
         give_back()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mechprobe.behavior.refusal import get_instrument, is_unread
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mechprobe.models.checkpoint import Checkpoint
@@ -43,8 +44,11 @@ def read_refusals(
     *,
     instrument: str = "hard",
     max_new_tokens: int = 32,
+    progress: Progress = silent,
 ) -> Refusals:
     """Let a model answer, and read the answers with a refusal instrument.
+
+    `progress` is told of answers done and in all.
 
     Raises:
         SpecError: No instrument has this name.
@@ -56,7 +60,7 @@ def read_refusals(
     # llama.cpp, which runs a native GGUF, has a batch of its own
     options = {} if checkpoint.module is None else {"batch_size": _BATCH}
     with open_engine(checkpoint, **options) as engine:
-        answers = engine.generate(prompts.ids, max_new_tokens=max_new_tokens)
+        answers = engine.generate(prompts.ids, max_new_tokens=max_new_tokens, progress=progress)
     return Refusals(
         refused=tuple(None if is_unread(a.text) else reader(a.text) for a in answers),
         first_ids=tuple(a.ids[0] if a.ids and a.answer_start == 0 else None for a in answers),

@@ -95,7 +95,7 @@ def run_held(
     say(f"{what}: observing")
     battery.observe_cell(checkpoint, setup, here, is_baseline=base is None, progress=progress)
     if base is None and not setup.study:
-        battery.choose_tokens(checkpoint, setup, here)
+        battery.choose_tokens(checkpoint, setup, here, progress)
     found: dict[str, Saved] = {}
     for name in setup.probes:
         say(f"{what}: {name.replace('_', ' ')}")
@@ -105,7 +105,7 @@ def run_held(
             found[name] = battery.probe_direction(checkpoint, setup, here, base, progress)
         elif name == "calibration":
             if not setup.study:
-                battery.read_answers(checkpoint, setup, here)
+                battery.read_answers(checkpoint, setup, here, progress)
             found[name] = battery.probe_calibration(setup, here, base)
         else:
             found[name] = battery.probe_neurons(checkpoint, setup, here, base, progress)

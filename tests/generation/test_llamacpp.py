@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mechprobe.errors import CheckpointError, GenerationError, NumericsError, VocabularyError
+from mechprobe.generation.base import Sampling
 from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.generation.llamacpp_server import SlotServer, Stream
 from mechprobe.models.gguf_dense import load_gguf_dense
@@ -258,6 +259,16 @@ def test_the_rate_is_that_of_the_first_prompts(large, tokenizer, prompts):
     with LlamaCppEngine(large, tokenizer) as engine:
         assert engine._opened().rate(prompts) > 0
         assert engine.generate(prompts[:2], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling(1.0, samples=2), Sampling(samples=2)])
+def test_answers_are_told_of_as_they_end(engine, prompts, sampling):
+    told = []
+    engine.generate(
+        prompts[:3], max_new_tokens=3, sampling=sampling, progress=lambda *at: told.append(at)
+    )
+    total = 6 if sampling is not None and not sampling.greedy else 3
+    assert told == [(n, total) for n in range(1, total + 1)]
 
 
 def test_no_sum_depends_on_the_number_of_threads(q4, tokenizer, prompts):
