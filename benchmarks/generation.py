@@ -63,6 +63,7 @@ from mechprobe.generation import Sampling
 from mechprobe.generation.hf import TransformersEngine
 from mechprobe.generation.llamacpp import LlamaCppEngine
 from mechprobe.models.checkpoint import Checkpoint
+from mechprobe.openmp import yield_cores
 
 PAIRS = {
     "batched_over_single": ("batched", "single", 4.0),
@@ -244,7 +245,9 @@ def main() -> None:
         name = args.model or "random Llama"
         table = Table(title=f"{name}, {millions:.1f} M parameters")
         for column in ("ratio", "wall", "CPU", "budget", "same text", "tokens/s"):
-            table.add_column(column, justify="left" if column == "ratio" else "right")
+            table.add_column(
+                column, justify="left" if column == "ratio" else "right", overflow="fold"
+            )
         for ratio, (ours, _, budget) in pairs(args).items():
             share = found.get(f"{ratio}_same_text")
             table.add_row(
@@ -267,4 +270,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    before = dict(os.environ)
+    yield_cores(os.environ)
+    if os.environ != before:  # as the command does; PyTorch has read it when it was imported above
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     main()

@@ -26,6 +26,8 @@ def llama_server(
     params.n_parallel = parallel
     params.n_ctx = context * parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    # as in process: flash attention sums in another order
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     for name, value in (sampling or {}).items():
         setattr(params.sampling, name, value)
     params.verbosity = -1
