@@ -25,6 +25,14 @@ def _own_cache(tmp_path_factory):
         os.environ["MECHPROBE_CACHE"] = str(base / "cache")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_line_a_minute():
+    """Keep how far long work is out of what commands say: a slow machine would say it."""
+    from mechprobe import progress
+
+    progress.SECONDS = 1e6
+
+
 @pytest.fixture(scope="session")
 def reference_files() -> Path:
     """The folder that `MECHPROBE_REFERENCE` names; CONTRIBUTING.md says what belongs into it."""
