@@ -7,6 +7,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
