@@ -83,7 +83,7 @@ def demo(tmp_path_factory):
     home = tmp_path_factory.mktemp("demo")
     line = _demo(home / "demo")
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=home)
-    assert done.returncode == LOST, done.stderr
+    assert done.returncode == 0, done.stderr
     return home / "demo", done
 
 
@@ -126,7 +126,7 @@ def test_the_demo_killed_thirty_times(demo, tmp_path):
         print(f"kill {part + 1}: {markers(out)} of {markers(whole)} steps done")
     assert killed == KILLS
     done = subprocess.run(_demo(out), env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == LOST, done.stderr
+    assert done.returncode == 0, done.stderr
     assert same_results(whole, out) > 100
 
 
