@@ -107,11 +107,15 @@ def test_a_probe_that_lacks_its_main_number_says_so_and_exits_with_4(main, gguf,
         "mechprobe: not measured: refusal direction: selection; `not_measured` in the results "
         "says why\n"
     )
-    done = main(
-        "probe", "safety-neurons", "-m", ORGANISM, "--baseline", ORGANISM, "--select", 16, *few
-    )
+    done = main("probe", "safety-neurons", "-m", gguf, "--baseline", ORGANISM, "--select", 3, *few)
     assert done.code == 4
-    assert "safety neurons: study ratio, scale-matched ratio;" in done.err
+    assert "safety neurons: scale-matched ratio;" in done.err
+    # equal weights are an answer
+    done = main(
+        "probe", "safety-neurons", "-m", ORGANISM, "--baseline", ORGANISM, "--select", 3, *few
+    )
+    assert (done.code, done.err) == (0, "")
+    assert "weights equal the baseline's" in " ".join(done.out.split())
     # of a baseline, whose place its cells are read at
     done = main(
         "probe", "refusal-direction", "-m", gguf, "--baseline", ORGANISM, "--select", 3, *few
