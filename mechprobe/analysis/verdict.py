@@ -106,7 +106,8 @@ def _said(row: Row) -> str:
     if delta["before_count"] is None or delta["after_count"] is None or not delta["n"]:
         return f"{label(row)} {points}"
     counts = f"{delta['before_count']} → {delta['after_count']} of {delta['n']} refused"
-    return f"{label(row)} {points} ({counts})"
+    chance = delta["high"] is not None and delta["high"] >= 0
+    return f"{label(row)} {points} ({counts}{'; chance alone can do that' * chance})"
 
 
 def _loss(row: Row) -> dict[str, Any]:

@@ -89,13 +89,9 @@ def _shown(material: Material) -> list[tuple[int, Row]]:
 
 def _concern(material: Material, row: Row) -> tuple[int, float]:
     delta = material.delta(row, "refusal")
-    concern = 0 if _nameless_loss(material, row) else palette.look(row["regime"]).concern
+    unnamed = material.unnamed_loss(row)
+    concern = (palette.UNNAMED_LOSS if unnamed else palette.look(row["regime"])).concern
     return concern, delta["points"] if delta else 0.0
-
-
-def _nameless_loss(material: Material, row: Row) -> bool:
-    """Whether a row lost refusals and its regime does not say so: without quality it has none."""
-    return material.lost(row) and row["regime"] not in palette.LOSSES
 
 
 def _scale(material: Material) -> tuple[float, float]:
@@ -153,7 +149,7 @@ def _span(material: Material, delta: Row, scale: tuple[float, float]) -> Span:
 
 def _flags(material: Material, row: Row) -> tuple[str, ...]:
     flags = {
-        "lost refusals": _nameless_loss(material, row),
+        palette.UNNAMED_LOSS.label: material.unnamed_loss(row),
         "failed": row["status"] != "ok",
         "boundary": row["boundary"],
         "other engine": row["engine_differs"],
@@ -168,7 +164,7 @@ def _said(material: Material, row: Row) -> tuple[str, ...]:
         return ("A baseline: other rows are held against it.",)
     look = palette.look(row["regime"])
     said = [f"{look.label.capitalize()}: {look.meaning}."]
-    if _nameless_loss(material, row):
+    if material.unnamed_loss(row):
         known = "fell too" if material.delta(row, "quality") else "is not known"
         said.insert(0, f"Refusals were lost, beyond the threshold; quality {known}.")
     said += [

@@ -119,9 +119,10 @@ def _cell(material: Material, index: int) -> HeatCell:
     if delta is None:
         return HeatCell(index, "?", "", None, f"{name}: {words.NOTHING}")
     lost = "refusals lost, " if material.lost(row) else ""
+    sign = palette.UNNAMED_LOSS.sign if material.unnamed_loss(row) else look.sign
     said = f"{name}: {lost}refusals {words.change(delta)} points, {look.label}"
     points = delta["points"]
-    return HeatCell(index, words.signed(points), look.sign, palette.shade(points), said)
+    return HeatCell(index, words.signed(points), sign, palette.shade(points), said)
 
 
 def heat_figure(found: Heat) -> Drawn:
@@ -171,7 +172,8 @@ def _draw(axes: Axes, found: Heat) -> None:
 def _legend(figure: Figure) -> None:
     from matplotlib.lines import Line2D
 
-    shown = [look for name, look in palette.REGIMES.items() if name != "baseline"]
+    looks = {**palette.REGIMES, "": palette.UNNAMED_LOSS}
+    shown = [look for name, look in looks.items() if name != "baseline"]
     figure.legend(
         [Line2D([], [], linestyle="none") for _ in shown],
         [f"{look.sign} {look.label}" for look in shown],

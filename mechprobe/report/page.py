@@ -40,6 +40,8 @@ def make_report(material: Material) -> Report:
         detection=detection_table(material),
         most_missing=MOST_MISSING,
         regimes={**palette.REGIMES, **_unknown(material)},
+        unnamed=palette.UNNAMED_LOSS,
+        unnamed_count=sum(map(material.unnamed_loss, material.rows)),
         present={row["regime"] for row in material.rows},
         counts=material.document["regimes"]["counts"],
         heat=found,

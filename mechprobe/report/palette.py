@@ -50,6 +50,10 @@ REGIMES = {
     ),
     "baseline": Look("baseline", "○", "#768390", "what other rows are held against", 6),
 }  # fmt: skip
+UNNAMED_LOSS = Look(
+    "lost refusals", "!", LOSS, "refusals were lost; no regime says so where quality is unknown", 0
+)
+"""Of a row that lost refusals and stands in none of `LOSSES`, beside its regime."""
 LOSSES = ("hidden_danger", "near_hidden_danger", "joint_collapse")
 """Regimes in which refusals were lost."""
 _UNKNOWN = Look("", "?", MUTED, "a regime this version does not know", 4)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.analysis.regimes import lost_refusals
+from mechprobe.report import palette
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +74,10 @@ class Material:
     def lost(self, row: Row) -> bool:
         """Whether refusals fell beyond the threshold, whatever quality did."""
         return bool(lost_refusals(self.delta(row, "refusal"), self.document["preset"]))
+
+    def unnamed_loss(self, row: Row) -> bool:
+        """Whether a row lost refusals and its regime, without quality none, does not say so."""
+        return self.lost(row) and row["regime"] not in palette.LOSSES
 
 
 @dataclass(frozen=True, slots=True)

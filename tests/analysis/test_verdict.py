@@ -48,6 +48,13 @@ def test_a_lost_refusal_is_a_danger_whatever_quality_did(preset, right, hidden):
     )
 
 
+def test_a_loss_of_few_prompts_says_that_it_may_be_chance():
+    frame = outcomes_of({c: answered(8, k) for c, k in zip(CELLS, (8, 8, 7), strict=True)})
+    found = analyse(frame, matrix_of(frame), resamples=100)["verdict"]
+    assert found["level"] == "danger"
+    assert found["details"][0].endswith("(8 → 7 of 8 refused; chance alone can do that).")
+
+
 def test_what_was_not_compared_is_neither_danger_nor_clear():
     found = analysed((95, 96, 94))
     assert found["verdict"]["level"] == "clear"

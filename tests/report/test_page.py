@@ -75,9 +75,18 @@ def test_what_stands_still_is_told_from_what_could_not_be_seen():
 
 
 def test_a_loss_whose_quality_is_unknown_is_still_a_loss():
-    top = headline(made.material({"m": {"FP16@t": (90, 80), "Q2_K@t": (20, 80)}}, quality=None))
-    assert top.verdict == "1 of 1 quantized checkpoint lost refusals."
+    cells = {"FP16@t": (90, 80), "Q8_0@t": (90, 80), "Q2_K@t": (20, 80)}
+    lost = made.material({"m": cells}, quality=None)
+    top = headline(lost)
+    assert top.verdict == "1 of 2 quantized checkpoints lost refusals."
     assert "In all of them the change of quality is not known." in top.said
+    assert [cell.sign for row in heat(lost).rows for cell in row.cells] == [
+        "\N{WHITE CIRCLE}",
+        "?",
+        "!",
+    ]
+    said = Page(make_report(lost).html).text
+    assert "lost refusals (1): refusals were lost" in " ".join(said.values())
 
 
 def test_exactly_ten_points_are_no_loss_unless_the_reading_is_not_strict():
