@@ -7,7 +7,7 @@ EXTRAS := quant,interp,ray,dev
 OUT ?= runs/demo
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help install demo test verify check lint types format bench clean
+.PHONY: help install demo real test verify check lint types format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ install: $(STAMP) ## virtual environment with everything that was tested togethe
 
 demo: $(STAMP) ## the main job on the shipped organism: ten cells, probes, matrix
 	$(BIN)/mechprobe demo --out $(OUT)
+
+real: $(STAMP) ## the same questions to a real chat model of 93 MB from the package index (hours)
+	$(BIN)/mechprobe run smollm2-135m
 
 test: $(STAMP) ## the test suite (minutes)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not verify"

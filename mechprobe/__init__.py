@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mechprobe.activations import Ablate, ActivationStore, Add, Patch
     from mechprobe.experiments.opened import open_run
     from mechprobe.experiments.quantization import quantize
+    from mechprobe.models.export import export
     from mechprobe.session import Model, capture, load
 
 __version__ = "0.1.0.dev0"
@@ -22,6 +23,7 @@ _HOMES = {
     "Model": "mechprobe.session",
     "Patch": "mechprobe.activations",
     "capture": "mechprobe.session",
+    "export": "mechprobe.models.export",
     "load": "mechprobe.session",
     "open_run": "mechprobe.experiments.opened",
     "quantize": "mechprobe.experiments.quantization",
@@ -34,6 +36,7 @@ __all__ = [
     "Model",
     "Patch",
     "capture",
+    "export",
     "load",
     "open_run",
     "probes",

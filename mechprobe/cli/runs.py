@@ -42,7 +42,8 @@ def run(
         str | None,
         typer.Argument(
             metavar="SPEC",
-            help="A YAML file, or a shipped spec: demo, demo-51, qwen2.5-0.5b, study-51.",
+            help="A YAML file, or a shipped spec: demo, demo-51, qwen2.5-0.5b, smollm2-135m, "
+            "study-51.",
             show_default=False,
         ),
     ] = None,

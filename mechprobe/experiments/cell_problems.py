@@ -13,6 +13,7 @@ from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.rendered import template_digest
 from mechprobe.experiments.sources import is_away
 from mechprobe.experiments.spec import ModelSpec, Spec
+from mechprobe.models.export import TARGETS as EXPORTS
 from mechprobe.models.gguf_names import architecture_of_model
 from mechprobe.models.load import require_device
 from mechprobe.models.precision import check_expected
@@ -125,7 +126,7 @@ def _check_cell(one: PlannedCell, header: Header, needs: Needs, problems: Proble
     if needs.dense:
         with problems.of("architecture", _name(one)):
             require_dense(header)
-            if header.gguf is None and one.to is not None and one.to not in TARGETS:
+            if header.gguf is None and one.to is not None and one.to not in (*TARGETS, *EXPORTS):
                 architecture_of_model(header.shape.architecture)
     if needs.layer is not None:
         with problems.of("layer", _name(one)):

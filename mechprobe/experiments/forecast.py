@@ -25,7 +25,7 @@ from mechprobe.experiments.spec import Spec, canonical
 from mechprobe.experiments.spec_problems import spec_problems
 from mechprobe.experiments.steps import Result, Step, is_done, step_key
 from mechprobe.experiments.timings import measured_times
-from mechprobe.models.source import hub_bytes
+from mechprobe.models.source import download_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Download:
     source: str
     revision: str | None
     bytes: int | None
-    """None where the hub cannot be asked."""
+    """None where it cannot be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def _downloads(spec: Spec) -> list[Download]:
     sizes: list[int | None] = []
     with contextlib.suppress(CheckpointError):  # out of reach: nothing more is asked
         for text, revision in away:
-            sizes.append(hub_bytes(text, revision))
+            sizes.append(download_bytes(text, revision))
     sizes += [None] * (len(away) - len(sizes))
     return [Download(*one, size) for one, size in zip(away, sizes, strict=True)]
 
@@ -186,7 +186,7 @@ def forecast_lines(found: Forecast) -> list[str]:
     ]
     for one in found.downloads:
         at = f" at {one.revision}" if one.revision else ""
-        size = _size(one.bytes) if one.bytes is not None else "size unknown, hub out of reach"
+        size = _size(one.bytes) if one.bytes is not None else "size unknown"
         lines.append(f"downloads  {one.source}{at}: {size}")
     if not found.downloads:
         lines.append("downloads  nothing")

@@ -33,11 +33,11 @@ from mechprobe.behavior.judges import (
     stratified,
 )
 from mechprobe.behavior.rate import Rate
+from mechprobe.cache import cache_folder
 from mechprobe.errors import JudgeError, PromptFileError, SpecError
 from mechprobe.experiments.integrity import require_intact
 from mechprobe.experiments.run_rows import PromptRow, read_typed
 from mechprobe.experiments.rundir import read_json, write_json, write_jsonl
-from mechprobe.experiments.sources import cache_folder
 from mechprobe.progress import Progress
 
 Show = Callable[[str], Progress]

@@ -15,10 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mechprobe.cache import cache_folder
 from mechprobe.errors import CheckpointError
 from mechprobe.experiments.fingerprints import fingerprint, unchanged
 from mechprobe.experiments.rundir import explained
-from mechprobe.experiments.sources import cache_folder, find_source, writer_versions
+from mechprobe.experiments.sources import find_source, writer_versions
+from mechprobe.models import export
+from mechprobe.models.located import lying_at
 from mechprobe.progress import Progress, silent
 from mechprobe.textfiles import parse_json
 
@@ -26,8 +29,18 @@ SCHEMA = 3
 """Raised when `mechprobe.models.quantize` writes something else from the same input."""
 
 
-def recipe(source: str, digest: str, to: str, revision: str | None = None) -> dict[str, Any]:
-    """All that a made checkpoint depends on, as plain values."""
+def recipe(
+    source: str, digest: str, to: str, revision: str | None = None, *, through: str | None = None
+) -> dict[str, Any]:
+    """All that a made checkpoint depends on, as plain values.
+
+    Args:
+        source: Any source of a model.
+        digest: Of its files.
+        to: Target of `mechprobe.quantize`.
+        revision: Of the source.
+        through: Target of the export that it is made from; None is the source itself.
+    """
     from mechprobe.experiments.quantization import default_calibration, needs_calibration
     from mechprobe.models.quantize_awq_gptq import THREADS
 
@@ -40,6 +53,8 @@ def recipe(source: str, digest: str, to: str, revision: str | None = None) -> di
         "writer": writer_versions(to),
         "seed": 0,
     }
+    if through is not None:
+        how["through"] = {"to": through, "writer": writer_versions(through)}
     if not needs_calibration(to):
         return how
     how["threads"] = THREADS
@@ -126,13 +141,18 @@ def _made_file(home: Path) -> Path | None:
 
 
 def _quantize(how: Mapping[str, Any], folder: Path, progress: Progress) -> Path:
-    from mechprobe.experiments.quantization import quantize
+    from mechprobe.experiments.quantization import needs_calibration, quantize
 
     to = str(how["to"])
-    gguf = to[0].isupper()
+    gguf = not needs_calibration(to) and to not in export.TARGETS
     out = folder / (f"model-{to}.gguf" if gguf else "model")
     # an organism goes by its name, by which its calibration prompts are found
     model = str(how["source"])
     if how["revision"] is not None:
         model = str(find_source(model, how["revision"])[0].path)
-    return quantize(model, to, out, seed=int(how["seed"]), progress=progress)
+    places = {}
+    if through := how.get("through"):
+        first = recipe(how["source"], how["digest"], through["to"], how["revision"])
+        places[model] = ensure_made(first)[0]
+    with lying_at(places):
+        return quantize(model, to, out, seed=int(how["seed"]), progress=progress)

@@ -20,6 +20,7 @@ from mechprobe.experiments.rundir import (
     write_jsonl,
 )
 from mechprobe.experiments.steps import Task
+from mechprobe.models.provenance import EXPORTED, QUANTIZED
 from mechprobe.models.rendering import EncodedPrompts, require_parity
 from mechprobe.progress import part_of_all
 
@@ -46,7 +47,7 @@ def open_checkpoint(task: Task) -> None:
     }
     if recipe is not None:
         notes = [*checkpoint.path.parent.glob("*.json"), *checkpoint.path.glob("mechprobe_*.json")]
-        said = next((f for f in sorted(notes) if f.name == "mechprobe_quantize.json"), None)
+        said = next((f for f in sorted(notes) if f.name in (QUANTIZED, EXPORTED)), None)
         record["made"] = {
             "to": recipe["to"],
             "writer": recipe["writer"],

@@ -14,6 +14,8 @@ from mechprobe.experiments.sources import find_source, weight_bytes
 from mechprobe.experiments.spec import SIXTEEN_BITS, CellSpec, ModelSpec, Spec
 from mechprobe.models.cell import Cell
 from mechprobe.models.gguf_config import READING
+from mechprobe.models.gguf_file import read_gguf
+from mechprobe.models.quantize import THROUGH, needs_export
 from mechprobe.models.weight_files import weight_files
 from mechprobe.models.weights import read_table, stored_dtype
 
@@ -157,9 +159,12 @@ def _planned(
         if source.kind == "gguf":
             params["reading"] = READING
         if given.quantize:
+            through = THROUGH if needs_export(source, given.quantize) else None
             params["recipe"] = made.recipe(
-                cell.source, params["digest"], given.quantize, cell.revision
+                cell.source, params["digest"], given.quantize, cell.revision, through=through
             )
+            if source.kind == "gguf":  # what is made of it has 16 bits first
+                size = 2 * sum(tensor.size for tensor in read_gguf(source.path).tensors.values())
     return PlannedCell(cell, params, reference, given.quantize, size, model.device)
 
 

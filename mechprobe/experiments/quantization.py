@@ -56,8 +56,10 @@ def quantize(
         >>> mp.quantize("org/Model", "gptq", "model-gptq")                # doctest: +SKIP
 
     Args:
-        model: Any source of an unquantized model; for GGUF levels a 16-bit `.gguf` as well.
+        model: Any source: an unquantized folder or a `.gguf`. Of a quantized `.gguf` the result
+            records what it was dequantized from.
         to: `awq`, `gptq`, `gptq-int8`, or any level that llama.cpp writes: `F16`, `Q4_0`, ….
+            `FP16` and `FP32` are the folder that `mechprobe.export` writes.
         out: The folder to write; for GGUF levels a `.gguf` file, or a folder to put one in.
         calibration: User messages for AWQ and GPTQ; None takes `default_calibration`.
         calibration_name: What the record calls them.

@@ -9,28 +9,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mechprobe.cache import cache_folder
 from mechprobe.errors import CheckpointError
 from mechprobe.experiments.rundir import write_json
-from mechprobe.models.source import Source, is_hub_source, resolve_source
+from mechprobe.models import export
+from mechprobe.models.source import Source, resolve_source
 from mechprobe.models.weight_files import weight_files
 from mechprobe.textfiles import parse_json
 
 _LARGE = 64 << 20
 _READ = (".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".bin")
 _BLOCK = 1 << 22
-
-
-def cache_folder() -> Path:
-    """Where made checkpoints are kept: `MECHPROBE_CACHE`, else the user's cache folder."""
-    import platformdirs
-
-    named = os.environ.get("MECHPROBE_CACHE")
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("mechprobe"))
 
 
 def file_digest(path: Path) -> str:
@@ -73,11 +66,11 @@ def source_digest(source: Source) -> str:
 
 
 def is_away(text: str, revision: str | None = None) -> bool:
-    """Whether a source is still to be fetched from the hub: nothing is known of it yet.
+    """Whether a source is still to be fetched: nothing is known of it yet.
 
     A name under a folder of this machine is a path with a mistake in it.
     """
-    if text.startswith("organism:") or not is_hub_source(text):
+    if text.startswith("organism:") or not is_fetched(text):
         return False
     if not text.startswith("hf:") and Path(text).parent.is_dir():
         return False
@@ -121,6 +114,8 @@ def writer_versions(to: str) -> dict[str, Any]:
         except PackageNotFoundError:
             return None
 
+    if to in export.TARGETS:
+        return {"export": export.VERSION}
     if to.startswith(("awq", "gptq")):
         return {"gptqmodel": installed("gptqmodel")}
     if to != "F16":

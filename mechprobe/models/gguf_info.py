@@ -19,6 +19,8 @@ from mechprobe.models.gguf_file import GgufFile, GgufTensor, read_gguf
 from mechprobe.models.gguf_levels import level_of_number
 
 _FLOAT_BITS: Final = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+FLOAT_LEVELS: Final = ("F16", "BF16", "F32")
+"""Levels that are not quantized."""
 _FALLBACKS: Final = {
     "Q2_K": ("IQ4_NL", "Q4_0"),
     "Q3_K": ("IQ4_NL", "Q4_0"),

@@ -193,7 +193,7 @@ def pre_tokenizer_name(description: dict[str, Any]) -> str | None:
     """llama.cpp's name for how a tokenizer cuts text, None where it has no such name here.
 
     Args:
-        description: A parsed `tokenizer.json`.
+        description: A parsed `tokenizer.json`: a model's own, or one rebuilt from a GGUF file.
     """
     model = description.get("model", {})
     if model.get("type") != "BPE":
@@ -210,7 +210,14 @@ def pre_tokenizer_name(description: dict[str, Any]) -> str | None:
             return "gpt-2"
         digits = len(steps) == 2 and steps[0].get("type") == "Digits"
         return "smollm" if digits and steps[0].get("individual_digits") else None
-    if whole or len(steps) != 2:
+    patterns = tuple(str((step.get("pattern") or {}).get("Regex")) for step in steps[:-1])
+    if whole or any(step.get("behavior") != "Isolated" for step in steps[:-1]):
         return None
-    pattern = str((steps[0].get("pattern") or {}).get("Regex"))
-    return _AS_WRITTEN.get(pattern, {}).get(kind)
+    if len(patterns) == 1 and patterns[0] in _AS_WRITTEN:
+        return _AS_WRITTEN[patterns[0]].get(kind)
+    rebuilt = (
+        name
+        for name, rule in PRE_TOKENIZERS.items()
+        if rule.byte_level and (rule.patterns, (rule.ignore_merges, None)) == (patterns, kind)
+    )
+    return next(rebuilt, None)

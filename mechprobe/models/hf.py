@@ -78,7 +78,7 @@ def load_plain(
     state: dict[str, Any] = {name: _Unread(entry, read) for name, entry in table.items()}
     held = sum(entry.size for entry in table.values())
     graph = _graph_of_size(folder, config, held, trust_remote_code)
-    with _quiet_transformers(), _load_errors(str(folder)):
+    with quiet_transformers(), _load_errors(str(folder)):
         model, info = type(graph).from_pretrained(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
         )
@@ -126,7 +126,7 @@ def load_dense(
         weight = dense_weight(module, read, claim)
         weight = weight.T.contiguous() if _is_transposed(graph, name) else weight
         state[f"{name}.weight"] = weight.to(device, dtype)
-    with _quiet_transformers(), _load_errors(str(folder)):
+    with quiet_transformers(), _load_errors(str(folder)):
         model, info = type(graph).from_pretrained(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
         )
@@ -203,7 +203,7 @@ def _finish(model: Any, device: str) -> PreTrainedModel:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Its report of missing keys is ours to give, and its progress bars are in the way."""
     from transformers.utils import logging
 

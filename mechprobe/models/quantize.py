@@ -1,4 +1,7 @@
-"""Quantize a model for real: AWQ, GPTQ, or a level of llama.cpp's ladder."""
+"""Quantize a model for real: AWQ, GPTQ, or a level of llama.cpp's ladder.
+
+A GGUF file that the target is not made from is dequantized into a folder first (`models.export`).
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,43 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from mechprobe.errors import CheckpointError, warn_of_checkpoint
-from mechprobe.models.quantize_gguf import require_level, require_tool, require_unquantized
+from mechprobe.models import export
+from mechprobe.models.gguf_info import FLOAT_LEVELS, read_gguf_info
+from mechprobe.models.located import lying_at
+from mechprobe.models.provenance import QUANTIZED, dequantized_from
 from mechprobe.models.source import Source, resolve_source
 from mechprobe.models.weight_files import unambiguous, weight_files
-from mechprobe.models.weights import digest_files, read_json, read_table, stored_dtype
+from mechprobe.models.weights import (
+    digest_files,
+    read_json,
+    read_table,
+    stored_dtype,
+)
 from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mechprobe.models.quantize_awq_gptq import Writer
 
-RECORD: Final = "mechprobe_quantize.json"
 TARGETS: Final = ("awq", "gptq", "gptq-int8")
-_TOKENIZER_FILES: Final = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
-    "generation_config.json",
-)  # fmt: skip
+THROUGH: Final = "FP16"
+"""As what a GGUF file is exported where something is made from it."""
+
+
+def needs_export(source: Source, to: str) -> bool:
+    """Whether a target is made from the folder that a source is exported as.
+
+    Raises:
+        CheckpointError: The GGUF file cannot be read.
+    """
+    if source.kind != "gguf" or to.upper() in export.TARGETS:
+        return False
+    return to.lower() in TARGETS or read_gguf_info(source.path).precision not in FLOAT_LEVELS
 
 
 def quantize(
@@ -38,7 +56,7 @@ def quantize(
     calibration: Sequence[str] | None = None,
     calibration_name: str | None = None,
     writer: Writer = "gptqmodel",
-    group_size: int = 128,
+    group_size: int | None = None,
     symmetric: bool | None = None,
     desc_act: bool = False,
     device: str = "cpu",
@@ -49,14 +67,17 @@ def quantize(
     """Write a quantized checkpoint, whole or not at all, with a record of how it was made.
 
     Args:
-        model: Any source of an unquantized model; for GGUF levels a 16-bit `.gguf` as well.
+        model: Any source: an unquantized folder or a `.gguf`. Of a quantized `.gguf` the result
+            records what it was dequantized from.
         to: `awq`, `gptq`, `gptq-int8`, or any level that llama.cpp writes: `F16`, `Q4_0`, ….
+            `FP16` and `FP32` are the folder that `export` writes.
         out: The folder to write; for GGUF levels a `.gguf` file, or a folder to put one in.
             It must not exist.
         calibration: User messages for AWQ and GPTQ; `mechprobe.quantize` has a default.
         calibration_name: What the record calls them.
         writer: `gptqmodel`, or `autoawq` for AWQ.
-        group_size: Input features that share a scale; -1 is a whole row.
+        group_size: Input features that share a scale; -1 is a whole row. None is 128, or the larger
+            of 64 and 32 that divides every width where 128 does not.
         symmetric: Zero points in the middle. None is the formats' habit: AWQ asymmetric, GPTQ
             symmetric.
         desc_act: GPTQ's activation ordering.
@@ -79,6 +100,21 @@ def quantize(
         raise CheckpointError(f"{out}: exists already; remove it or choose another (--out)")
     lower = to.lower()
     source = resolve_source(model)
+    if (dtype := export.TARGETS.get(to.upper())) is not None:
+        return export.export(model, out, dtype=dtype, device=device)
+    if needs_export(source, to):
+        require_makeable(source, to, writer)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+            folder = export.export(
+                model, Path(scratch) / "export", dtype=export.TARGETS[THROUGH], device=device
+            )
+            with lying_at({source.text: folder}):
+                return quantize(
+                    model, to, out, calibration=calibration, calibration_name=calibration_name,
+                    writer=writer, group_size=group_size, symmetric=symmetric, desc_act=desc_act,
+                    device=device, seed=seed, verbose=verbose, progress=progress,
+                )  # fmt: skip
     if lower not in TARGETS:
         level = _makeable_level(source, to)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -89,17 +125,18 @@ def quantize(
     from mechprobe.models.quantize_awq_gptq import THREADS, Job, Scheme, write, writer_version
     from mechprobe.models.tokenizer import load_tokenizer
 
-    scheme = Scheme(
-        method="awq" if lower == "awq" else "gptq",
-        bits=8 if lower == "gptq-int8" else 4,
-        group_size=group_size,
-        symmetric=lower != "awq" if symmetric is None else symmetric,
-        desc_act=desc_act,
-    )
     folder = source.path
     weights = weight_files(folder)
     warn_of_checkpoint(source.text, weights.warnings)
-    dtype = stored_dtype(read_table(weights.files))
+    table = read_table(weights.files)
+    scheme = Scheme(
+        method="awq" if lower == "awq" else "gptq",
+        bits=8 if lower == "gptq-int8" else 4,
+        group_size=_group_size(table.values()) if group_size is None else group_size,
+        symmetric=lower != "awq" if symmetric is None else symmetric,
+        desc_act=desc_act,
+    )
+    dtype = stored_dtype(table)
     config = read_json(folder / "config.json")
     prompts = named_calibration(calibration, calibration_name)
     window = min(int(config.get("max_position_embeddings") or 512), 512)
@@ -107,6 +144,7 @@ def quantize(
     record = {
         "source": source.text,
         "source_digest": digest_files(weights.files),
+        "dequantized_from": dequantized_from(folder),
         "to": lower,
         "writer": writer,
         "writer_version": writer_version(writer),
@@ -127,7 +165,7 @@ def quantize(
             job = Job(str(readable), str(temporary), writer, scheme, ids, kept, device, seed)
             write(job, source.text, verbose=verbose, progress=progress)
         _make_self_contained(folder, temporary, config)
-        _write_json(temporary / RECORD, record)
+        _write_json(temporary / QUANTIZED, record)
         temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -138,13 +176,12 @@ def require_makeable(source: Source, to: str, writer: Writer = "gptqmodel") -> N
     """Refuse what cannot be quantized, as far as headers and installed tools show.
 
     Args:
-        source: An unquantized model.
+        source: The model.
         to: As in `quantize`.
         writer: As in `quantize`.
 
     Raises:
-        CheckpointError: The source is a GGUF where a folder is needed, or quantized already, or
-            the target is unknown.
+        CheckpointError: The source is a folder that is quantized already, or the target is unknown.
         ArchitectureError: Its architecture cannot be written as a GGUF.
         MissingExtraError: The tool is not installed.
     """
@@ -152,20 +189,26 @@ def require_makeable(source: Source, to: str, writer: Writer = "gptqmodel") -> N
     from mechprobe.models.quantize_awq_gptq import writer_version
     from mechprobe.models.quantized import read_claim
 
+    if to.upper() in export.TARGETS:
+        return
+    if needs_export(source, to):
+        architecture_of_file(source.path, read_gguf(source.path).architecture)
+        if to.lower() in TARGETS:
+            writer_version(writer)
+        elif require_level(to) != "F16":
+            require_tool()
+        return
     if to.lower() not in TARGETS:
         _makeable_level(source, to)
         if source.kind == "folder":
             weight_files(source.path)
             require_writable(source.path)
         return
-    if source.kind != "folder":
-        raise CheckpointError(
-            f"{source.text}: {to} is made from a transformers folder, not from a GGUF"
-        )
     writer_version(writer)
     if (claim := read_claim(source.path)).method != "none":
         raise CheckpointError(
-            f"{source.path}: is {claim.method.upper()} already; quantize from the 16-bit checkpoint"
+            f"{source.path}: is {claim.method.upper()} already; quantize from the 16-bit "
+            "checkpoint, or dequantize it: mechprobe export"
         )
     weight_files(source.path)
 
@@ -178,6 +221,13 @@ def _makeable_level(source: Source, to: str) -> str:
     if (level, source.kind) != ("F16", "folder"):
         require_tool()
     return level
+
+
+def _group_size(tensors: Iterable[TensorEntry]) -> int:
+    """The usual group size, or a smaller one where a matrix's width cannot be cut into such."""
+    widths = {entry.shape[1] for entry in tensors if len(entry.shape) == 2}
+    fitting = (size for size in (128, 64, 32) if all(width % size == 0 for width in widths))
+    return next(fitting, 128)
 
 
 def _make_self_contained(folder: Path, out: Path, config: dict[str, Any]) -> None:
@@ -193,7 +243,7 @@ def _make_self_contained(folder: Path, out: Path, config: dict[str, Any]) -> Non
     (out / "quant_log.csv").unlink(missing_ok=True)
     if (out / "quantize_config.json").is_file():
         _write_json(out / "quantize_config.json", written)
-    for name in _TOKENIZER_FILES:
+    for name in export.TOKENIZER_FILES:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
         else:
@@ -212,7 +262,8 @@ def _quantize_gguf(source: Source, level: str, out: Path, progress: Progress) ->
         name = out.name if folder is not out else f"model-{level}.gguf"
         made, f16 = temporary / name, source.path
         sidecar = made.with_name(f"{name}.json")
-        record: dict[str, Any] = {"source": source.text, "to": level}
+        origin = dequantized_from(source.path)
+        record: dict[str, Any] = {"source": source.text, "dequantized_from": origin, "to": level}
         if source.kind == "folder":
             f16 = temporary / ".f16.gguf"
             weights = weight_files(source.path)
@@ -234,7 +285,7 @@ def _quantize_gguf(source: Source, level: str, out: Path, progress: Progress) ->
         record |= read_json(sidecar)
         sidecar.unlink()
         if folder is out:
-            _write_json(temporary / RECORD, record)
+            _write_json(temporary / QUANTIZED, record)
             temporary.replace(out)
             return out / name
         _write_json(sidecar, record)
@@ -243,17 +294,6 @@ def _quantize_gguf(source: Source, level: str, out: Path, progress: Progress) ->
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
-
-
-def notes_of_writing(path: Path) -> tuple[str, ...]:
-    """What was not compared when a GGUF was written here, from the record beside the file."""
-    for record in (path.with_name(f"{path.name}.json"), path.with_name(RECORD)):
-        # another program's file may have the name
-        with suppress(CheckpointError, KeyError, TypeError, AttributeError):
-            found = read_json(record)
-            notes = found.get("f16", found)["compared"]["notes"]
-            return tuple(note for note in notes if isinstance(note, str))
-    return ()
 
 
 def _may_fill(out: Path) -> bool:

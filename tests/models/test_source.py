@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from mechprobe.errors import CheckpointError, MechprobeError
-from mechprobe.models.source import hub_bytes, resolve_source
+from mechprobe.models.source import download_bytes, resolve_source
 from mechprobe.models.weight_files import weight_files
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -112,7 +112,7 @@ def test_a_snapshot_has_the_weights_that_loading_reads(kind, tmp_path, monkeypat
         url = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        size = hub_bytes("org/name")
+        size = download_bytes("org/name")
         with pytest.raises(CheckpointError, match="not in the cache"):
             resolve_source("org/name", local_only=True)
         folder = resolve_source("org/name").path
