@@ -16,8 +16,8 @@ from mechprobe.experiments.spec import ModelSpec, Spec
 from mechprobe.models.export import TARGETS as EXPORTS
 from mechprobe.models.gguf_names import architecture_of_model
 from mechprobe.models.load import require_device
+from mechprobe.models.makeable import TARGETS, require_makeable
 from mechprobe.models.precision import check_expected
-from mechprobe.models.quantize import TARGETS, require_makeable
 from mechprobe.models.source import Source, resolve_source
 from mechprobe.preflight import (
     Header,

@@ -15,7 +15,7 @@ from mechprobe.experiments.spec import SIXTEEN_BITS, CellSpec, ModelSpec, Spec
 from mechprobe.models.cell import Cell
 from mechprobe.models.gguf_config import READING
 from mechprobe.models.gguf_file import read_gguf
-from mechprobe.models.quantize import THROUGH, needs_export
+from mechprobe.models.makeable import THROUGH, needs_export
 from mechprobe.models.weight_files import weight_files
 from mechprobe.models.weights import read_table, stored_dtype
 

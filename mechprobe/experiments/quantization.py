@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mechprobe.models.calibration import Calibration
-from mechprobe.models.quantize import TARGETS
+from mechprobe.models.makeable import TARGETS
 from mechprobe.models.quantize import quantize as write_quantized
 from mechprobe.preflight import require_writable
 

@@ -17,7 +17,7 @@ from mechprobe.cache import cache_folder
 from mechprobe.errors import CheckpointError
 from mechprobe.experiments.rundir import write_json
 from mechprobe.models import export
-from mechprobe.models.source import Source, resolve_source
+from mechprobe.models.source import Source, is_fetched, resolve_source
 from mechprobe.models.weight_files import weight_files
 from mechprobe.textfiles import parse_json
 

@@ -26,7 +26,7 @@ from mechprobe.experiments.yaml_lines import Lines, Location
 from mechprobe.models.cell import AMBIGUOUS, Cell
 from mechprobe.models.export import TARGETS as EXPORTS
 from mechprobe.models.gguf_levels import level_numbers
-from mechprobe.models.quantize import TARGETS
+from mechprobe.models.makeable import TARGETS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 """Becomes a folder's name."""

@@ -12,12 +12,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import CheckpointError, warn_of_checkpoint
 from mechprobe.models import export
-from mechprobe.models.gguf_info import FLOAT_LEVELS, read_gguf_info
 from mechprobe.models.located import lying_at
+from mechprobe.models.makeable import (
+    TARGETS,
+    THROUGH,
+    makeable_level,
+    needs_export,
+    require_makeable,
+)
 from mechprobe.models.provenance import QUANTIZED, dequantized_from
 from mechprobe.models.source import Source, resolve_source
 from mechprobe.models.weight_files import unambiguous, weight_files
@@ -31,21 +37,6 @@ from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mechprobe.models.quantize_awq_gptq import Writer
-
-TARGETS: Final = ("awq", "gptq", "gptq-int8")
-THROUGH: Final = "FP16"
-"""As what a GGUF file is exported where something is made from it."""
-
-
-def needs_export(source: Source, to: str) -> bool:
-    """Whether a target is made from the folder that a source is exported as.
-
-    Raises:
-        CheckpointError: The GGUF file cannot be read.
-    """
-    if source.kind != "gguf" or to.upper() in export.TARGETS:
-        return False
-    return to.lower() in TARGETS or read_gguf_info(source.path).precision not in FLOAT_LEVELS
 
 
 def quantize(
@@ -116,13 +107,20 @@ def quantize(
                     device=device, seed=seed, verbose=verbose, progress=progress,
                 )  # fmt: skip
     if lower not in TARGETS:
-        level = _makeable_level(source, to)
+        level = makeable_level(source, to)
         out.parent.mkdir(parents=True, exist_ok=True)
         return _quantize_gguf(source, level, out, progress)
     require_makeable(source, to, writer)
     out.parent.mkdir(parents=True, exist_ok=True)
     from mechprobe.models.calibration import calibration_ids, named_calibration
-    from mechprobe.models.quantize_awq_gptq import THREADS, Job, Scheme, write, writer_version
+    from mechprobe.models.quantize_awq_gptq import (
+        THREADS,
+        Job,
+        Scheme,
+        fitting_group_size,
+        write,
+        writer_version,
+    )
     from mechprobe.models.tokenizer import load_tokenizer
 
     folder = source.path
@@ -132,7 +130,7 @@ def quantize(
     scheme = Scheme(
         method="awq" if lower == "awq" else "gptq",
         bits=8 if lower == "gptq-int8" else 4,
-        group_size=_group_size(table.values()) if group_size is None else group_size,
+        group_size=fitting_group_size(table.values()) if group_size is None else group_size,
         symmetric=lower != "awq" if symmetric is None else symmetric,
         desc_act=desc_act,
     )
@@ -170,64 +168,6 @@ def quantize(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
-
-
-def require_makeable(source: Source, to: str, writer: Writer = "gptqmodel") -> None:
-    """Refuse what cannot be quantized, as far as headers and installed tools show.
-
-    Args:
-        source: The model.
-        to: As in `quantize`.
-        writer: As in `quantize`.
-
-    Raises:
-        CheckpointError: The source is a folder that is quantized already, or the target is unknown.
-        ArchitectureError: Its architecture cannot be written as a GGUF.
-        MissingExtraError: The tool is not installed.
-    """
-    from mechprobe.models.gguf_write import require_writable
-    from mechprobe.models.quantize_awq_gptq import writer_version
-    from mechprobe.models.quantized import read_claim
-
-    if to.upper() in export.TARGETS:
-        return
-    if needs_export(source, to):
-        architecture_of_file(source.path, read_gguf(source.path).architecture)
-        if to.lower() in TARGETS:
-            writer_version(writer)
-        elif require_level(to) != "F16":
-            require_tool()
-        return
-    if to.lower() not in TARGETS:
-        _makeable_level(source, to)
-        if source.kind == "folder":
-            weight_files(source.path)
-            require_writable(source.path)
-        return
-    writer_version(writer)
-    if (claim := read_claim(source.path)).method != "none":
-        raise CheckpointError(
-            f"{source.path}: is {claim.method.upper()} already; quantize from the 16-bit "
-            "checkpoint, or dequantize it: mechprobe export"
-        )
-    weight_files(source.path)
-
-
-def _makeable_level(source: Source, to: str) -> str:
-    """llama.cpp's name of a level, once its quantizer is there; F16 of a folder needs none."""
-    level = require_level(to)
-    if source.kind == "gguf":
-        require_unquantized(source.path, source.text)
-    if (level, source.kind) != ("F16", "folder"):
-        require_tool()
-    return level
-
-
-def _group_size(tensors: Iterable[TensorEntry]) -> int:
-    """The usual group size, or a smaller one where a matrix's width cannot be cut into such."""
-    widths = {entry.shape[1] for entry in tensors if len(entry.shape) == 2}
-    fitting = (size for size in (128, 64, 32) if all(width % size == 0 for width in widths))
-    return next(fitting, 128)
 
 
 def _make_self_contained(folder: Path, out: Path, config: dict[str, Any]) -> None:

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from mechprobe.errors import CheckpointError, MissingExtraError
+from mechprobe.models.weights import TensorEntry
 from mechprobe.progress import Progress, silent
 
 Writer = Literal["gptqmodel", "autoawq"]
@@ -41,6 +42,13 @@ class Scheme:
     """Input features that share a scale; -1 is a whole row."""
     symmetric: bool = True
     desc_act: bool = False
+
+
+def fitting_group_size(tensors: Iterable[TensorEntry]) -> int:
+    """Return the first of 128, 64 and 32 that divides every matrix's width; 128 without one."""
+    widths = {entry.shape[1] for entry in tensors if len(entry.shape) == 2}
+    fitting = (size for size in (128, 64, 32) if all(width % size == 0 for width in widths))
+    return next(fitting, 128)
 
 
 @dataclass(frozen=True, slots=True)

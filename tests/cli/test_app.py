@@ -9,7 +9,17 @@ from mechprobe.cli import app
 from mechprobe.errors import CheckpointError
 from mechprobe.exit_codes import ExitCode
 
-COMMANDS = ["demo", "run", "probe", "capture", "generate", "quantize", "organisms", "doctor"]
+COMMANDS = [
+    "demo",
+    "run",
+    "probe",
+    "capture",
+    "generate",
+    "quantize",
+    "export",
+    "organisms",
+    "doctor",
+]
 
 
 def test_help_lists_the_commands_without_torch(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from mechprobe.errors import CheckpointError, PromptFileError, SpecError, TemplateError
 from mechprobe.experiments import made, suite
 from mechprobe.experiments.plan import make_plan
+from mechprobe.experiments.plan_cells import plan_cells
 from mechprobe.experiments.rendered import draw_rows
 from mechprobe.experiments.sources import file_digest, find_source
 from mechprobe.experiments.spec import canonical
@@ -318,3 +319,34 @@ def test_an_optional_task_without_its_extra_is_not_measured(model, monkeypatch):
     assert steps["cell"].params["not_measured"] == {
         "first": "rouge_score is not installed; run: pip install 'mechprobe[metrics]'"
     }
+
+
+def test_a_gguf_is_quantized_through_one_export(tmp_path, monkeypatch):
+    """Each cell made of it names the export that it goes through, and is of its own engine."""
+    import gguf
+    import numpy as np
+
+    monkeypatch.setenv("MECHPROBE_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "m-Q8_0.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    rows = gguf.quants.quantize(np.ones((8, 256), np.float32), gguf.GGMLQuantizationType.Q8_0)
+    for name in ("token_embd.weight", "blk.0.ffn_down.weight"):
+        writer.add_tensor(name, rows, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    text = SPEC.replace("{{precision: FP16}}", "{{precision: FP16, quantize: FP16}}")
+    text = text.replace("{{precision: Q8_0, quantize: Q8_0}}", "{{precision: Q8_0}}")
+    spec = parse_spec(text.format(folder=file, prompts="organism"), "p.yaml")
+    cells = plan_cells(spec, spec.models[0])
+    found = {one.cell.key: (one.params["recipe"] or {}).get("through") for one in cells}
+    through = {"to": "FP16", "writer": {"export": 1}}
+    assert found == {
+        "FP16@transformers": None,
+        "Q8_0@llama.cpp": None,
+        "Q2_K@llama.cpp": through,
+        "GPTQ-INT4@transformers": through,
+    }
+    assert {one.size for one in cells if one.to} == {2 * 2 * 8 * 256}

@@ -15,7 +15,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mechprobe.models.quantize import RECORD, quantize
+from mechprobe.models.provenance import QUANTIZED
+from mechprobe.models.quantize import quantize
 
 
 def main(out: Path) -> None:
@@ -59,9 +60,9 @@ def main(out: Path) -> None:
             writer="autoawq",
             group_size=32,
         )
-    record = json.loads((out / RECORD).read_text())
+    record = json.loads((out / QUANTIZED).read_text())
     record["source"] = "random Llama (make_autoawq.py)"
-    (out / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    (out / QUANTIZED).write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
