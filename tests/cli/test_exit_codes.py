@@ -30,6 +30,12 @@ def test_the_docs_hold_the_table():
     assert MechprobeError.exit_code == ExitCode.COULD_NOT_RUN
 
 
+def test_the_docs_name_commands_that_are_there():
+    known = {" ".join(path[:n]) for path in COMMANDS for n in (1, 2)}
+    named = re.findall(r"`([a-z]+(?: [a-z-]+)*)`", DOCS.read_text())
+    assert {one for one in named if one.split()[0] in known} <= known
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_help_ends_with_it(path):
     assert all(f"{code:d} {text}" in COMMANDS[path].epilog for code, text in MEANINGS.items())
