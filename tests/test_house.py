@@ -133,7 +133,14 @@ def test_the_three_doors_show_the_pipeline():
         assert link.resolve() == PACKAGE / door
 
 
-@pytest.mark.parametrize("statement", ["import mechprobe", "import mechprobe.cli"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import mechprobe",
+        # a mistake is said at once
+        "from mechprobe.cli import main; main(['probe', 'all', '--model', 'typo.gguf'])",
+    ],
+)
 def test_importing_loads_no_torch(statement):
     code = f"{statement}; import sys; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

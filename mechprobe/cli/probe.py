@@ -110,9 +110,7 @@ _add("all", tuple(_HELP), set(), "All four probes over one observational pass.")
 
 
 def _run(probes: tuple[ProbeName, ...], given: dict[str, Any]) -> None:
-    from mechprobe.experiments.probe_loss import probe_loss
     from mechprobe.experiments.probing import ProbeRequest, run_probes
-    from mechprobe.probes.saving import SCHEMA
 
     figure, json, out = given.pop("figure"), given.pop("json"), given.pop("out")
     if probes == ("safety_neurons",) and given["baseline"] is None:
@@ -143,6 +141,9 @@ def _run(probes: tuple[ProbeName, ...], given: dict[str, Any]) -> None:
                         (target / f"{name}.png").unlink(missing_ok=True)
                         continue
                     result.plot().savefig(target / f"{name}.png", dpi=120)
+        from mechprobe.experiments.probe_loss import probe_loss
+        from mechprobe.probes.saving import SCHEMA
+
         documents = {name: result.to_dict() for name, result in found.items()}
         loss = probe_loss(request, documents)
         for line in loss.warnings(str(request.baseline)) if loss else ():
