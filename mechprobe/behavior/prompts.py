@@ -69,8 +69,8 @@ def load_prompts(source: str | Path) -> PromptSet:
     if path.suffix in (".jsonl", ".ndjson"):
         return load_jsonl(path)
     raise PromptFileError(
-        f"{source}: not a prompt set; give 'builtin', 'over-refusal', a .jsonl file, or a folder "
-        "or .json file of splits (harmful_train.json, …)"
+        f"{source}: not a prompt set; give 'builtin', 'over-refusal', 'organism' (to a command or "
+        "spec), a .jsonl file, or a folder or .json file of splits (harmful_train.json, …)"
     )
 
 

@@ -86,6 +86,10 @@ def resolve_source(
             text, revision, allow_pickle, ["*.py"] if trust_remote_code else [], local_only
         )
         return Source(text, "folder", folder, revision)
+    if text.lower().endswith(".gguf"):
+        raise CheckpointError(
+            f"{text}: no such file or folder; a file on the hub is hf:org/repo/file.gguf"
+        )
     raise CheckpointError(f"{text}: no such file or folder, and not a hub id of the form org/name")
 
 

@@ -49,7 +49,7 @@ def test_the_table_of_the_docs_is_the_registry():
 
 
 def test_a_typo_in_a_path(command, tmp_path):
-    said = "runs/typo.gguf: no such file or folder, and not a hub id of the form org/name"
+    said = "runs/typo.gguf: no such file or folder; a file on the hub is hf:org/repo/file.gguf"
     line = f"mechprobe: {said}"
     probe = ("probe", "all", "--model", "runs/typo.gguf", "--baseline", MODEL)
     assert command(*probe)[:2] == (2, [line])
