@@ -118,7 +118,12 @@ class JudgeError(MechprobeError):
 
 
 class SpecError(MechprobeError):
-    """A spec or an option is wrong; the message names the field."""
+    """A spec or an option is wrong; the message names the field, with a line for each mistake."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """A line for each mistake."""
+        return tuple(str(self).splitlines())
 
 
 class RunDirectoryError(MechprobeError):

@@ -1,9 +1,10 @@
-"""From a file, or the name of a shipped one, to a checked spec; a mistake is one line."""
+"""From a file, or the name of a shipped one, to a checked spec; each mistake is one line."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -113,21 +114,36 @@ def validated(text: str, where: str, kind: type[_Kind]) -> tuple[_Kind, Lines]:
 
 
 def _mistake(error: ValidationError, kind: type[BaseModel], lines: Lines) -> SpecError:
-    """The first mistake of a spec of this kind, in one line."""
-    # a misspelt field is a missing one too; the one that is there says more
-    found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    """The mistakes of a spec of this kind, a line each."""
+    found = sorted(error.errors(), key=lambda one: lines.line(one["loc"]) or 0)
     found = [one for one in found if not _follows(one, found)]
-    first = found[0]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    said = _SAID.get(first["type"], first["msg"][:1].lower() + first["msg"][1:])
-    if first["type"] == "extra_forbidden":
-        said += _near(str(first["loc"][-1]), _fields(kind, first["loc"]))
-    return lines.error(first["loc"], said + more)
+    return _all_of(lines.error(one["loc"], _said(one, kind)) for one in found)
+
+
+def _said(one: ErrorDetails, kind: type[BaseModel]) -> str:
+    said = _SAID.get(one["type"], one["msg"][:1].lower() + one["msg"][1:])
+    if one["type"] == "extra_forbidden":
+        said += _near(str(one["loc"][-1]), _fields(kind, one["loc"]))
+    return said
+
+
+def _all_of(mistakes: Iterable[SpecError]) -> SpecError:
+    return SpecError("\n".join(str(one) for one in mistakes))
 
 
 def _follows(one: ErrorDetails, found: list[ErrorDetails]) -> bool:
-    """Whether a list is too short only because something in it is wrong, and so left out."""
+    """Whether another mistake is its reason.
+
+    A misspelt field is missing too, and a list too short where what is in it is wrong.
+    """
     here = one["loc"]
+    if one["type"] == "missing":
+        return any(
+            other["type"] == "extra_forbidden"
+            and other["loc"][:-1] == here[:-1]
+            and _near(str(other["loc"][-1]), [str(here[-1])])
+            for other in found
+        )
     return one["type"] == "too_short" and any(
         other["loc"][: len(here)] == here != other["loc"] for other in found
     )
@@ -140,11 +156,14 @@ def check_models(spec: Spec, lines: Lines) -> None:
         SpecError: See `parse_spec`.
     """
     names = [model.name for model in spec.models]
+    found: list[SpecError] = []
     for i, model in enumerate(spec.models):
         if model.name in names[:i]:
-            raise lines.error(("models", i, "name"), f"{model.name} is named twice")
-        _check_cells(spec, model, i, lines)
-        _check_baselines(spec, model, i, lines)
+            found.append(lines.error(("models", i, "name"), f"{model.name} is named twice"))
+        # a cell that is wrong is none to name as a baseline
+        found += [*_wrong_cells(spec, model, i, lines)] or _wrong_baselines(spec, model, i, lines)
+    if found:
+        raise _all_of(found)
 
 
 def _fields(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -205,43 +224,46 @@ def _check_tasks(spec: Spec, lines: Lines) -> None:
             raise lines.error((*at, wrong), f"must be the same as that of {task.answers}")
 
 
-def _check_cells(spec: Spec, model: ModelSpec, i: int, lines: Lines) -> None:
+def _wrong_cells(spec: Spec, model: ModelSpec, i: int, lines: Lines) -> Iterator[SpecError]:
     seen: set[str] = set()
     for j, (given, cell) in enumerate(spec.cells(model)):
         at = ("models", i, "cells", j)
         if said := precision_mistake(given.precision):
-            raise lines.error((*at, "precision"), said)
+            yield lines.error((*at, "precision"), said)
+            continue
         if cell.key in seen:
-            raise lines.error((*at, "precision"), f"{cell.key} is there twice")
+            yield lines.error((*at, "precision"), f"{cell.key} is there twice")
         seen.add(cell.key)
         made = _MADE.get(given.quantize or "", given.quantize)
         if made not in (None, cell.precision):
-            raise lines.error(
+            yield lines.error(
                 (*at, "quantize"), f"{given.quantize} cannot be {cell.precision}; it makes {made}"
             )
 
 
-def _check_baselines(spec: Spec, model: ModelSpec, i: int, lines: Lines) -> None:
+def _wrong_baselines(spec: Spec, model: ModelSpec, i: int, lines: Lines) -> Iterator[SpecError]:
     cells = {cell.key: cell for _, cell in spec.cells(model)}
     if spec.baseline == "study":
         if study_baseline(model, list(cells.values())) is None:
             at: Location = ("models", i, "baseline") if model.baseline else ("models", i)
             wanted = model.baseline or "F16, Q8_0, FP16 or BF16"
-            raise lines.error(at, f"baseline: study needs a cell {wanted} of {model.name}")
+            yield lines.error(at, f"baseline: study needs a cell {wanted} of {model.name}")
     elif model.baseline:
-        raise lines.error(
+        yield lines.error(
             ("models", i, "baseline"), "is for `baseline: study`; otherwise cells name theirs"
         )
+    circular = False  # all cells of a circle lead back: said once
     for j, (given, cell) in enumerate(spec.cells(model)):
         at = ("models", i, "cells", j, "baseline")
         if given.baseline and spec.baseline == "study":
-            raise lines.error(at, "under `baseline: study` a model names one for all its cells")
+            yield lines.error(at, "under `baseline: study` a model names one for all its cells")
         if given.baseline and f"{given.baseline}@{cell.engine}" not in cells:
-            raise lines.error(
+            yield lines.error(
                 at, f"{given.baseline} is not a cell of {model.name} on {cell.engine}"
             )
-        if _is_circular(cell, cells):
-            raise lines.error(at, f"a chain of baselines leads back to {cell.precision}")
+        elif not circular and _is_circular(cell, cells):
+            circular = True
+            yield lines.error(at, f"a chain of baselines leads back to {cell.precision}")
 
 
 def _is_circular(cell: Cell, cells: dict[str, Cell]) -> bool:

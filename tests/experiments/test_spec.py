@@ -333,7 +333,23 @@ def test_a_list_emptied_by_its_mistake_is_no_second_mistake():
     with pytest.raises(SpecError) as caught:
         parse_spec("name: t\nmodels:\n  - {name: m, source: a, cells: []}\n", "t.yaml")
     assert str(caught.value).startswith("t.yaml, line 3: models[0].cells: ")
-    assert "more)" not in str(caught.value)
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "fields"),
+    [
+        (["precison: F16", "precision: Q2_K, sorce: b"], ["precison", "sorce"]),
+        (["precision: Q9", "precision: F16", "precision: F16"], ["precision", "precision"]),
+        (["precision: F16, baseline: Q3", "precision: Q2_K, baseline: Q3"], ["baseline"] * 2),
+    ],
+)
+def test_every_mistake_is_named(cells, fields):
+    listed = "\n".join(f"      - {{{one}}}" for one in cells)
+    with pytest.raises(SpecError) as caught:
+        parse_spec(f"name: t\nmodels:\n  - name: m\n    source: a\n    cells:\n{listed}\n", "t")
+    named = [line.split(": ")[1].rpartition(".")[2] for line in caught.value.lines]
+    assert named == fields
 
 
 @pytest.mark.parametrize(
