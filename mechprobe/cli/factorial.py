@@ -35,7 +35,7 @@ def factorial(
     """Temperature: does sampling, not only quantization, move refusals?
 
     Models by precisions by temperatures by samples. Interrupted or repeated, it goes on from what
-    the directory holds. Exit code 4: a step failed.
+    the directory holds.
     """
     from mechprobe.experiments.factorial_running import run_factorial
     from mechprobe.experiments.factorial_spec import load_factorial
