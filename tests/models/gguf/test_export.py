@@ -1,6 +1,8 @@
 """A folder written from any checkpoint: transformers reads it and computes the same."""
 
 import json
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -8,8 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mechprobe.behavior import load_builtin
 from mechprobe.errors import CheckpointError, CheckpointWarning
+from mechprobe.generation import open_engine
 from mechprobe.models.export import export
+from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.load import load_checkpoint
 from mechprobe.models.quantize import quantize
@@ -114,3 +119,47 @@ def test_frequencies_that_no_configuration_says_are_refused(tiny_gguf, tmp_path,
     with pytest.raises(CheckpointError, match="a transformers folder cannot say what it computes"):
         export(tiny_gguf(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.verify
+def test_a_real_model_is_the_same_to_every_reader(
+    smollm2_gguf, llama_cpp_tree, llama_cpp_ids, tmp_path, monkeypatch
+):
+    """SmolLM2 dequantized: transformers, llama.cpp's converter and llama.cpp itself agree."""
+    folder = export(smollm2_gguf, tmp_path / "m")
+    model = by_transformers(folder)
+    dense = rounded(load_checkpoint(smollm2_gguf).module)
+    assert torch.equal(logits(model), logits(dense))
+
+    requests = load_builtin().texts("harmless", "test")
+    tail = "  \U0001f600 \u4f60\u597d\n\n<|im_end|>"
+    odd = [f"{i}  {requests[i % len(requests)]}{tail}" for i in range(260)]
+    texts = [*requests, *odd]
+    assert len(set(texts)) >= 300
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer(texts)["input_ids"] == llama_cpp_ids(smollm2_gguf, texts)
+
+    ours = quantize(str(folder), "F16", tmp_path / "ours.gguf")
+    converter = llama_cpp_tree / "convert_hf_to_gguf.py"
+    theirs = tmp_path / "theirs.gguf"
+    monkeypatch.setenv("PYTHONPATH", str(llama_cpp_tree / "gguf-py"))
+    command = [sys.executable, converter, folder, "--outtype", "f16", "--outfile", theirs]
+    subprocess.run(command, check=True, capture_output=True)
+    files = read_gguf(ours), read_gguf(theirs)
+    assert files[0].tensors.keys() == files[1].tensors.keys()
+    for name, tensor in files[0].tensors.items():
+        other = files[1].tensors[name]
+        assert (files[0].raw(tensor) == files[1].raw(other)).all(), name
+    for key in ("pre", "tokens", "merges", "token_type", "eos_token_id", "chat_template"):
+        found = [file.metadata.get(f"tokenizer.ggml.{key}") for file in files]
+        assert found[0] == found[1], key
+
+    ids = [row[:64] for row in tokenizer(requests[:48])["input_ids"]]
+    with open_engine(load_checkpoint(ours, kernel="native")) as engine:
+        native = torch.from_numpy(np.asarray(engine.next_token_logprobs(ids))).double()
+    with torch.inference_mode():
+        last = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in ids]).double()
+    wanted = last.log_softmax(-1)
+    kl = (wanted.exp() * (wanted - native)).sum(-1)
+    assert len(ids) >= 40 and kl.mean() < 1e-3
+    assert (wanted.argmax(-1) == native.argmax(-1)).double().mean() >= 0.99
