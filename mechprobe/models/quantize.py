@@ -88,7 +88,12 @@ def quantize(
     """
     out = Path(out)
     if out.exists() and not _may_fill(out):
-        raise CheckpointError(f"{out}: exists already; remove it or choose another (--out)")
+        advice = "remove it or choose another (--out)"
+        beside = out / f"model-{to.upper()}.gguf"
+        is_level = {to.lower(), to.upper()}.isdisjoint({*TARGETS, *export.TARGETS})
+        if is_level and out.is_dir() and not beside.exists():
+            advice = f"a further level goes to a file of its own (--out {beside})"
+        raise CheckpointError(f"{out}: exists already; {advice}")
     lower = to.lower()
     source = resolve_source(model)
     if (dtype := export.TARGETS.get(to.upper())) is not None:
