@@ -92,7 +92,7 @@ def quantize(
         beside = out / f"model-{to.upper()}.gguf"
         is_level = {to.lower(), to.upper()}.isdisjoint({*TARGETS, *export.TARGETS})
         if is_level and out.is_dir() and not beside.exists():
-            advice = f"a further level goes to a file of its own (--out {beside})"
+            advice = f"a further level goes to a file of its own, {beside} (--out)"
         raise CheckpointError(f"{out}: exists already; {advice}")
     lower = to.lower()
     source = resolve_source(model)

@@ -68,7 +68,7 @@ def _run(command: list[str], what: str, names: Mapping[Path, str], progress: Pro
         for path, name in names.items():
             last = last.replace(str(path), name)
         if "imatrix" in last:
-            last += " write it with llama-quantize --imatrix, and name that .gguf as source"
+            last += " write it with llama.cpp's llama-quantize, and name that .gguf as source"
         raise CheckpointError(f"{what} failed: {last}")
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.models.quantize_awq_gptq import THREADS, Job, Scheme
 from mechprobe.models.tokenizer import load_tokenizer
+from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 _BATCH = 8
 
 
-def _write_gptqmodel(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
+def _write_gptqmodel(
+    job: Job, tokenizer: PreTrainedTokenizerBase, progress: Progress = silent
+) -> None:
     import gptqmodel
     import torch
 
@@ -39,7 +42,7 @@ def _write_gptqmodel(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
     # Left to itself it loads any model as bfloat16 on a CPU, embeddings and norms included.
     dtype = getattr(torch, job.dtype)
     model = gptqmodel.GPTQModel.load(job.folder, config, device=job.device, dtype=dtype)
-    model.layer_callback = _layers_done(model.model.config.num_hidden_layers)
+    model.layer_callback = _layers_done(model.model.config.num_hidden_layers, progress)
     options: dict[str, Any] = {}
     if scheme.method == "awq" and torch.device(job.device).type == "cpu":
         options["backend"] = gptqmodel.BACKEND.AWQ_TORCH
@@ -53,19 +56,18 @@ def _write_gptqmodel(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
     model.save(job.out)
 
 
-def _layers_done(total: int) -> Callable[..., None]:
-    """What GPTQModel calls when a layer is finished: writes a line to the pipe of our parent."""
-    pipe = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+def _layers_done(total: int, progress: Progress) -> Callable[..., None]:
+    """What GPTQModel calls when a layer is finished."""
     finished: set[int] = set()
 
     def tell(layer_idx: int, submodule_finalized: bool) -> None:
         finished.add(layer_idx)
-        pipe.write(f"{len(finished)} {total}\n")
+        progress(len(finished), total)
 
     return tell
 
 
-def _write_autoawq(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
+def _write_autoawq(job: Job, tokenizer: PreTrainedTokenizerBase, _: Progress = silent) -> None:
     import awq
 
     # It joins the lines, cuts them into windows and drops every line longer than one.
@@ -92,7 +94,7 @@ _WRITERS = {"gptqmodel": _write_gptqmodel, "autoawq": _write_autoawq}
 
 
 def main() -> None:
-    """Read the job, seed everything, fix the threads, write."""
+    """Read the job, seed everything, fix the threads, write; lines of progress go to a pipe."""
     import numpy as np
     import torch
 
@@ -106,7 +108,8 @@ def main() -> None:
     tokenizer = load_tokenizer(Path(job.folder))
     with tempfile.TemporaryDirectory(prefix="mechprobe-") as scratch:
         os.chdir(scratch)  # GPTQModel puts a folder `logs` wherever it runs
-        _WRITERS[job.writer](job, tokenizer)
+        with os.fdopen(int(sys.argv[1]), "w", buffering=1) as pipe:
+            _WRITERS[job.writer](job, tokenizer, lambda *far: print(*far, file=pipe))
         os.chdir("/")
 
 

@@ -59,7 +59,8 @@ def test_intervals_of_scores_cover():
     for seed in range(MATRICES):
         found = effects(pair(null_matrix(rng, n=100, score=True), resamples=400, seed=seed))
         missed += int(((found["low"] > 0) | (found["high"] < 0)).sum())
-    assert missed / (MATRICES * ROWS) == pytest.approx(0.055, abs=0.015)
+    assert at_most(missed / (MATRICES * ROWS), 0.05, MATRICES * ROWS)
+    assert missed / (MATRICES * ROWS) > 0.02  # nor far wider than they need be
 
 
 def stepped(rng, model, n, loss, gain):

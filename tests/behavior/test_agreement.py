@@ -110,9 +110,13 @@ def test_the_interval_covers_short():
 
 
 @pytest.mark.verify
-@pytest.mark.parametrize(("n", "size"), [(60, 1), (120, 3), (400, 2)])
-def test_the_interval_covers(n, size):
-    assert 0.93 <= _coverage(2000, n, size) <= 0.97
+@pytest.mark.parametrize(
+    ("n", "size", "most"),
+    # few clusters: their design effect is shrunk towards clusters that agree as a whole
+    [(60, 1, 0.97), (120, 3, 0.98), (400, 2, 0.97)],
+)
+def test_the_interval_covers(n, size, most):
+    assert 0.935 <= _coverage(2000, n, size) <= most
 
 
 def test_unclear_counts_in_the_share_and_not_in_kappa():

@@ -14,7 +14,9 @@ from mechprobe.cli.app import app
 ROOT = Path(package.__file__).parent
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 OTHERS = {"--help", "--max-logprobs", "--merge", "--outtype", "--outfile", "--version"}
-"""Options of llama.cpp and vLLM, in a command line that a message shows."""
+OTHERS |= {"--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", "--retries"}
+OTHERS |= {"--dest"}
+"""Options of llama.cpp, vLLM and pip, in a command line that a message shows or that is run."""
 SHARED = ("behavior", "generation", "models", "activations", "session.py", "holding.py")
 """Rooms that every command goes through."""
 

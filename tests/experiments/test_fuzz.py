@@ -12,6 +12,7 @@ from mechprobe.errors import MechprobeError
 
 sys.path.insert(0, str(Path(__file__).parent))
 import subjects
+from small import LOST
 
 FILES = 3200
 """Of the long proof: how many damaged files there are at least."""
@@ -40,7 +41,7 @@ def outcome(subject, number):
         return f"{subject.name} {number}: {type(error).__name__}: {error}"
     finally:
         subject.file.write_bytes(content)
-    if isinstance(code, int) and code not in (0, 2, 4):
+    if isinstance(code, int) and code not in (0, 2, LOST, 4):
         return f"{subject.name} {number}: exit code {code}: {heard.getvalue()[-300:]}"
     return None
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from mechprobe import journal
 from mechprobe.errors import RunDirectoryError
 from mechprobe.experiments import rundir
 from mechprobe.experiments.locks import locked, opened
@@ -31,7 +32,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(rundir.os, "fsync", full)
+    monkeypatch.setattr(journal.os, "fsync", full)
     with pytest.raises(RunDirectoryError, match=r"b\.txt: the disk is full"):
         write_text(path, "new")
     assert path.read_text() == "old"

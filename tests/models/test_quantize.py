@@ -110,7 +110,7 @@ def test_nothing_is_overwritten_or_rounded_twice(plain, packed_gptq, tmp_path):
         with pytest.raises(CheckpointError, match="exists already"):
             quantize(str(plain()), "Q8_0", tmp_path / name)
     beside = tmp_path / "taken" / "model-Q8_0.gguf"
-    with pytest.raises(CheckpointError, match=rf"a file of its own \(--out {beside}\)"):
+    with pytest.raises(CheckpointError, match=rf"a file of its own, {beside} \(--out\)"):
         quantize(str(plain()), "Q8_0", tmp_path / "taken")
     with pytest.raises(CheckpointError, match="is GPTQ already"):
         quantize(str(packed_gptq), "awq", tmp_path / "out", calibration=LINES)

@@ -100,7 +100,9 @@ def test_a_users_file_is_read_and_its_faults_named(tmp_path):
     with pytest.raises(PromptFileError, match="no items for refusal/jsonl"):
         load_task("refusal", path)
     path.write_text(json.dumps(rows[0]) + "\n{}")
-    with pytest.raises(PromptFileError, match=r"mine\.jsonl, line 2: the field 'text' is missing"):
+    with pytest.raises(
+        PromptFileError, match=r"mine\.jsonl, line 2: the fields 'text' and 'label'"
+    ):
         load_task("refusal", path)
 
 

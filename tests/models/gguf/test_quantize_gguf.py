@@ -38,7 +38,9 @@ def test_levels_outside_the_ladder(tiny_gguf, tmp_path, asked, level):
 
 
 def test_a_level_that_needs_an_importance_matrix_is_known_by_name(tiny_gguf, tmp_path):
-    with pytest.raises(CheckpointError, match=r"requires an imatrix! write it with llama-quantize"):
+    with pytest.raises(
+        CheckpointError, match=r"requires an imatrix! write it with llama.cpp's llama-quantize"
+    ):
         quantize_gguf(tiny_gguf(), "IQ2_XXS", tmp_path / "m.gguf")
     assert list(tmp_path.iterdir()) == []
 
