@@ -299,7 +299,9 @@ def test_missing_and_unreadable_files(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9", "label": "harmless"}')
     with pytest.raises(PromptFileError, match="not UTF-8"):
         load_prompts(tmp_path / "latin.jsonl")
-    with pytest.raises(PromptFileError, match=r"give 'builtin', 'over-refusal', a \.jsonl file"):
+    with pytest.raises(
+        PromptFileError, match=r"give 'builtin', 'over-refusal', 'organism' .*a \.jsonl"
+    ):
         load_prompts("prompts.txt")
 
 

@@ -9,8 +9,10 @@ from mechprobe.experiments.steps import Result, step_key
 
 BESIDE = {
     "mechprobe.activations.npz",
+    "mechprobe.cache",
     "mechprobe.errors",
     "mechprobe.generation.likelihood",
+    "mechprobe.models.provenance",
     "mechprobe.models.rendering",
     "mechprobe.behavior.judges",
     "mechprobe.behavior.multiple_choice",
