@@ -32,8 +32,8 @@ CHECKS: Final[Mapping[Check, str]] = MappingProxyType(
         "architecture": "an architecture that cannot be hooked, where probes look inside",
         "same model": "a baseline of another architecture, depth or width",
         "vocabulary": "tokens other than those of the tokenizer that renders the prompts",
-        "quantizer": "a checkpoint that cannot be made: of a quantized folder, of a GGUF that cannot be "
-        "dequantized, without its tool",
+        "quantizer": "a checkpoint that cannot be made: of a quantized folder, "
+        "of a GGUF that cannot be dequantized, without its tool",
         "layer": "a layer that the model does not have",
         "device": "a device that torch does not know or cannot use",
         "prompts": "a prompt, question or chat template file that is missing or malformed",
