@@ -36,8 +36,9 @@ def explained(path: Path) -> Iterator[None]:
         raise RunDirectoryError(f"{path}: {what}") from error
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have the disk hold what was written of a file, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -63,7 +64,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)
     return path
 
 

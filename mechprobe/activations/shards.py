@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from mechprobe.errors import StoreError
+from mechprobe.journal import sync
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Attributes = Mapping[str, str | int | Sequence[int]]
@@ -40,20 +41,12 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def replace_durably(temporary: Path, path: Path) -> None:
     """Give a finished file its name, so that a crash finds the old state or the new one."""
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
     if os.name == "posix":
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def write_shard(

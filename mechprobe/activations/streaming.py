@@ -102,9 +102,9 @@ def check_ids(checkpoint: Checkpoint, prompts: Iterable[Sequence[int]]) -> None:
     """
     rows = graph_of(checkpoint)[0].get_input_embeddings().weight.shape[0]
     for number, ids in enumerate(prompts):
-        if not 0 <= min(ids, default=0) <= max(ids, default=0) < rows:
+        if (wrong := next((i for i in ids if not 0 <= i < rows), None)) is not None:
             raise VocabularyError(
-                f"prompt {number} holds the token id {max(ids)} and {checkpoint.source} has "
+                f"prompt {number} holds the token id {wrong} and {checkpoint.source} has "
                 f"{rows} tokens; render the prompts with this model's tokenizer"
             )
 

@@ -90,15 +90,8 @@ _COLUMNS = (
     _Column("wrapped\nrefused %", _share(_WRAPPED), 210, _WRAPPED),
     _Column("margin\nlost", _fixed("refusal_margin_lost", 2), 0, "refusal_margin_lost"),
     _Column("direction\ncosine", _fixed("direction_cosine", 3), 0, "direction_cosine"),
-    _Column(
-        "ablated\n%",
-        lambda r: percent(r["harmful_refusal_ablated"]),
-        144,
-        "harmful_refusal_ablated",
-    ),
-    _Column(
-        "added\n%", lambda r: percent(r["harmless_refusal_added"]), 144, "harmless_refusal_added"
-    ),
+    _Column("ablated\n%", lambda r: percent(r[_ABLATED]), 144, _ABLATED),
+    _Column("added\n%", lambda r: percent(r[_ADDED]), 144, _ADDED),
     _Column("ECE", _fixed("ece", 3), 110, "ece"),
     _Column("neurons\nratio", _fixed("neurons_ratio", 2), 120, "neurons_ratio"),
     _Column("patched\nback", _fixed("patching_returned", 2), 170, "patching_returned"),

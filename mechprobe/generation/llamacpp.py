@@ -23,6 +23,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,6 +66,16 @@ def _normalised(logprobs: FloatArray) -> FloatArray:
     exact = logprobs.astype(np.float64)
     exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True))
     return exact.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How prompts are to be answered."""
+
+    new: int
+    sampling: Sampling | None
+    finished: Callable[[], None]
+    """Called at the end of each answer."""
 
 
 class LlamaCppEngine:
@@ -220,42 +231,34 @@ class LlamaCppEngine:
         found: dict[int, list[Completion]] = {}
         for numbers in self._contexts(prompts, max_new_tokens):
             rows = [prompts[n] for n in numbers]
-            answers = self._answers(rows, max_new_tokens, sampling, finished)
+            answers = self._answers(rows, _Asked(max_new_tokens, sampling, finished))
             found.update(zip(numbers, answers, strict=True))
         return [answer for n in range(len(prompts)) for answer in found[n]]
 
-    def _answers(
-        self,
-        prompts: Sequence[Sequence[int]],
-        new: int,
-        sampling: Sampling | None,
-        finished: Callable[[], None],
-    ) -> list[list[Completion]]:
+    def _answers(self, prompts: Sequence[Sequence[int]], asked: _Asked) -> list[list[Completion]]:
         """Answers to prompts that are read in one context, those of each prompt together."""
-        self._make_room(prompts, new)
+        self._make_room(prompts, asked.new)
         if not self._probed:
             self._logprobs(prompts[:1])
-        copies = 1 if sampling is None else sampling.samples
-        if self._choice.is_due(sum(map(len, prompts)) + len(prompts) * copies * new):
+        copies = 1 if asked.sampling is None else asked.sampling.samples
+        if self._choice.is_due(sum(map(len, prompts)) + len(prompts) * copies * asked.new):
             self._choose_threads(prompts)
         begun = time.perf_counter()
-        answers = self._settled(prompts, new, sampling, finished)
+        answers = self._settled(prompts, asked)
         tokens = sum(a[0].prompt_tokens + sum(b.new_tokens for b in a) for a in answers)
         self._choice.saw(tokens, time.perf_counter() - begun)
         return answers
 
-    def _settled(
-        self,
-        prompts: Sequence[Sequence[int]],
-        new: int,
-        sampling: Sampling | None,
-        finished: Callable[[], None],
-    ) -> list[list[Completion]]:
+    def _settled(self, prompts: Sequence[Sequence[int]], asked: _Asked) -> list[list[Completion]]:
         """The same, from slots that are empty at first and met in order."""
         self._opened().settle()
-        if sampling is None:
+        if (sampling := asked.sampling) is None:
             stream = self._opened().stream(
-                prompts, len(prompts), finished, max_tokens=new, cache_prompt=self._parallel > 1
+                prompts,
+                len(prompts),
+                asked.finished,
+                max_tokens=asked.new,
+                cache_prompt=self._parallel > 1,
             )
             return [
                 [self._completion(prompt, stream.ids[n], stream.reasons[n])]
@@ -263,14 +266,10 @@ class LlamaCppEngine:
             ]
         together = min(sampling.samples, self._parallel)
         with ThreadPoolExecutor(self._parallel // together if self._fast else 1) as pool:
-            return list(pool.map(lambda p: self._samples(p, new, sampling, finished), prompts))
+            return list(pool.map(lambda p: self._samples(p, sampling, asked), prompts))
 
     def _samples(
-        self,
-        prompt: Sequence[int],
-        new: int,
-        sampling: Sampling,
-        finished: Callable[[], None],
+        self, prompt: Sequence[int], sampling: Sampling, asked: _Asked
     ) -> list[Completion]:
         """Answers to one prompt; llama.cpp reads it once for as many as there are slots."""
         first_seed = stream_seed(sampling.seed, prompt) % _SEEDS
@@ -279,7 +278,7 @@ class LlamaCppEngine:
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
-            "max_tokens": new,
+            "max_tokens": asked.new,
             "cache_prompt": self._fast,
             **({} if self._fast else {"id_slot": 0}),
         }
@@ -287,7 +286,9 @@ class LlamaCppEngine:
         while len(found) < sampling.samples:
             count = min(self._parallel, sampling.samples - len(found))
             seed = first_seed + len(found)  # llama.cpp adds 1 for each further sample
-            stream = self._opened().stream([prompt], count, finished, n=count, seed=seed, **options)
+            stream = self._opened().stream(
+                [prompt], count, asked.finished, n=count, seed=seed, **options
+            )
             found += [
                 self._completion(
                     prompt,

@@ -75,15 +75,14 @@ def export(
     out = Path(out)
     if dtype is not None and dtype not in DTYPES:
         raise CheckpointError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
-    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
+    if out.exists() and not may_fill(out):
         raise CheckpointError(f"{out}: exists already; remove it or choose another (--out)")
     checkpoint = load_checkpoint(
         model, device=device, revision=revision, tokenizer=tokenizer, chat_template=chat_template
     )
     dtype = dtype or _stored_type(checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = beside(out)
     try:
         own = tokenizer is None and chat_template is None
         _write(checkpoint, temporary, dtype, own_tokenizer=own)
@@ -91,6 +90,18 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
+
+
+def may_fill(out: Path) -> bool:
+    """Whether `out` is an empty folder that the finished one can be renamed over."""
+    return out.is_dir() and next(out.iterdir(), None) is None
+
+
+def beside(out: Path) -> Path:
+    """Return a name of our own on the same disk, so that renaming it into place is one step."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    return temporary
 
 
 def _stored_type(checkpoint: Checkpoint) -> str:

@@ -6,7 +6,6 @@ A GGUF file that the target is not made from is dequantized into a folder first 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -87,12 +86,12 @@ def quantize(
         MissingExtraError: The writer is not installed.
     """
     out = Path(out)
-    if out.exists() and not _may_fill(out):
+    if out.exists() and not (out.suffix.lower() != ".gguf" and export.may_fill(out)):
         advice = "remove it or choose another (--out)"
-        beside = out / f"model-{to.upper()}.gguf"
+        file = out / f"model-{to.upper()}.gguf"
         is_level = {to.lower(), to.upper()}.isdisjoint({*TARGETS, *export.TARGETS})
-        if is_level and out.is_dir() and not beside.exists():
-            advice = f"a further level goes to a file of its own, {beside} (--out)"
+        if is_level and out.is_dir() and not file.exists():
+            advice = f"a further level goes to a file of its own, {file} (--out)"
         raise CheckpointError(f"{out}: exists already; {advice}")
     lower = to.lower()
     source = resolve_source(model)
@@ -161,7 +160,7 @@ def quantize(
         "seed": seed,
         "threads": THREADS,
     }
-    temporary = _beside(out)
+    temporary = export.beside(out)
     kept = "bfloat16" if dtype == "bfloat16" else "float16"
     try:
         with unambiguous(weights) as readable:
@@ -201,7 +200,7 @@ def _quantize_gguf(source: Source, level: str, out: Path, progress: Progress) ->
     from mechprobe.models.quantize_gguf import quantize_gguf
 
     folder = out if out.suffix.lower() != ".gguf" else out.parent
-    temporary = _beside(out)
+    temporary = export.beside(out)
     temporary.mkdir()
     try:
         name = out.name if folder is not out else f"model-{level}.gguf"
@@ -239,18 +238,6 @@ def _quantize_gguf(source: Source, level: str, out: Path, progress: Progress) ->
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
-
-
-def _may_fill(out: Path) -> bool:
-    """Whether `out` is an empty folder that the finished one can be renamed over."""
-    return out.suffix.lower() != ".gguf" and out.is_dir() and next(out.iterdir(), None) is None
-
-
-def _beside(out: Path) -> Path:
-    """A name of our own on the same disk, so that renaming it into place is one step."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    return temporary
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

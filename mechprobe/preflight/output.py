@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from mechprobe.errors import RunDirectoryError
+from mechprobe.journal import explained
 
 
 def require_writable(path: Path, *, folder: bool) -> None:
@@ -20,7 +20,7 @@ def require_writable(path: Path, *, folder: bool) -> None:
     Raises:
         RunDirectoryError: Something else is in its way, or the disk or its rights forbid it.
     """
-    try:
+    with explained(path):
         if path.exists() and path.is_dir() != folder:
             number = errno.ENOTDIR if folder else errno.EISDIR
             raise OSError(number, os.strerror(number))
@@ -28,11 +28,6 @@ def require_writable(path: Path, *, folder: bool) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         with tempfile.TemporaryFile(dir=_folder_of(path, folder)):
             pass
-    except OSError as error:
-        said = (error.strerror or type(error).__name__).lower()
-        raise RunDirectoryError(
-            f"{path}: cannot be used ({said}); mend that or choose another (--out)"
-        ) from error
 
 
 def _folder_of(path: Path, folder: bool) -> Path:

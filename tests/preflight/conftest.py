@@ -67,7 +67,7 @@ def command(tmp_path, monkeypatch, capfd):
     def refuse(*_, **__):
         raise AssertionError("weights were asked for")
 
-    for place in ("mechprobe.session.load_checkpoint", "mechprobe.models.quantize._beside"):
+    for place in ("mechprobe.session.load_checkpoint", "mechprobe.models.export.beside"):
         monkeypatch.setattr(place, refuse)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MECHPROBE_CACHE", str(tmp_path / "cache"))
