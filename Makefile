@@ -23,7 +23,7 @@ install: $(STAMP) ## virtual environment with everything that was tested togethe
 demo: $(STAMP) ## the main job on the shipped organism: ten cells, probes, matrix
 	$(BIN)/mechprobe demo --out $(OUT)
 
-real: $(STAMP) ## the same questions to a real chat model of 93 MB from the package index (hours)
+real: $(STAMP) ## the same questions to a real chat model of 93 MB from the package index (long)
 	$(BIN)/mechprobe run smollm2-135m
 
 test: $(STAMP) ## the test suite (minutes)

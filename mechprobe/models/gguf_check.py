@@ -13,7 +13,7 @@ import gc
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,9 +37,11 @@ Ends = np.ndarray[Any, np.dtype[np.intp]]
 _TOKENS: Final = 64
 _BEYOND: Final = 32
 _LONGEST: Final = 512
-"""Windows beyond this are not reached: a float32 pass over thousands of tokens of a large model
-takes longer than writing it. What llama.cpp's graphs do with them is known from the configuration.
-"""
+"""Tokens that every model may take."""
+_WORK: Final = 600_000_000_000
+"""Weights times tokens up to which a longer text is taken, for a window beyond that: of a large
+model it would take longer than writing it. What llama.cpp's graphs do with windows that the text
+does not reach is known from the configuration."""
 _PAD: Final = 256
 """llama.cpp rounds a context up to this, and takes LongRoPE's long factors by the context: a text
 within a smaller original context would meet others than in the source, so it goes beyond."""
@@ -79,8 +81,9 @@ class Comparison:
 def compare_with_source(path: Path, folder: Path, *, converted: bool = False) -> Comparison:
     """Compare a 16-bit GGUF's logits with those of the folder it was written from.
 
-    One text of random ids, 32 tokens longer than a sliding window of up to 480 tokens; logits
-    after the whole of it and after seven of its beginnings.
+    One text of random ids, 32 tokens longer than a sliding window of up to 480 tokens, of small
+    models of any; logits after the whole of it and after seven of its beginnings. A second text
+    meets LongRoPE's long factors where the first meets the short ones.
 
     Args:
         path: The file.
@@ -89,7 +92,7 @@ def compare_with_source(path: Path, folder: Path, *, converted: bool = False) ->
             Gemma's gains in the type that they are stored in).
 
     Returns:
-        The distances; what cannot be compared here is said in the notes.
+        The distances over the longest text; what cannot be compared here is said in the notes.
 
     Raises:
         CheckpointError: The file is another model than the folder; the message names the fields of
@@ -98,9 +101,19 @@ def compare_with_source(path: Path, folder: Path, *, converted: bool = False) ->
     from mechprobe.models.hf import read_config
 
     file, config = read_gguf(path), read_config(folder, trust_remote_code=False)
-    ids, notes = _text(config.get_text_config(), file)
+    texts, notes = _texts(config.get_text_config(), file)
     if (lacking := _lacking_memory(folder)) is not None:
-        return Comparison(len(ids), notes=(*notes, lacking))
+        return Comparison(len(texts[-1]), notes=(*notes, lacking))
+    found = [_compared(file, folder, config, ids, converted) for ids in texts]
+    said = dict.fromkeys((*notes, *(note for each in found for note in each.notes)))
+    return replace(found[-1], notes=tuple(said))
+
+
+def _compared(
+    file: GgufFile, folder: Path, config: PretrainedConfig, ids: list[int], converted: bool
+) -> Comparison:
+    """`compare_with_source` over one text."""
+    notes: tuple[str, ...] = ()
     ends = np.unique(np.linspace(len(ids) / _POSITIONS, len(ids), _POSITIONS).astype(int)) - 1
     exact, rounded = _source_logits(folder, config, ids, ends)
     if not np.isfinite(exact).all():
@@ -113,11 +126,11 @@ def compare_with_source(path: Path, folder: Path, *, converted: bool = False) ->
         try:
             theirs = logits(file, ids, ends)
         except _NOT_COMPARED as error:
-            notes = (*notes, f"{engine}: not compared: {_without(path, error)}")
+            notes = (*notes, f"{engine}: not compared: {_without(file.path, error)}")
             continue
         except CheckpointError as error:
             raise CheckpointError(
-                f"{folder}: as a GGUF it cannot be read: {_without(path, error)}"
+                f"{folder}: as a GGUF it cannot be read: {_without(file.path, error)}"
                 f"{_reasons(config, file)}"
             ) from error
         found[engine] = _distance(exact, theirs)
@@ -171,26 +184,31 @@ def _lacking_memory(folder: Path) -> str | None:
     )
 
 
-def _text(config: PretrainedConfig, file: GgufFile) -> tuple[list[int], tuple[str, ...]]:
-    """Random ids, and what they cannot show."""
+def _texts(config: PretrainedConfig, file: GgufFile) -> tuple[list[list[int]], tuple[str, ...]]:
+    """One or two texts of random ids, ascending, and what they cannot show."""
     window = int(getattr(config, "sliding_window", None) or 0)
     notes: tuple[str, ...] = ()
+    reach = max(_LONGEST, _WORK // sum(tensor.size for tensor in file.tensors.values()))
     length = max(_TOKENS, window + _BEYOND)
-    if length > _LONGEST:
+    if length > reach:
         length = _TOKENS
         notes = (f"the text of {length} tokens does not reach the sliding window of {window}",)
     original = _longrope_context(config)
     if length <= original < -(-(length + 1) // _PAD) * _PAD:
         length = original + _BEYOND
     longest = int(file.get("context_length", length + 1)) - 1
-    length = min(length, longest)
-    if length <= original < longest:
-        notes += (
-            f"the text of {length} tokens does not reach LongRoPE's long factors, which begin past "
-            f"{original}",
-        )
+    lengths = [min(length, longest)]
+    if lengths[0] <= original < longest:
+        if original + _BEYOND <= reach:
+            lengths.append(min(original + _BEYOND, longest))
+        else:
+            notes += (
+                f"the text of {lengths[0]} tokens does not reach LongRoPE's long factors, which "
+                f"begin past {original}",
+            )
     vocabulary = min(config.vocab_size, len(file.metadata["tokenizer.ggml.tokens"]))
-    return np.random.default_rng(0).integers(0, vocabulary, size=length).tolist(), notes
+    drawn = np.random.default_rng(0).integers(0, vocabulary, size=lengths[-1]).tolist()
+    return [drawn[:each] for each in lengths], notes
 
 
 def _longrope_context(config: PretrainedConfig) -> int:

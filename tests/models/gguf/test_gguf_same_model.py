@@ -25,6 +25,7 @@ from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_names import ARCHITECTURES, architecture_of_model
 from mechprobe.models.gguf_tokenizer import load_gguf_tokenizer
 from mechprobe.models.gguf_write import write_f16_gguf
+from mechprobe.models.hf import read_config
 from mechprobe.models.quantize import quantize
 
 LIVELY = 1.5
@@ -289,7 +290,9 @@ def test_the_comparison_is_recorded(folder, tmp_path):
 
 
 @pytest.mark.parametrize("original", [64, 255, 256])
-def test_longrope_is_compared_with_the_factors_that_llama_cpp_takes(folder, tmp_path, original):
+def test_longrope_is_compared_with_the_factors_that_llama_cpp_takes(
+    folder, tmp_path, monkeypatch, original
+):
     """Its smallest context, 256, is beyond a smaller original one: the text is too."""
     rope = {"rope_type": "longrope", "rope_theta": 1e4}
     rope |= {f"{span}_factor": [n + i / 8 for i in range(32)] for span, n in SPANS}
@@ -297,14 +300,45 @@ def test_longrope_is_compared_with_the_factors_that_llama_cpp_takes(folder, tmp_
     source = folder(
         "phi3_longrope", rope_parameters=rope, original_max_position_embeddings=original
     )
-    found = compare_with_source(write_f16_gguf(source, tmp_path / "m.gguf"), source)
-    said = "the text of 64 tokens does not reach LongRoPE's long factors, which begin past 256"
-    within = original == 256
-    assert (found.tokens, found.notes) == ((64, (said,)) if within else (original + 32, ()))
+    file = write_f16_gguf(source, tmp_path / "m.gguf")
+    found = compare_with_source(file, source)
+    assert (found.tokens, found.notes) == (original + 32, ())
     assert found.llama_cpp < 3 * found.rounding
+    texts, _ = gguf_check._texts(read_config(source, trust_remote_code=False), read_gguf(file))
+    assert list(map(len, texts)) == [original + 32] if original < 256 else [64, original + 32]
+    if original == 256:  # as of a model too large for the second text
+        monkeypatch.setattr(gguf_check, "_LONGEST", 64)
+        monkeypatch.setattr(gguf_check, "_WORK", 0)
+        said = "the text of 64 tokens does not reach LongRoPE's long factors, which begin past 256"
+        assert compare_with_source(file, source).notes == (said,)
+
+
+def test_other_long_factors_are_refused_past_the_original_context(folder, tmp_path):
+    """All that the file and the folder differ in shows past 256 tokens alone."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4}
+    rope |= {f"{span}_factor": [n + i / 8 for i in range(32)] for span, n in SPANS}
+    rope["original_max_position_embeddings"] = 256
+    source = folder("phi3_longrope", rope_parameters=rope, original_max_position_embeddings=256)
+    file = write_f16_gguf(source, tmp_path / "m.gguf")
+    config = json.loads((source / "config.json").read_text())
+    config["rope_parameters"]["long_factor"] = [9.0 + i / 8 for i in range(32)]
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="over 288 tokens"):
+        compare_with_source(file, source)
 
 
 SPANS = [("short", 1.0), ("long", 3.0)]
+
+
+def test_a_long_window_is_reached_by_the_text_of_a_small_model(folder, tmp_path, monkeypatch):
+    source = folder("gemma3", sliding_window=700, max_position_embeddings=1024)
+    file = write_f16_gguf(source, tmp_path / "m.gguf")
+    found = compare_with_source(file, source)
+    assert (found.tokens, found.notes) == (732, ())
+    assert found.llama_cpp < 3 * found.rounding
+    monkeypatch.setattr(gguf_check, "_WORK", 0)  # as of a model too large for it
+    said = "the text of 64 tokens does not reach the sliding window of 700"
+    assert compare_with_source(file, source).notes == (said,)
 
 
 def test_what_cannot_be_compared_is_said(folder, tmp_path, monkeypatch):
