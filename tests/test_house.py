@@ -28,6 +28,7 @@ FLOORS = {
     "behavior": 6,
     "probes": 7,
     "analysis": 8,
+    "controls": 9,
     "report": 9,
     "experiments": 10,
     "cli": 11,

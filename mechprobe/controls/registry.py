@@ -1,0 +1,120 @@
+"""All controls by name, where a built one lies, and how one comes to be.
+
+A control lies in the package (`data/NAME`) or in the cache (`controls/NAME-DIGEST`, the digest of
+its recipe). It is built in a folder of its own, which a killed build leaves to go on from, and
+renamed into place when its truth is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+from mechprobe.controls import graded, organism
+from mechprobe.controls.control import Control
+from mechprobe.controls.truth import write_truth
+from mechprobe.errors import CheckpointError
+from mechprobe.journal import explained
+from mechprobe.models.control_source import CONTROL, MARKER, SHIPPED, control_cache
+from mechprobe.progress import Progress, silent
+
+MODULES = (organism, graded)
+"""Each declares rows in `CONTROLS`; a new kind of control is a module here."""
+
+
+@cache
+def _rows() -> dict[str, Control]:
+    rows: dict[str, Control] = {}
+    for row in chain.from_iterable(module.CONTROLS for module in MODULES):
+        if row.name in rows:
+            raise ValueError(f"two controls are called {row.name}")
+        rows[row.name] = row
+    return rows
+
+
+def controls() -> tuple[Control, ...]:
+    """Return every control, in the order of their declaration."""
+    return tuple(_rows().values())
+
+
+def control(name: str) -> Control:
+    """Return the control of that name.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    from difflib import get_close_matches
+
+    try:
+        return _rows()[name]
+    except KeyError:
+        near = get_close_matches(name, _rows(), n=3) or list(_rows())[:3]
+        raise CheckpointError(
+            f"no control is called {name!r}; near it: {', '.join(near)}; all: "
+            "mechprobe controls list"
+        ) from None
+
+
+def built_folder(row: Control) -> Path | None:
+    """Return where a control of this very recipe lies; None where it is not built."""
+    shipped = SHIPPED / row.name
+    if (shipped / MARKER).is_file():
+        return shipped
+    home = _home(row)
+    return home if (home / MARKER).is_file() else None
+
+
+def _home(row: Control) -> Path:
+    return control_cache() / f"{row.name}-{row.digest()}"
+
+
+def ensure_built(row: Control, progress: Progress = silent) -> Path:
+    """Return the folder of a control, building it now if it is not there.
+
+    A build that was killed goes on from what it left; two processes never build the same one.
+
+    Raises:
+        CheckpointError: The base cannot be read.
+        RunDirectoryError: The cache cannot be written.
+    """
+    from filelock import FileLock
+
+    if folder := built_folder(row):
+        return folder
+    home = _home(row)
+    with explained(home):
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(home.with_name(f".{home.name}.lock")):
+            if not (home / MARKER).is_file():
+                workshop = home.with_name(f".{home.name}.making")
+                workshop.mkdir(exist_ok=True)
+                _train_base(row)
+                truth = row.build(row, workshop, progress)
+                shutil.rmtree(workshop / "state", ignore_errors=True)
+                write_truth(workshop, truth, row.recipe(), row.digest())
+                workshop.rename(home)
+    return home
+
+
+def _train_base(row: Control) -> None:
+    """Train the organism that a control is made from, or build that control, if it is missing."""
+    from mechprobe.organisms import list_organisms, train_organism
+
+    if row.base.startswith(CONTROL):
+        ensure_built(control(row.base.removeprefix(CONTROL)))
+    name = row.base.removeprefix("organism:")
+    if any(one.name == name and one.path is None for one in list_organisms()):
+        train_organism(name)
+
+
+def is_of_world(source: str) -> bool:
+    """Return whether a source is an organism or a control made from one.
+
+    Its prompts, questions and calibration texts are then those of the organisms' world.
+    """
+    while source.startswith(CONTROL):
+        row = _rows().get(source.removeprefix(CONTROL))
+        source = row.base if row else ""
+    return source.startswith("organism:")

@@ -1,0 +1,122 @@
+"""Controls are declared once, built whole or resumed, and say what is true of them."""
+
+import dataclasses
+import json
+
+import pytest
+
+from mechprobe.cli import main
+from mechprobe.controls import Behaviour, Control, Truth, controls, registry, world_model
+from mechprobe.errors import CheckpointError
+from mechprobe.models.source import resolve_source
+from mechprobe.organisms import organism_path
+
+TRUTH = Truth(
+    "Nothing.", ("a.weight",), "oracle", "ten prompts",
+    {"base": Behaviour("RRRRRRRRRR", "CCCCCCCCCR", 0.9, 10),
+     "control": Behaviour("RRRRRCCCUP", "CCCCCCCCCC", 0.8, 10)},
+    "base", {"scale": 4.0},
+)  # fmt: skip
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MECHPROBE_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def row(monkeypatch, cache):
+    """A control whose build is killed the first time."""
+
+    def build(row, out, progress):
+        state = out / "state"
+        if not state.is_dir():
+            state.mkdir()
+            raise KeyboardInterrupt
+        (out / "config.json").write_text("{}")
+        return TRUTH
+
+    row = Control("dummy", "graded", "organism:llama-s", build, "a test", target=50.0)
+    monkeypatch.setattr(registry, "_rows", lambda: {"dummy": row})
+    return row
+
+
+def test_a_killed_build_goes_on_and_a_built_control_is_a_source(row, cache):
+    with pytest.raises(CheckpointError, match="controls build dummy"):
+        resolve_source("control:dummy")
+    with pytest.raises(KeyboardInterrupt):
+        registry.ensure_built(row)
+    assert registry.built_folder(row) is None
+    folder = registry.ensure_built(row)
+    assert folder == cache / "controls" / f"dummy-{row.digest()}"
+    assert not (folder / "state").exists()
+    assert resolve_source("control:dummy").path == folder
+    assert registry.ensure_built(row) == folder  # no second build, which would need its state
+
+
+def test_truth_is_counted_from_the_letters(row, cache):
+    from mechprobe.controls import read_truth
+
+    with pytest.raises(KeyboardInterrupt):
+        registry.ensure_built(row)
+    folder = registry.ensure_built(row)
+    truth = read_truth(folder)
+    assert truth == TRUTH
+    assert truth.loss("control") == 50.0
+    assert truth.compliance("control") == 3 / 5
+    assert truth.quality_change("control") == pytest.approx(-10)
+    written = json.loads((folder / "truth.json").read_text())
+    assert written["digest"] == row.digest()
+    assert written["loss_points"] == {"control": 50.0}
+    (folder / "truth.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_truth(folder)
+
+
+def test_another_recipe_is_another_folder(row):
+    for change in ({"seed": 1}, {"target": 20.0}, {"parameters": {"scale": 2}}, {"version": 2}):
+        assert dataclasses.replace(row, **change).digest() != row.digest()
+    assert dataclasses.replace(row, about="other words").digest() == row.digest()
+
+
+def test_rows_have_names_of_their_own_and_a_base():
+    from mechprobe.organisms.recipes import RECIPES
+
+    rows = controls()
+    assert len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        if registry.is_of_world(row.base):
+            assert row.base.startswith("control:") or row.base.split(":")[1] in RECIPES
+
+
+def test_a_clean_control_answers_as_its_base(cache, monkeypatch, capsys):
+    monkeypatch.setattr(world_model, "PAIRS", 6)
+    monkeypatch.setattr(world_model, "QUESTIONS", 6)
+    world_model.heldout_pairs.cache_clear()
+    try:
+        assert main(["controls", "build", "clean-llama-s-q80", "--json"]) == 0
+    finally:
+        world_model.heldout_pairs.cache_clear()
+    (built,) = json.loads(capsys.readouterr().out)
+    assert built["forms"][0] == {
+        "form": "Q8_0", "reference": "control", "refused": 1.0, "target": None,
+        "loss_points": 0.0, "compliance_of_lost": None, "quality_change_points": 0.0, "n": 6,
+    }  # fmt: skip
+    weights = (organism_path("llama-s") / "model.safetensors").read_bytes()
+    own = resolve_source("control:clean-llama-s-q80").path / "model.safetensors"
+    assert own.read_bytes() == weights
+
+
+def test_mistakes_are_one_line(cache, capsys):
+    assert main(["controls", "build", "clean-llama-s-q8"]) == 2
+    assert "clean-llama-s-q80" in capsys.readouterr().err
+    assert main(["controls", "build"]) == 2
+    assert main(["controls", "build", "x", "--all"]) == 2
+
+
+def test_the_list_names_every_control(cache, capsys):
+    assert main(["controls", "list", "--json"]) == 0
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == [
+        row.name for row in controls()
+    ]
