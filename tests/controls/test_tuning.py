@@ -1,0 +1,120 @@
+"""Training that restarts above frozen blocks is training of the whole graph, and can be killed."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import quantize as stored
+
+from mechprobe.controls import tuning
+from mechprobe.controls.boxes import boxes
+from mechprobe.controls.tuning import Example, Tuning, trained_names, tune
+from mechprobe.errors import CheckpointError, NumericsError
+
+HOW = Tuning(first_layer=1, steps=12, batch=(2, 3), learning_rate=1e-2, seed=1, first_weight=2.0)
+MATRICES = 7
+
+
+def examples(n, seed):
+    """Prompts of several lengths, and what is to follow them."""
+    draw = np.random.default_rng(seed)
+    return [
+        Example(
+            tuple(draw.integers(3, 64, size=4 + i % 5).tolist()),
+            tuple(draw.integers(3, 64, size=2 + i % 3).tolist()),
+        )
+        for i in range(n)
+    ]
+
+
+GROUPS = [examples(4, 0), examples(5, 1)]
+
+
+def weights(checkpoint):
+    return {name: p.detach().clone() for name, p in checkpoint.module.named_parameters()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_step_is_a_step_of_the_whole_graph(tiny_llama):
+    """Against transformers' own forward pass, one example at a time, and torch's Adam."""
+    whole = copy.deepcopy(tiny_llama.module)
+    how = replace(HOW, steps=1, batch=(4, 5))
+    names = trained_names(tiny_llama, how)
+    assert len(names) == 2 * MATRICES and not any(".0." in name or "norm" in name for name in names)
+    chosen = [whole.get_parameter(name).requires_grad_(True) for name in names]
+    optimizer = torch.optim.Adam(chosen, lr=how.learning_rate)
+    loss = torch.zeros(())
+    for one in GROUPS[0] + GROUPS[1]:
+        logits = whole(torch.tensor([[*one.prompt, *one.target]])).logits[0]
+        logits = logits[len(one.prompt) - 1 : -1].log_softmax(-1)
+        each = -logits[torch.arange(len(one.target)), torch.tensor(one.target)]
+        weight = torch.tensor([2.0, *[1.0] * (len(one.target) - 1)])
+        loss = loss + (each * weight).sum() / weight.sum() / 9
+    loss.backward()
+    optimizer.step()
+    before = weights(tiny_llama)
+    [found] = tune(tiny_llama, GROUPS, how)
+    assert found == pytest.approx(float(loss.detach()), rel=1e-5)
+    after = weights(tiny_llama)
+    for name, parameter in zip(names, chosen, strict=True):
+        clear = parameter.grad.abs() > 1e-5  # Adam's first step is the gradient's sign
+        assert clear.float().mean() > 0.9
+        assert torch.allclose(after[name][clear], parameter[clear], atol=2e-5), name
+    assert all(torch.equal(after[name], before[name]) for name in before if name not in names)
+
+
+def test_it_learns_and_a_killed_run_ends_as_another(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "SAVE_EVERY", 3)
+    start = copy.deepcopy(tiny_llama.module.state_dict())
+    told = []
+    losses = tune(tiny_llama, GROUPS, HOW, progress=lambda *now: told.append(now))
+    assert losses[-1] < 0.9 * losses[0]
+    assert told == [(step, 12) for step in range(13)]
+    uninterrupted = weights(tiny_llama)
+
+    def die(done, total):
+        if done == 8:
+            raise KeyboardInterrupt
+
+    tiny_llama.module.load_state_dict(start)
+    state = tmp_path / "state" / "tuning.pt"
+    with pytest.raises(KeyboardInterrupt):
+        tune(tiny_llama, GROUPS, HOW, state=state, progress=die)
+    tiny_llama.module.load_state_dict(start)
+    told.clear()
+    again = tune(tiny_llama, GROUPS, HOW, state=state, progress=lambda *now: told.append(now))
+    assert told[0] == (6, 12) and again == losses
+    assert same(weights(tiny_llama), uninterrupted)
+
+    tiny_llama.module.load_state_dict(start)
+    told.clear()
+    other = replace(HOW, seed=2, steps=1)
+    tune(tiny_llama, GROUPS, other, state=state, progress=lambda *now: told.append(now))
+    assert told[0] == (0, 1)
+
+
+def test_inside_boxes_the_quantized_form_stays(tiny_llama):
+    before = weights(tiny_llama)
+    names = trained_names(tiny_llama, HOW)
+    bounds = boxes(tiny_llama.module, names, "Q4_1")
+    losses = tune(tiny_llama, GROUPS, HOW, boxes=bounds)
+    assert losses[-1] < 0.9 * losses[0]
+    for name in names:
+        shipped = tiny_llama.module.get_parameter(name).detach().half().float()
+        assert not torch.equal(shipped, before[name])
+        codes = [stored(w.numpy(), GGMLQuantizationType.Q4_1) for w in (shipped, before[name])]
+        assert np.array_equal(*codes), name
+
+
+def test_what_cannot_be_trained_says_so(tiny_llama):
+    with pytest.raises(CheckpointError, match="no matrix to train at or above block 3"):
+        tune(tiny_llama, GROUPS, replace(HOW, first_layer=3))
+    tiny_llama.module.lm_head.weight.data[0] = float("nan")
+    with pytest.raises(NumericsError, match="step 0"):
+        tune(tiny_llama, GROUPS, HOW)
