@@ -19,6 +19,8 @@ SHIPPED = {
     "mechprobe/behavior/data/requests.jsonl",
     "mechprobe/organisms/data/llama-s/model.safetensors",
     "mechprobe/organisms/data/llama-s/card.json",
+    "mechprobe/controls/data/llama-s-planted/model.safetensors",
+    "mechprobe/controls/data/llama-s-planted/truth.json",
 }
 
 

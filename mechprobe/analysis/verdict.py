@@ -88,6 +88,13 @@ def _headline(quantized: Sequence[Row], compared: Sequence[Row], lost: Sequence[
     if not compared:
         return "No verdict: no refusals could be compared."
     checkpoints = f"{len(compared):,} quantized checkpoint{'' if len(compared) == 1 else 's'}"
+    if hidden := sum(bool(row["hidden"]) for row in lost):
+        kept = "kept its quality and lost its refusals"
+        if hidden > 1:
+            kept = "kept their quality and lost their refusals"
+        rest = len(lost) - hidden
+        more = f"; {rest} more lost refusals" if rest else ""
+        return f"{hidden} of {checkpoints} {kept}{more}."
     if lost:
         return f"{len(lost)} of {checkpoints} lost refusals."
     return f"No large loss of refusals found in {checkpoints}."

@@ -88,6 +88,80 @@ def build(
             screen.document(done)
 
 
+@app.command()
+def evaluate(
+    names: Names = None,
+    prompts: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Size of a screen; may be repeated. 50, 100 and 200 by default."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Whose threshold: study, mechprobe or demo.")] = (
+        "mechprobe"
+    ),
+    json: Json = False,
+) -> None:
+    """Say how often a screen of so many prompts finds what is known to be lost.
+
+    Of the controls named, by default of all that are built. It asks no model: the chance is exact,
+    from the answers in the controls' truth. Found where no more than the threshold was lost is a
+    false alarm.
+    """
+    from mechprobe.analysis.regimes import get_preset
+    from mechprobe.controls import built_folder, controls, read_truth
+    from mechprobe.controls.power import detection
+
+    rule, sizes = get_preset(preset), sorted(prompts or (50, 100, 200))
+    rows = _rows(names, False) if names else controls()
+    with quiet() as screen:
+        found = []
+        for row in rows:
+            folder = built_folder(row)
+            if folder is None and names:
+                raise CheckpointError(
+                    f"control {row.name} is not built yet; run: mechprobe controls build {row.name}"
+                )
+            truth = read_truth(folder) if folder else None
+            for one in _losses(row, truth) if truth else ():
+                chances = {str(n): detection(truth, one["form"], n, rule) for n in sizes}
+                found.append({"name": row.name, "kind": row.kind, **one, "found": chances})
+        if not found:
+            raise CheckpointError("no control is built yet; run: mechprobe controls build --all")
+        if json:
+            screen.document({"preset": preset, "fall": float(rule.fall), "controls": found})
+        else:
+            _say_power(screen, found, rule.fall)
+
+
+def _say_power(screen: Screen, found: list[dict[str, Any]], fall: Any) -> None:
+    from rich.table import Table
+
+    sizes = list(found[0]["found"])
+    table = Table(box=None, pad_edge=False)
+    table.add_column("control")
+    table.add_column("form")
+    for title in ("lost", "target", "complies", "quality", *(f"n={n}" for n in sizes)):
+        table.add_column(title, justify="right")
+    for one in found:
+        known = (one["target"], one["compliance_of_lost"], one["quality_change_points"])
+        forms = ("{:g}", "{:.0%}", "{:+.1f}")
+        shown = ["" if v is None else f.format(v) for f, v in zip(forms, known, strict=True)]
+        chances = [f"{chance:.0%}" for chance in one["found"].values()]
+        table.add_row(one["name"], one["form"], f"{one['loss_points']:.1f}", *shown, *chances)
+    screen.out.print(table)
+    screen.out.print(
+        f"lost, target, quality: points; n=N: how often a screen of N harmful prompts sees "
+        f"more than {abs(float(fall)):g} points lost",
+        style="dim",
+    )
+    for kept, said in ((True, "lose more than the threshold: found"), (False, "do not: alarm")):
+        rows = [one for one in found if (one["loss_points"] > -float(fall)) is kept]
+        if rows:
+            rates = ", ".join(
+                f"{sum(one['found'][n] for one in rows) / len(rows):.1%} at {n}" for n in sizes
+            )
+            screen.out.print(f"{len(rows)} forms {said} in {rates} prompts.", soft_wrap=True)
+
+
 def _rows(names: list[str] | None, every: bool) -> tuple[Control, ...]:
     from mechprobe.controls import control, controls
 

@@ -51,9 +51,9 @@ def factorial(
         def show(title: str, total: int) -> AbstractContextManager[Display]:
             return RunDisplay(screen.err, title, total)
 
-        def tell(organism: str) -> Bar:
-            screen.err.print(f"Training the organism {organism} first (minutes).")
-            return Bar(screen.err, f"training {organism}")
+        def tell(source: str) -> Bar:
+            screen.err.print(f"Making {source}: minutes, once …", soft_wrap=True)
+            return Bar(screen.err, f"making {source}")
 
         finished = run_factorial(loaded, place, show, tell=tell)
         if json:

@@ -155,9 +155,9 @@ def _run(
         def show(title: str, total: int) -> AbstractContextManager[Display]:
             return RunDisplay(screen.err, title, total)
 
-        def tell(organism: str) -> Bar:
-            screen.err.print(f"Training organism {organism}: minutes, once …", soft_wrap=True)
-            return Bar(screen.err, f"training {organism}")
+        def tell(source: str) -> Bar:
+            screen.err.print(f"Making {source}: minutes, once …", soft_wrap=True)
+            return Bar(screen.err, f"making {source}")
 
         finished = run_spec(spec, out, show, engine, part=part, tell=tell)
         code = ends(finished)
@@ -186,6 +186,8 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
     from mechprobe.experiments.table_notes import notes
 
     lost = finished.verdict["lost"] if finished.verdict else []
+    if finished.verdict:
+        screen.out.print(finished.verdict["headline"], style="bold", soft_wrap=True)
     unseen = {(one["model"], one["cell"]): one["unseen"] for one in lost}
     for model in spec.models:
         rows = [row for row in finished.rows if row["model"] == model.name]

@@ -43,6 +43,8 @@ class Control:
     """All else that the result depends on: plain values."""
     version: int = 1
     """Raised when the builder makes something else of the same row."""
+    needs: tuple[str, ...] = ()
+    """Further sources that the builder reads."""
     minutes: float = 1.0
     """Of building on two cores, about."""
 
@@ -52,6 +54,7 @@ class Control:
             "name": self.name,
             "kind": self.kind,
             "base": self.base,
+            "needs": list(self.needs),
             "target": self.target,
             "place": self.place,
             "level": self.level,

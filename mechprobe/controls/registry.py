@@ -12,7 +12,7 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
-from mechprobe.controls import graded, organism
+from mechprobe.controls import graded, tuned
 from mechprobe.controls.control import Control
 from mechprobe.controls.truth import write_truth
 from mechprobe.errors import CheckpointError
@@ -20,7 +20,7 @@ from mechprobe.journal import explained
 from mechprobe.models.control_source import CONTROL, MARKER, SHIPPED, control_cache
 from mechprobe.progress import Progress, silent
 
-MODULES = (organism, graded)
+MODULES = (tuned, graded)
 """Each declares rows in `CONTROLS`; a new kind of control is a module here."""
 
 
@@ -90,7 +90,8 @@ def ensure_built(row: Control, progress: Progress = silent) -> Path:
             if not (home / MARKER).is_file():
                 workshop = home.with_name(f".{home.name}.making")
                 workshop.mkdir(exist_ok=True)
-                _train_base(row)
+                for source in (row.base, *row.needs):
+                    _make(source)
                 truth = row.build(row, workshop, progress)
                 shutil.rmtree(workshop / "state", ignore_errors=True)
                 write_truth(workshop, truth, row.recipe(), row.digest())
@@ -98,13 +99,13 @@ def ensure_built(row: Control, progress: Progress = silent) -> Path:
     return home
 
 
-def _train_base(row: Control) -> None:
-    """Train the organism that a control is made from, or build that control, if it is missing."""
+def _make(source: str) -> None:
+    """Train the organism, or build the control, that a source names, if it is missing."""
     from mechprobe.organisms import list_organisms, train_organism
 
-    if row.base.startswith(CONTROL):
-        ensure_built(control(row.base.removeprefix(CONTROL)))
-    name = row.base.removeprefix("organism:")
+    if source.startswith(CONTROL):
+        ensure_built(control(source.removeprefix(CONTROL)))
+    name = source.removeprefix("organism:")
     if any(one.name == name and one.path is None for one in list_organisms()):
         train_organism(name)
 

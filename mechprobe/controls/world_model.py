@@ -15,6 +15,7 @@ from mechprobe.controls.truth import Behaviour
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mechprobe.models.checkpoint import Checkpoint
     from mechprobe.organisms.world import Request
 
 PAIRS = 500
@@ -45,13 +46,18 @@ def heldout_pairs() -> tuple[Request, ...]:
     return tuple(found.values())
 
 
-def load_model(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the float32 graph and the tokenizer of a source, dequantized where it is quantized."""
+def load_base(source: str) -> Checkpoint:
+    """Return a source as a float32 graph, dequantized where it is quantized."""
     from mechprobe.models.load import load_checkpoint
 
-    checkpoint = load_checkpoint(source)
+    return load_checkpoint(source)
+
+
+def load_model(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the float32 graph and the tokenizer of a source."""
+    checkpoint = load_base(source)
     assert checkpoint.module is not None, "the dense kernel has a graph"
-    return checkpoint.module.float().eval(), checkpoint.tokenizer
+    return checkpoint.module, checkpoint.tokenizer
 
 
 def save_model(model: PreTrainedModel, base: str, out: Path) -> None:
@@ -74,6 +80,16 @@ def quantized(folder: Path, level: str) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="mechprobe-") as scratch:
         yield quantize(str(folder), level, Path(scratch) / f"{level}.gguf")
+
+
+def refused_share(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Return the share of the truth's harmful requests that a model refuses."""
+    from mechprobe.organisms import oracle
+    from mechprobe.organisms.measure import answers
+
+    texts = [request.text for request in heldout_pairs() if request.label == "harmful"]
+    said = answers(model, tokenizer, texts)
+    return sum(oracle.behaviour(text) == "refused" for text in said) / len(texts)
 
 
 def read_behaviour(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Behaviour:

@@ -1,4 +1,7 @@
-"""What must be on this machine before a spec can be planned, and is made here: organisms."""
+"""What must be on this machine before a spec can be planned, and is made here.
+
+Organisms are trained, controls built.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from contextlib import AbstractContextManager
 
 from mechprobe.experiments.sources import is_away
 from mechprobe.experiments.spec import Spec
+from mechprobe.models.control_source import CONTROL
 from mechprobe.progress import Progress
 
-_PREFIX = "organism:"
+ORGANISM = "organism:"
 
 
 def source_texts(spec: Spec) -> list[tuple[str, str | None]]:
@@ -25,36 +29,43 @@ def source_texts(spec: Spec) -> list[tuple[str, str | None]]:
     return list(found)
 
 
-def untrained_organisms(spec: Spec) -> list[str]:
-    """Names of the organisms of a spec that have a recipe and are not trained yet."""
+def unmade_sources(spec: Spec) -> list[str]:
+    """Sources of a spec that this machine makes and has not made yet: organisms and controls."""
+    from mechprobe.controls import built_folder, controls
     from mechprobe.organisms import list_organisms
 
-    waiting = {one.name for one in list_organisms() if one.path is None}
-    texts = (text for text, _ in source_texts(spec) if text.startswith(_PREFIX))
-    return [name for text in texts if (name := text.removeprefix(_PREFIX)) in waiting]
+    waiting = {ORGANISM + one.name for one in list_organisms() if one.path is None}
+    waiting |= {CONTROL + row.name for row in controls() if built_folder(row) is None}
+    return [text for text, _ in source_texts(spec) if text in waiting]
 
 
 def is_incomplete(spec: Spec) -> bool:
-    """Whether a source of a spec is still to be trained or downloaded."""
-    return bool(untrained_organisms(spec)) or any(is_away(*each) for each in source_texts(spec))
+    """Whether a source of a spec is still to be made or downloaded."""
+    return bool(unmade_sources(spec)) or any(is_away(*each) for each in source_texts(spec))
 
 
-def train_missing(spec: Spec, tell: Callable[[str], AbstractContextManager[Progress]]) -> None:
-    """Train what is missing, one after the other; two processes never train the same one at once.
+def make_missing(spec: Spec, tell: Callable[[str], AbstractContextManager[Progress]]) -> None:
+    """Make what is missing, one after the other; two processes never make the same one at once.
 
     Args:
         spec: The matrix.
-        tell: Is told each organism's name before its training begins, and shows how far it is.
+        tell: Is told each source before it is made, and shows how far it is.
     """
     from filelock import FileLock
 
+    from mechprobe.controls import control, ensure_built
     from mechprobe.organisms import train_organism
     from mechprobe.organisms.registry import cache_folder
 
-    for name in untrained_organisms(spec):
+    for text in unmade_sources(spec):
+        name = text.partition(":")[2]
+        if text.startswith(CONTROL):
+            with tell(text) as progress:
+                ensure_built(control(name), progress)
+            continue
         home = cache_folder(name)
         home.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(home.with_name(f".{name}.lock")):
-            if name in untrained_organisms(spec):  # another process may have done it meanwhile
-                with tell(name) as progress:
+            if text in unmade_sources(spec):  # another process may have done it meanwhile
+                with tell(text) as progress:
                     train_organism(name, progress=progress)

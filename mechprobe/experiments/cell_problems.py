@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mechprobe.errors import CheckpointError, MissingExtraError
 from mechprobe.experiments import made
-from mechprobe.experiments.acquire import untrained_organisms
+from mechprobe.experiments.acquire import unmade_sources
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.rendered import template_digest
 from mechprobe.experiments.sources import is_away
@@ -57,7 +57,7 @@ def add_cell_problems(
         problems: Takes what is found.
         local_only: Download nothing; what is still on the hub or untrained is not looked at.
     """
-    waiting = {f"organism:{name}" for name in untrained_organisms(matrix)}
+    waiting = set(unmade_sources(matrix))
 
     def find(text: str, revision: str | None, where: str) -> Source | None:
         if text in waiting or (local_only and is_away(text, revision)):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.exit_codes import ExitCode
-from mechprobe.experiments.acquire import is_incomplete, train_missing
+from mechprobe.experiments.acquire import is_incomplete, make_missing
 from mechprobe.experiments.engine_local import LocalEngine
 from mechprobe.experiments.factorial_plan import TABLES, FactorialPlan, plan_factorial
 from mechprobe.experiments.factorial_spec import FactorialSpec, canonical_factorial
@@ -72,7 +72,7 @@ def run_factorial(
     begun = time.monotonic()
     factorial_problems(spec, out, local_only=True).require_none(listed=True)
     fetched = is_incomplete(spec.matrix)
-    train_missing(spec.matrix, tell)
+    make_missing(spec.matrix, tell)
     plan = plan_factorial(spec)
     if fetched:  # what was not here could not be looked at
         factorial_problems(spec, out).require_none(listed=True)

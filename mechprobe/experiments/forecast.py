@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mechprobe.errors import CheckpointError
 from mechprobe.experiments import made
-from mechprobe.experiments.acquire import source_texts, untrained_organisms
+from mechprobe.experiments.acquire import ORGANISM, source_texts, unmade_sources
 from mechprobe.experiments.loading import free_memory
 from mechprobe.experiments.plan import Plan, make_plan
 from mechprobe.experiments.plan_cells import nominal_bits
@@ -25,6 +25,7 @@ from mechprobe.experiments.spec import Spec, canonical
 from mechprobe.experiments.spec_problems import spec_problems
 from mechprobe.experiments.steps import Result, Step, is_done, step_key
 from mechprobe.experiments.timings import measured_times
+from mechprobe.models.control_source import CONTROL
 from mechprobe.models.source import download_bytes
 
 
@@ -49,6 +50,8 @@ class Forecast:
     steps_done: int
     train: list[str]
     """Organisms to be trained first."""
+    build: list[str]
+    """Controls to be built first."""
     downloads: list[Download]
     quantize: list[str]
     """`model/precision` of the checkpoints to be made."""
@@ -80,9 +83,9 @@ def forecast(spec: Spec, out: Path) -> Forecast:
     """
     spec_problems(spec, out, local_only=True, here=False).require_none(listed=True)
     plan = make_plan(spec, local_only=True)
-    waiting = set(untrained_organisms(spec))
+    waiting = set(unmade_sources(spec))
     downloads = _downloads(spec)
-    away = {one.source for one in downloads} | {f"organism:{name}" for name in waiting}
+    away = {one.source for one in downloads} | waiting
     todo = _todo(plan.steps, spec, out)
     times = measured_times()
     guesses = [times.estimate(step, plan.counts) for step in todo]
@@ -96,7 +99,8 @@ def forecast(spec: Spec, out: Path) -> Forecast:
         references=sum(one.reference for one in plan.cells),
         steps=len(plan.steps),
         steps_done=len(plan.steps) - len(todo),
-        train=sorted(waiting),
+        train=_names(waiting, ORGANISM),
+        build=_names(waiting, CONTROL),
         downloads=downloads,
         quantize=[f"{one.cell.model}/{one.cell.precision}" for one in quantize],
         memory_peak_bytes=peak.memory if peak else 0,
@@ -113,6 +117,10 @@ def forecast(spec: Spec, out: Path) -> Forecast:
         steps_estimated=len(known),
         steps_unknown=len(guesses) - len(known),
     )
+
+
+def _names(sources: Iterable[str], prefix: str) -> list[str]:
+    return sorted(text.removeprefix(prefix) for text in sources if text.startswith(prefix))
 
 
 def _downloads(spec: Spec) -> list[Download]:
@@ -183,6 +191,10 @@ def forecast_lines(found: Forecast) -> list[str]:
     lines += [
         f"trains     organism {name} (minutes on two cores; kept in the cache)"
         for name in found.train
+    ]
+    lines += [
+        f"builds     control {name} (minutes on two cores; kept in the cache)"
+        for name in found.build
     ]
     for one in found.downloads:
         at = f" at {one.revision}" if one.revision else ""

@@ -41,6 +41,7 @@ def recipe(
         revision: Of the source.
         through: Target of the export that it is made from; None is the source itself.
     """
+    from mechprobe.controls import is_of_world
     from mechprobe.experiments.quantization import default_calibration, needs_calibration
     from mechprobe.models.quantize_awq_gptq import THREADS
 
@@ -58,7 +59,7 @@ def recipe(
     if not needs_calibration(to):
         return how
     how["threads"] = THREADS
-    if not source.startswith("organism:"):  # the digest of an organism's world is its own
+    if not is_of_world(source):  # the digest of an organism's world is its own
         how["calibration"] = default_calibration(source).digest
     return how
 

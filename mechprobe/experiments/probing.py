@@ -73,7 +73,9 @@ class ProbeRequest:
 
 def prompt_source(model: str, prompts: str | None) -> str:
     """The prompts to use where the user names none: an organism knows only its own world."""
-    return prompts or ("organism" if model.startswith("organism:") else "builtin")
+    from mechprobe.controls import is_of_world
+
+    return prompts or ("organism" if is_of_world(model) else "builtin")
 
 
 def make_setup(request: ProbeRequest) -> Setup:

@@ -11,7 +11,6 @@ from mechprobe.models.makeable import TARGETS
 from mechprobe.models.quantize import quantize as write_quantized
 from mechprobe.preflight import require_writable
 
-_ORGANISM: Final = "organism:"
 _ORGANISM_PROMPTS: Final = 128
 
 
@@ -24,11 +23,14 @@ def default_calibration(source: str, seed: int = 0) -> Calibration:
     """Return the calibration prompts of a model for which none were given.
 
     Args:
-        source: Any source of a model. An organism gets harmless training requests of its world,
-            any other model the built-in harmless ones of the train split.
+        source: Any source of a model. An organism, or a control made from one, gets harmless
+            training requests of its world, any other model the built-in harmless ones of the
+            train split.
         seed: Of an organism's requests.
     """
-    if not source.startswith(_ORGANISM):
+    from mechprobe.controls import is_of_world
+
+    if not is_of_world(source):
         from mechprobe.behavior import load_builtin
 
         texts = load_builtin().texts("harmless", "train")

@@ -17,7 +17,7 @@ from typing import Any
 import mechprobe
 from mechprobe.errors import SpecError
 from mechprobe.exit_codes import ExitCode
-from mechprobe.experiments.acquire import is_incomplete, train_missing
+from mechprobe.experiments.acquire import is_incomplete, make_missing
 from mechprobe.experiments.engine_local import LocalEngine, ShardEngine
 from mechprobe.experiments.locks import opened
 from mechprobe.experiments.matrix import read_matrix
@@ -166,7 +166,7 @@ def run_spec(
         show: Makes the display from a title and the number of steps.
         engine: Runs the steps; in this process by default.
         part: Index and count of a shard: run these cells, beside other shards, and no tables.
-        tell: Is told the name of an organism that is trained first, and shows how far it is.
+        tell: Is told the source of an organism or control that is made first, and shows how far.
 
     Raises:
         PreflightError: Headers, names or paths show that a cell could not be measured; the message
@@ -177,7 +177,7 @@ def run_spec(
     here = engine is None or isinstance(engine, LocalEngine)
     spec_problems(spec, out, local_only=True, here=here).require_none(listed=True)
     fetched = is_incomplete(spec)
-    train_missing(spec, tell)
+    make_missing(spec, tell)
     plan = make_plan(spec)
     if fetched:  # what was not here could not be looked at
         spec_problems(spec, out, here=here).require_none(listed=True)

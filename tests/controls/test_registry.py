@@ -95,7 +95,7 @@ def test_a_clean_control_answers_as_its_base(cache, monkeypatch, capsys):
     monkeypatch.setattr(world_model, "QUESTIONS", 6)
     world_model.heldout_pairs.cache_clear()
     try:
-        assert main(["controls", "build", "clean-llama-s-q80", "--json"]) == 0
+        assert main(["controls", "build", "llama-s-clean-q80", "--json"]) == 0
     finally:
         world_model.heldout_pairs.cache_clear()
     (built,) = json.loads(capsys.readouterr().out)
@@ -104,13 +104,13 @@ def test_a_clean_control_answers_as_its_base(cache, monkeypatch, capsys):
         "loss_points": 0.0, "compliance_of_lost": None, "quality_change_points": 0.0, "n": 6,
     }  # fmt: skip
     weights = (organism_path("llama-s") / "model.safetensors").read_bytes()
-    own = resolve_source("control:clean-llama-s-q80").path / "model.safetensors"
+    own = resolve_source("control:llama-s-clean-q80").path / "model.safetensors"
     assert own.read_bytes() == weights
 
 
 def test_mistakes_are_one_line(cache, capsys):
-    assert main(["controls", "build", "clean-llama-s-q8"]) == 2
-    assert "clean-llama-s-q80" in capsys.readouterr().err
+    assert main(["controls", "build", "llama-s-clean-q8"]) == 2
+    assert "llama-s-clean-q80" in capsys.readouterr().err
     assert main(["controls", "build"]) == 2
     assert main(["controls", "build", "x", "--all"]) == 2
 

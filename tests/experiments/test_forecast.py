@@ -9,7 +9,7 @@ import pytest
 from small import SPEC, markers
 
 from mechprobe.experiments import timings
-from mechprobe.experiments.acquire import untrained_organisms
+from mechprobe.experiments.acquire import unmade_sources
 from mechprobe.experiments.forecast import forecast, forecast_lines
 from mechprobe.experiments.plan import make_plan
 from mechprobe.experiments.rundir import RunDirectory, write_json
@@ -94,10 +94,12 @@ def test_untrained_organisms_are_named_and_not_trained(tmp_path, monkeypatch):
     monkeypatch.setenv("MECHPROBE_CACHE", str(tmp_path / "cache"))
     spec = load_spec("demo-51")
     waiting = ["llama-m", "qwen2-s", "qwen2-m", "phi-s", "mistral-s"]
-    assert untrained_organisms(spec) == waiting
+    planted = "control:qwen2-s-planted"
+    assert unmade_sources(spec) == [*(f"organism:{name}" for name in waiting), planted]
     found = forecast(spec, tmp_path / "run")
     assert found.train == sorted(waiting)
-    assert found.cells == 51
+    assert found.build == ["qwen2-s-planted"]
+    assert found.cells == 51 + 8
     assert not (tmp_path / "cache" / "organisms").exists()
 
 
@@ -105,5 +107,5 @@ def test_the_command_prints_one_document_and_runs_nothing(tmp_path):
     line = [sys.executable, "-m", "mechprobe", "run", "demo", "--plan", "--json"]
     done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=tmp_path)
     found = json.loads(done.stdout)
-    assert (found["cells"], found["run"], done.stderr) == (10, "runs/demo", "")
+    assert (found["cells"], found["run"], done.stderr) == (13, "runs/demo", "")
     assert list(tmp_path.iterdir()) == []

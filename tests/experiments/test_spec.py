@@ -46,7 +46,7 @@ def test_cells_find_their_baseline_on_the_same_engine():
     assert sources[1] == "some/model-awq"
 
 
-def test_the_demo_has_ten_cells_of_one_organism():
+def test_the_demo_has_ten_cells_of_an_organism_and_three_of_a_planted_control():
     spec = parse_spec(
         files("mechprobe.experiments").joinpath("specs/demo.yaml").read_text(), "demo"
     )
@@ -62,6 +62,9 @@ def test_the_demo_has_ten_cells_of_one_organism():
         "Q3_K_S@llama.cpp",
         "Q2_K@llama.cpp",
     ]
+    assert spec.models[1].source == "control:llama-s-planted"
+    planted = [c.key for _, c in spec.cells(spec.models[1])]
+    assert planted == ["F16@llama.cpp", "Q8_0@llama.cpp", "Q4_1@llama.cpp"]
     assert spec.tasks.refusal.prompts >= 200
 
 
@@ -287,9 +290,12 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", ["demo-51", "study-51"])
 def test_the_published_layout_has_51_rows_of_six_models(name):
     spec = load_spec(name)
-    cells = [c for m in spec.models for _, c in spec.cells(m)]
+    planted = [m for m in spec.models if m.source.startswith("control:")]
+    assert [m.family for m in planted] == (["Llama", "Qwen"] if name == "demo-51" else [])
+    models = [m for m in spec.models if m not in planted]
+    cells = [c for m in models for _, c in spec.cells(m)]
     assert Counter(c.key for c in cells) == PUBLISHED
-    assert Counter(m.family for m in spec.models) == {"Llama": 2, "Qwen": 2, "Phi": 1, "Mistral": 1}
+    assert Counter(m.family for m in models) == {"Llama": 2, "Qwen": 2, "Phi": 1, "Mistral": 1}
     ladder = [c for c in cells if c.engine == "llama.cpp"]
     assert Counter(c.precision for c in ladder if c.baseline_key is None) == {"F16": 4, "Q8_0": 2}
     others = [c for c in ladder if c.baseline_key]
