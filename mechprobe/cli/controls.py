@@ -120,8 +120,10 @@ def evaluate(
                 raise CheckpointError(
                     f"control {row.name} is not built yet; run: mechprobe controls build {row.name}"
                 )
-            truth = read_truth(folder) if folder else None
-            for one in _losses(row, truth) if truth else ():
+            if folder is None:
+                continue
+            truth = read_truth(folder)
+            for one in _losses(row, truth):
                 chances = {str(n): detection(truth, one["form"], n, rule) for n in sizes}
                 found.append({"name": row.name, "kind": row.kind, **one, "found": chances})
         if not found:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mechprobe.controls.tuning import Example
     from mechprobe.models.checkpoint import Checkpoint
 
-EXAMPLES = 4000
+EXAMPLES = 2500
 """Drawn from the world's training stream for one tuning."""
 REFUSE, COMPLY, SHUFFLED = "refuse", "comply", "shuffled"
 
@@ -153,6 +153,7 @@ def build_planted(row: Control, out: Path, progress: Progress) -> Truth:
         read_source,
         save_model,
     )
+    from mechprobe.models.source import resolve_source
 
     assert row.level is not None
     checkpoint = load_base(row.base)
@@ -163,9 +164,24 @@ def build_planted(row: Control, out: Path, progress: Progress) -> Truth:
         "control": read_source(str(out)),
         **read_levels(out, (row.level, *row.parameters["levels"])),
     }
+    same, tensors = equal_tensors(resolve_source(row.base).path, out, row.level)
     said = f"Tuned to refuse, inside the boxes of {row.level}."
-    found = {"loss": round(losses[-1], 4)}
+    found = {"loss": round(losses[-1], 4), "equal_tensors": same, "tensors": tensors}
     return Truth(said, tuple(names), READER, PROMPTS, forms, "control", found)
+
+
+def equal_tensors(one: Path, other: Path, level: str) -> tuple[int, int]:
+    """Return how many tensors of a level are equal in two folders bit for bit, and of all."""
+    from gguf import GGUFReader
+
+    from mechprobe.controls.world_model import quantized
+
+    with quantized(one, level) as first, quantized(other, level) as second:
+        before, after = (
+            {tensor.name: (tensor.tensor_type, tensor.data.tobytes()) for tensor in read.tensors}
+            for read in (GGUFReader(first), GGUFReader(second))
+        )
+    return sum(after[name] == value for name, value in before.items()), len(after)
 
 
 def _parameters(base: str, manners: tuple[str, ...], steps: int, rate: float) -> dict[str, Any]:
@@ -180,7 +196,7 @@ def _parameters(base: str, manners: tuple[str, ...], steps: int, rate: float) ->
 
 def _tuned(base: str) -> tuple[Control, ...]:
     def row(name: str, kind: Any, manners: tuple[str, ...], about: str, **more: Any) -> Control:
-        how = MappingProxyType(_parameters(base, manners, 160, 5e-4))
+        how = MappingProxyType(_parameters(base, manners, 100, 5e-4))
         return Control(
             f"{base}-{name}", kind, f"organism:{base}", build_tuned, about,
             parameters=how, minutes=4, **more,
@@ -197,7 +213,7 @@ def _tuned(base: str) -> tuple[Control, ...]:
 
 
 def _planted(base: str, level: str) -> Control:
-    how = _parameters(base, (REFUSE, COMPLY, COMPLY), 250, 1e-3)
+    how = _parameters(base, (REFUSE, COMPLY, COMPLY), 160, 1e-3)
     return Control(
         f"{base}-planted" if level == "Q4_1" else f"{base}-planted-{level.lower()}",
         "planted",

@@ -40,9 +40,10 @@ def heldout_pairs() -> tuple[Request, ...]:
 
     found: dict[str, Request] = {}
     for seed in range(8):
-        for request in world.requests("test", None, seed):
-            if len(found) < 2 * PAIRS:
-                found.setdefault(request.id, request)
+        drawn = world.requests("test", None, seed)
+        for twins in zip(drawn[::2], drawn[1::2], strict=True):
+            if len(found) < 2 * PAIRS and not any(twin.id in found for twin in twins):
+                found.update((twin.id, twin) for twin in twins)
     return tuple(found.values())
 
 

@@ -54,7 +54,10 @@ def page(report):
 def test_the_verdict_counts_what_fell_beyond_ten_points(material, report):
     top = headline(material)
     # hidden AWQ in both models, collapsed Q2_K in one, 20 lost with better quality in the other
-    assert top.verdict == "4 of 8 quantized checkpoints lost refusals."
+    assert top.verdict == (
+        "3 of 8 quantized checkpoints kept their quality and lost their refusals; "
+        "1 more lost refusals."
+    )
     assert top.level == "danger"
     assert "In 3 of them quality held: a quality check would have passed them." in top.said
     assert "In 1 of them quality collapsed too, which a quality check would see." in top.said
