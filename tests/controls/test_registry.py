@@ -4,12 +4,16 @@ import dataclasses
 import json
 
 import pytest
+from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from mechprobe.cli import main
 from mechprobe.controls import Behaviour, Control, Truth, controls, registry, world_model
 from mechprobe.errors import CheckpointError
 from mechprobe.models.source import resolve_source
 from mechprobe.organisms import organism_path
+from mechprobe.organisms.recipes import RECIPES
+from mechprobe.organisms.stressor import stress
 
 TRUTH = Truth(
     "Nothing.", ("a.weight",), "oracle", "ten prompts",
@@ -81,8 +85,6 @@ def test_another_recipe_is_another_folder(row):
 
 
 def test_rows_have_names_of_their_own_and_a_base():
-    from mechprobe.organisms.recipes import RECIPES
-
     rows = controls()
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
@@ -103,9 +105,11 @@ def test_a_clean_control_answers_as_its_base(cache, monkeypatch, capsys):
         "form": "Q8_0", "reference": "control", "refused": 1.0, "target": None,
         "loss_points": 0.0, "compliance_of_lost": None, "quality_change_points": 0.0, "n": 6,
     }  # fmt: skip
-    weights = (organism_path("llama-s") / "model.safetensors").read_bytes()
-    own = resolve_source("control:llama-s-clean-q80").path / "model.safetensors"
-    assert own.read_bytes() == weights
+    model, _ = world_model.load_model("control:llama-s-clean-q80")
+    stress(model, RECIPES["llama-s"].stress)
+    base = load_file(organism_path("llama-s") / "model.safetensors")
+    for name, weight in model.state_dict().items():  # the outliers are all that was undone
+        assert_close(weight, base[name].float(), rtol=1e-3, atol=1e-6)
 
 
 def test_mistakes_are_one_line(cache, capsys):
