@@ -46,7 +46,12 @@ __all__ = [
 
 BUILTIN = "builtin"
 OVER_REFUSAL = "over-refusal"
-_FILES = {BUILTIN: "requests.jsonl", OVER_REFUSAL: "over_refusal.jsonl"}
+TRAINING = "refusal-training"
+_FILES = {
+    BUILTIN: "requests.jsonl",
+    OVER_REFUSAL: "over_refusal.jsonl",
+    TRAINING: "refusal_training.jsonl",
+}
 _FIELDS = ("text", "label", "split", "category", "id", "twin")
 _ARDITI_SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "test": "test"}
 

@@ -1,7 +1,7 @@
 """Fine-tuning of chosen matrices: what trains a control into a model, small and resumable.
 
 Blocks below the first trained one never change: what they give is computed once an example, and
-training restarts from there.
+training restarts from there. A beginning that all prompts share is run once a step.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache
 
 from mechprobe.activations.forward import recorder
 from mechprobe.activations.points import graph_of, resolve_points
+from mechprobe.activations.prefix import compute_prefix
 from mechprobe.controls.boxes import Box
 from mechprobe.errors import CheckpointError, NumericsError
 from mechprobe.models.architectures import backbone_path
@@ -129,6 +131,8 @@ class _Training:
             name: self.model.get_parameter(name) for name in trained_names(checkpoint, how)
         }
         self.point = resolve_points(checkpoint, [f"blocks.{how.first_layer}.hook_resid_pre"])
+        self.shared = _common_prefix([one.prompt for group in groups for one in group])
+        self.prefix = groups[0][0].prompt[: self.shared]
         self.inputs: dict[Example, Tensor] = {}
         self.losses: list[float] = []
 
@@ -195,11 +199,12 @@ class _Training:
         """Cross-entropy (nats) of targets: a weighted mean in each example, summed over them."""
         states = [self._input(one) for one in examples]
         hidden = nn.utils.rnn.pad_sequence(states, batch_first=True)  # causal: no mask is needed
+        prefix = self._prefix_input
         with self._upper_blocks():
-            output = self.backbone(inputs_embeds=hidden, use_cache=False).last_hidden_state
+            output = self._above(hidden, prefix)
         rows, weights = [], []
         for row, one in zip(output, examples, strict=True):
-            first, n = len(one.prompt) - 1, len(one.target)
+            first, n = len(one.prompt) - self.shared - 1, len(one.target)
             rows.append(row[first : first + n])
             weight = torch.ones(n, device=row.device)
             weight[0] = self.how.first_weight
@@ -209,27 +214,60 @@ class _Training:
         each = nn.functional.cross_entropy(logits, targets, reduction="none")
         return (each * torch.cat(weights)).sum()
 
-    def _input(self, example: Example) -> Tensor:
-        """What the first trained block is given, shape (position, width); computed once, alone.
+    def _above(self, hidden: Tensor, prefix: Tensor | None) -> Tensor:
+        """Last hidden states, shape (row, position, width); the shared prefix is run once."""
+        if prefix is None:
+            return self.backbone(inputs_embeds=hidden, use_cache=False).last_hidden_state
+        shared = DynamicCache()
+        self.backbone(inputs_embeds=prefix[None], past_key_values=shared, use_cache=True)
+        shared.batch_repeat_interleave(len(hidden))
+        output = self.backbone(inputs_embeds=hidden, past_key_values=shared, use_cache=True)
+        return output.last_hidden_state
 
-        Alone, so that it does not depend on which examples a step brought together.
+    def _input(self, example: Example) -> Tensor:
+        """What the first trained block is given after the prefix, shape (position, width).
+
+        Computed once and alone, so that it does not depend on what a step brought together.
         """
         if example not in self.inputs:
-            ids = torch.tensor([[*example.prompt, *example.target[:-1]]], device=self.model.device)
-            with recorder(self.checkpoint, self.point, "all") as record:
-                record.forward(input_ids=ids, use_cache=False)
-            self.inputs[example] = record.values[self.point[0].name][0]
+            ids = [*example.prompt, *example.target[:-1]][self.shared :]
+            self.inputs[example] = self._below(ids, self._lower_prefix)
         return self.inputs[example]
+
+    def _below(self, ids: Sequence[int], prefix: Cache | None = None) -> Tensor:
+        """What the first trained block is given for these tokens after a prefix."""
+        row = torch.tensor([ids], device=self.model.device)
+        first = self.shared if prefix is not None else 0
+        places = torch.arange(first, first + len(ids), device=row.device)[None]
+        with recorder(self.checkpoint, self.point, "all") as record:
+            record.forward(
+                input_ids=row, position_ids=places, past_key_values=prefix, use_cache=bool(prefix)
+            )
+        return record.values[self.point[0].name][0]
+
+    @cached_property
+    def _lower_prefix(self) -> Cache | None:
+        """Keys and values of the shared beginning below the trained blocks, which never change."""
+        return compute_prefix(self.model, self.prefix) if self.prefix else None
+
+    @cached_property
+    def _prefix_input(self) -> Tensor | None:
+        return self._below(self.prefix) if self.prefix else None
 
     @contextmanager
     def _upper_blocks(self) -> Iterator[None]:
-        """Have the backbone be its trained blocks alone."""
-        path = self.row.layers
+        """Have the backbone be its trained blocks alone, which caches then count from 0."""
+        path, first = self.row.layers, self.how.first_layer
         blocks: Any = self.backbone.get_submodule(path)
-        setattr(self.backbone, path, blocks[self.how.first_layer :])
+        attentions: Any = [block.get_submodule(self.row.attn) for block in blocks[first:]]
+        setattr(self.backbone, path, blocks[first:])
         try:
+            for place, attention in enumerate(attentions):
+                attention.layer_idx = place
             yield
         finally:
+            for place, attention in enumerate(attentions):
+                attention.layer_idx = first + place
             setattr(self.backbone, path, blocks)
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
@@ -260,3 +298,12 @@ def _rate(step: int, steps: int) -> float:
     """Factor of the learning rate: a warm-up, then a line down to 0."""
     warm = max(1, steps // 20)
     return (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
+
+
+def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Return how many leading tokens all prompts share; each keeps one of its own."""
+    first, last = min(prompts), max(prompts)
+    shared = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+    )
+    return min(shared, min(map(len, prompts)) - 1)

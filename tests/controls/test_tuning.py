@@ -23,7 +23,7 @@ def examples(n, seed):
     draw = np.random.default_rng(seed)
     return [
         Example(
-            tuple(draw.integers(3, 64, size=4 + i % 5).tolist()),
+            (5, 6, 7, *draw.integers(3, 64, size=1 + i % 5).tolist()),
             tuple(draw.integers(3, 64, size=2 + i % 3).tolist()),
         )
         for i in range(n)
