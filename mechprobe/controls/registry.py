@@ -12,7 +12,7 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
-from mechprobe.controls import graded, tuned
+from mechprobe.controls import graded, smollm2, tuned
 from mechprobe.controls.control import Control
 from mechprobe.controls.truth import write_truth
 from mechprobe.errors import CheckpointError
@@ -20,7 +20,7 @@ from mechprobe.journal import explained
 from mechprobe.models.control_source import CONTROL, MARKER, SHIPPED, control_cache
 from mechprobe.progress import Progress, silent
 
-MODULES = (tuned, graded)
+MODULES = (tuned, graded, smollm2)
 """Each declares rows in `CONTROLS`; a new kind of control is a module here."""
 
 

@@ -216,13 +216,15 @@ class _Training:
 
     def _above(self, hidden: Tensor, prefix: Tensor | None) -> Tensor:
         """Last hidden states, shape (row, position, width); the shared prefix is run once."""
-        if prefix is None:
-            return self.backbone(inputs_embeds=hidden, use_cache=False).last_hidden_state
-        shared = DynamicCache()
-        self.backbone(inputs_embeds=prefix[None], past_key_values=shared, use_cache=True)
-        shared.batch_repeat_interleave(len(hidden))
-        output = self.backbone(inputs_embeds=hidden, past_key_values=shared, use_cache=True)
-        return output.last_hidden_state
+        shared = None
+        if prefix is not None:
+            shared = DynamicCache()
+            self.backbone(inputs_embeds=prefix[None], past_key_values=shared, use_cache=True)
+            shared.batch_repeat_interleave(len(hidden))
+        states: Tensor = self.backbone(
+            inputs_embeds=hidden, past_key_values=shared, use_cache=shared is not None
+        ).last_hidden_state
+        return states
 
     def _input(self, example: Example) -> Tensor:
         """What the first trained block is given after the prefix, shape (position, width).
