@@ -44,6 +44,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import mechprobe  # noqa: F401  # before torch: it says how threads wait
+
+# isort: split
 import torch
 import transformers
 from generation_machine import BUSY, beside, matmul_seconds, work

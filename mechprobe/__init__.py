@@ -3,8 +3,11 @@
 Importing this package is cheap: torch and transformers load when a name that needs them is used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from mechprobe.openmp import yield_cores
 
 if TYPE_CHECKING:
     from mechprobe import probes
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from mechprobe.session import Model, capture, load
 
 __version__ = "0.1.0.dev0"
+
+yield_cores(os.environ)  # before torch is loaded
 
 _HOMES = {
     "Ablate": "mechprobe.activations",

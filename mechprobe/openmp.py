@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from typing import Final
 
 _SPINS: Final = "GOMP_SPINCOUNT"
@@ -21,19 +19,8 @@ def yield_cores(environment: MutableMapping[str, str]) -> None:
     """Have OpenMP libraries that are loaded from now on wait asleep, unless the user named a way.
 
     Args:
-        environment: Of the process; libgomp reads it once, when it is loaded.
+        environment: Of the process. libgomp reads it once, when it is loaded; where torch comes
+            first, llama.cpp computes with torch's libgomp too.
     """
     if not any(name in environment for name in _NAMED):
         environment[_SPINS] = FEW_SPINS
-
-
-@contextmanager
-def yielding() -> Iterator[None]:
-    """Do so for the libraries that are loaded within, and leave the environment as it was."""
-    before = os.environ.get(_SPINS)
-    yield_cores(os.environ)
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(_SPINS, None)

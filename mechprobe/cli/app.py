@@ -32,7 +32,6 @@ from mechprobe.cli.advice import kept_advice, options_of
 from mechprobe.cli.terminal import say_error, show_defect
 from mechprobe.errors import MechprobeError
 from mechprobe.exit_codes import MEANINGS, ExitCode
-from mechprobe.openmp import yield_cores
 
 _CLICK: type[Exception] = next(
     kind
@@ -108,7 +107,6 @@ def run(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     Returns:
         The exit code, one of `mechprobe.exit_codes`.
     """
-    yield_cores(os.environ)
     arguments = [*prefix, *(sys.argv[1:] if argv is None else argv)]
     try:
         code = app(args=arguments, prog_name="mechprobe", standalone_mode=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mechprobe.errors import CheckpointError, MissingExtraError
 from mechprobe.experiments import made
 from mechprobe.experiments.acquire import unmade_sources
+from mechprobe.experiments.loading import load_tokenizer
 from mechprobe.experiments.plan_cells import PlannedCell, plan_cells
 from mechprobe.experiments.rendered import template_digest
 from mechprobe.experiments.sources import is_away
@@ -42,6 +43,8 @@ class Needs:
     logits: bool = False
     """Rows of logits as long as the baseline's."""
     layer: int | None = None
+    refusal_tokens: tuple[str, ...] = ()
+    """Of `probes.refusal_tokens`, for each model's tokenizer."""
     here: bool = True
     """Cells run on this machine, with its devices and quantizers."""
 
@@ -82,6 +85,11 @@ def _check_model(
     model: ModelSpec, planned: list[PlannedCell], needs: Needs, problems: Problems, find: Find
 ) -> None:
     renderer = find(model.tokenizer or model.source, model.revision, f"prompts/{model.name}")
+    if renderer is not None and needs.refusal_tokens:
+        from mechprobe.probes.refusal_presets import named_tokens
+
+        with problems.of("vocabulary", model.name):
+            named_tokens(load_tokenizer(renderer.text, model.revision), needs.refusal_tokens)
     parent: Header | None = None
     if renderer is not None and model.tokenizer is None:
         with contextlib.suppress(CheckpointError):  # a folder may hold a tokenizer alone

@@ -18,7 +18,7 @@ from mechprobe.experiments.spec import (
     Spec,
     Threads,
 )
-from mechprobe.experiments.spec_file import check_models, spec_text, validated
+from mechprobe.experiments.spec_file import check_names, spec_text, validated
 from mechprobe.experiments.spec_judges import JudgeSpec
 
 Temperature = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
@@ -118,7 +118,7 @@ def parse_factorial(text: str, where: str) -> FactorialSpec:
     """
     spec, lines = validated(text, where, FactorialSpec)
     spec.know(lines)
-    check_models(spec.matrix, lines)
+    check_names(spec.matrix, lines)
     return spec
 
 

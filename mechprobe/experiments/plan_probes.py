@@ -50,9 +50,10 @@ def probe_parts(spec: Spec, baseline_folder: str | None) -> list[ProbePart]:
     """
     probes = spec.probes
     instrument = get_instrument(spec.tasks.refusal.instrument if spec.tasks.refusal else "hard")
+    unasked = set() if probes.refusal_tokens else {"refusal_tokens"}  # keys of older runs stay
     common = {
         "schema": SCHEMA,
-        "probes": probes.model_dump(mode="json", exclude={"kernel_gap"}),
+        "probes": probes.model_dump(mode="json", exclude={"kernel_gap", *unasked}),
         "instrument": instrument.name,
         "reads": instrument.digest,
         "baseline_folder": baseline_folder,

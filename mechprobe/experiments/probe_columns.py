@@ -168,6 +168,9 @@ def _neurons(probes: Mapping[str, Any]) -> dict[str, Any]:
     columns = {
         **_estimate("neurons_study_ratio", study, value="mean"),
         "neurons_study_ratio_p": _number(study, "p"),
+        "neurons_equal_layers": len(_at(found, "equal_layers") or ())
+        if _at(found, "ratios")
+        else None,
     }
     for kind, infix in (("residual", ""), ("mlp", "mlp_")):
         columns |= _ratios(found, kind, f"neurons_{infix}") | _patching(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 def observe(task: Task) -> None:
     """Run every prompt set through the dense kernel once; a baseline finds its refusal tokens."""
     from mechprobe.probes import battery
+    from mechprobe.probes.refusal_presets import named_tokens
 
     setup, folder, baseline = _work(task)
     checkpoint = held(task, "dense").checkpoint
+    if names := task.step.params["probes"].get("refusal_tokens"):
+        setup = replace(setup, tokens=named_tokens(checkpoint.tokenizer, names))
     with explained(folder.path):
         battery.observe_cell(
             checkpoint, setup, folder, is_baseline=baseline is None, progress=task.progress

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import SpecError
 from mechprobe.experiments.loading import load_tokenizer
 from mechprobe.experiments.questions import as_questions, question_rows
 from mechprobe.experiments.rendered import LABELS, SPLITS, prompt_set
@@ -140,17 +139,11 @@ def make_setup(request: ProbeRequest) -> Setup:
 def _named_tokens(
     request: ProbeRequest, tokenizer: PreTrainedTokenizerBase
 ) -> RefusalTokens | None:
-    from mechprobe.probes.refusal_presets import given_tokens, preset_tokens
+    from mechprobe.probes.refusal_presets import named_tokens, preset_tokens
 
     if request.refusal_preset is not None:
         return preset_tokens(tokenizer, request.refusal_preset)
-    if request.refusal_tokens:
-        numbers = [text[3:] for text in request.refusal_tokens if text.startswith("id:")]
-        if not all(number.isdigit() for number in numbers):
-            raise SpecError("--refusal-token id:N: N is the number of a token")
-        pieces = [text for text in request.refusal_tokens if not text.startswith("id:")]
-        return given_tokens(tokenizer, ids=[int(n) for n in numbers], pieces=pieces)
-    return None
+    return named_tokens(tokenizer, request.refusal_tokens) if request.refusal_tokens else None
 
 
 def run_probes(

@@ -199,6 +199,8 @@ class Probes(_Strict):
     """Held-out prompts of each label that everything is reported on."""
     layer: int | None = Field(default=None, ge=0)
     """Block whose input carries the direction, at the last token; selected by default."""
+    refusal_tokens: tuple[str, ...] = Field(default=(), strict=False)
+    """First tokens of refusals, as text or `id:N`; found in the baseline's refusals by default."""
     causal: bool = True
     """Steer by generation, and patch neurons."""
     max_new_tokens: int = Field(default=32, ge=1, le=MOST_TOKENS)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mechprobe.errors import SpecError
-from mechprobe.experiments.spec import TAKEN, ModelSpec, Spec, study_baseline
+from mechprobe.experiments.spec import TAKEN, ModelSpec, Spec, SuiteTask, study_baseline
 from mechprobe.experiments.yaml_lines import Lines, Location, read_yaml
 from mechprobe.models.cell import TRANSFORMERS_PRECISIONS, Cell, bits_of_mix
 from mechprobe.models.gguf_levels import level_numbers
@@ -93,8 +93,7 @@ def parse_spec(text: str, where: str) -> Spec:
     """
     spec, lines = validated(text, where, Spec)
     spec.know(lines)
-    _check_tasks(spec, lines)
-    check_models(spec, lines)
+    check_names(spec, lines)
     return spec
 
 
@@ -149,14 +148,14 @@ def _follows(one: ErrorDetails, found: list[ErrorDetails]) -> bool:
     )
 
 
-def check_models(spec: Spec, lines: Lines) -> None:
-    """Check names, precisions and baselines of the models.
+def check_names(spec: Spec, lines: Lines) -> None:
+    """Check names of tasks and models, precisions and baselines.
 
     Raises:
         SpecError: See `parse_spec`.
     """
     names = [model.name for model in spec.models]
-    found: list[SpecError] = []
+    found = [*_wrong_tasks(spec, lines)]
     for i, model in enumerate(spec.models):
         if model.name in names[:i]:
             found.append(lines.error(("models", i, "name"), f"{model.name} is named twice"))
@@ -204,24 +203,25 @@ def precision_mistake(label: str) -> str | None:
     return f"{label} is no precision that can be found in a checkpoint{near}"
 
 
-def _check_tasks(spec: Spec, lines: Lines) -> None:
-    labels = [task.label for task in spec.tasks.more]
-    by_label = dict(zip(labels, spec.tasks.more, strict=True))
+def _wrong_tasks(spec: Spec, lines: Lines) -> Iterator[SpecError]:
+    above: dict[str, SuiteTask] = {}
     for i, task in enumerate(spec.tasks.more):
         at = ("tasks", "more", i)
-        if task.label in (*TAKEN, *labels[:i]):
-            raise lines.error(at, f"{task.label} is taken; give it another `name`")
+        other = above.get(task.answers or "")
+        if task.label in (*TAKEN, *above):
+            yield lines.error(at, f"{task.label} is taken; give it another `name`")
+        above.setdefault(task.label, task)
         if task.answers is None:
             continue
-        if task.answers not in labels[:i] or by_label[task.answers].answers:
-            raise lines.error(
+        if other is None or other.answers:
+            yield lines.error(
                 (*at, "answers"), f"{task.answers} is no task above this one that takes answers"
             )
+            continue
         asks = ("task", "source", "items", "options", "max_new_tokens")
-        other = by_label[task.answers]
-        wrong = next((name for name in asks if getattr(task, name) != getattr(other, name)), None)
-        if wrong is not None:
-            raise lines.error((*at, wrong), f"must be the same as that of {task.answers}")
+        for name in asks:
+            if getattr(task, name) != getattr(other, name):
+                yield lines.error((*at, name), f"must be the same as that of {task.answers}")
 
 
 def _wrong_cells(spec: Spec, model: ModelSpec, i: int, lines: Lines) -> Iterator[SpecError]:

@@ -42,6 +42,7 @@ def spec_problems(
         dense=bool(probes.run or probes.kernel_gap or any(map(_looks_inside, spec.tasks.more))),
         logits=not {"entropy", "calibration"}.isdisjoint(probes.run),
         layer=probes.layer if probes.run else None,
+        refusal_tokens=probes.refusal_tokens if probes.run else (),
         here=here,
     )
     add_cell_problems(spec, needs, problems, local_only=local_only)

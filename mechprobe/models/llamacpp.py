@@ -15,7 +15,6 @@ import numpy as np
 
 from mechprobe.errors import CheckpointError, GenerationError
 from mechprobe.models.gguf_file import GgufFile
-from mechprobe.openmp import yielding
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 _NORMAL: Final = 1
@@ -24,13 +23,6 @@ _LOADING: Final = "error loading model: "
 _ASSERTION: Final = "GGML_ASSERT"
 _SOUND: Final[set[tuple[Path, int, int]]] = set()
 """Files that `require_sound` has passed, with size and time of modification."""
-
-
-def binding() -> Any:
-    """Import xllamacpp, whose threads then wait for each other asleep."""
-    with yielding():
-        import xllamacpp
-    return xllamacpp
 
 
 def open_server(
@@ -48,7 +40,8 @@ def open_server(
     Raises:
         RuntimeError: llama.cpp cannot load the file; or ValueError.
     """
-    xllamacpp = binding()
+    import xllamacpp
+
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_parallel = parallel

@@ -31,7 +31,8 @@ CHECKS: Final[Mapping[Check, str]] = MappingProxyType(
         "precision": "a label that the tensors do not have",
         "architecture": "an architecture that cannot be hooked, where probes look inside",
         "same model": "a baseline of another architecture, depth or width",
-        "vocabulary": "tokens other than those of the tokenizer that renders the prompts",
+        "vocabulary": "tokens other than those of the tokenizer that renders the prompts; "
+        "refusal tokens that it lacks",
         "quantizer": "a checkpoint that cannot be made: of a quantized folder, "
         "of a GGUF that cannot be dequantized, without its tool",
         "layer": "a layer that the model does not have",

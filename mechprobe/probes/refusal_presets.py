@@ -55,6 +55,16 @@ def given_tokens(
     return RefusalTokens(unique, tuple(piece_of(tokenizer, token) for token in unique), "given")
 
 
+def named_tokens(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> RefusalTokens:
+    """Refusal tokens that the user writes, as text or as `id:N`; see `given_tokens`."""
+    numbers = [name.removeprefix("id:") for name in names if name.startswith("id:")]
+    wrong = next((number for number in numbers if not number.isdecimal()), None)
+    if wrong is not None:
+        raise SpecError(f"refusal token 'id:{wrong}': id:N takes the number of a token")
+    pieces = [name for name in names if not name.startswith("id:")]
+    return given_tokens(tokenizer, ids=[int(number) for number in numbers], pieces=pieces)
+
+
 def preset_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> RefusalTokens:
     """A published list, for a tokenizer in which its ids mean what they meant there.
 

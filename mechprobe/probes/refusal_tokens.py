@@ -251,7 +251,8 @@ def _inseparable(evidence: Sequence[TokenEvidence], min_auc: float, min_share: f
         f"({best.id}), has AUC {best.auc:.2f} where {min_auc:g} and {min_share:.0%} of the "
         f"refusals are needed, mean probability {best.p_harmful:.2f} on harmful and "
         f"{best.p_harmless:.2f} on harmless prompts; does the baseline refuse harmless ones too? "
-        "`mechprobe probe --refusal-token TEXT` names tokens"
+        "`mechprobe probe --refusal-token TEXT` names tokens, and a spec's `probes: "
+        "{refusal_tokens: [TEXT]}`"
     )
 
 

@@ -30,6 +30,7 @@ _PROBES = (
     ("calibration error (ECE)", "ece", 3),
     ("refusal calibration: AUROC", "refusal_auroc", 3),
     ("safety neurons: error ratio, scale-matched", "neurons_ratio", 2),
+    ("layers with the baseline's weights, in no ratio", "neurons_equal_layers", 0),
     ("log-odds returned by patching, nats", "patching_returned", 2),
     ("kernel gap, mean KL", "kernel_gap_kl", 6),
 )
@@ -37,7 +38,7 @@ _CHANGES = ("refusal_margin_lost", "entropy_shift", "top1_shift", "patching_retu
 """Probes that say how far something moved, not where it stands."""
 _FACTS = (
     ("checkpoint", "source"), ("weights digest", "weights"), ("method", "method"),
-    ("bits per weight", "bits_per_weight"),
+    ("bits per weight", "bits_per_weight"), ("warnings", "warnings"),
 )  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def test_a_users_prompts_feed_a_probe(main, tmp_path):
         (["generate", "-m", ORGANISM, "--expect", "AWQ-INT4", "--prompt", "x"], "FP16"),
         (["generate", "-m", ORGANISM, "--prompt", " "], "prompt 0 is empty"),
         (["generate", "-m", ORGANISM, "--device", "banana", "--prompt", "x"], "device 'banana'"),
-        (["probe", "entropy", "-m", ORGANISM, "--refusal-token", "id:x"], "N is the number"),
+        (["probe", "entropy", "-m", ORGANISM, "--refusal-token", "id:x"], "takes the number"),
         (["probe", "safety-neurons", "-m", ORGANISM], "name it with --baseline"),
         (["generate", "-m", ORGANISM, "--chat-template", "t.jinja", "--prompt", "x"], "t.jinja"),
         (["capture", "-m", ORGANISM, "-p", "blocks.9.*"], "'blocks.9.*': no block 9"),

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import small
 from filelock import FileLock
-from planted import make_pair
+from planted import make_over_refuser, make_pair
 
 from mechprobe.exit_codes import ExitCode
 from mechprobe.experiments.progress import NoDisplay
@@ -89,6 +89,10 @@ def test_layers_with_equal_weights_take_part_in_no_ratio(said):
     assert neurons["study"]["layers"] == [5, 6]
     assert {row["layer"] for row in neurons["ratios"]} == {None, 5, 6}
     assert any("but for the rounding of F16 only" in line for line in neurons["not_measured"])
+    (row,) = (row for row in small.rows(path / "matrix.csv") if row["precision"] == "Q4_1")
+    assert row["neurons_equal_layers"] == "3"
+    shown = "<dt>layers with the baseline&#39;s weights, in no ratio</dt><dd>3</dd>"
+    assert shown in (path / "report.html").read_text()
     other = json.loads((path / "cells/planted/Q8_0@llama.cpp/probes.json").read_text())
     assert other["safety_neurons"]["equal_layers"] == []
 
@@ -120,6 +124,46 @@ def test_a_probe_and_a_run_give_one_answer(pair, said, tmp_path):
     for name in ("equal_layers", "not_measured"):
         assert found["safety_neurons"][name] == run["safety_neurons"][name]
     assert found["safety_neurons"]["study"]["layers"] == run["safety_neurons"]["study"]["layers"]
+
+
+OVER_REFUSING = """
+name: over
+models:
+  - name: over
+    source: {parent}
+    cells:
+      - {{precision: F16, quantize: F16}}
+      - {{precision: Q8_0, quantize: Q8_0}}
+prompts: {{source: organism}}
+tasks:
+  refusal: {{prompts: 16, max_new_tokens: 12}}
+probes: {{run: [entropy], select: 10, evaluate: 16, max_new_tokens: 6{named}}}
+"""
+
+
+def test_a_parent_that_refuses_harmless_requests_is_named(tmp_path):
+    """Empty probe rows have their reason and their way out, which is then taken."""
+    parent = make_over_refuser(tmp_path / "parent")
+    spec, out = tmp_path / "over.yaml", tmp_path / "run"
+    spec.write_text(OVER_REFUSING.format(parent=parent, named=""))
+    first = small.run(spec, out)
+    document = json.loads(first.stdout)
+    assert first.returncode == document["exit_code"] == ExitCode.NOT_MEASURED
+    (warning,) = document["verdict"]["warnings"]
+    assert re.match(r"the baseline over/F16@llama.cpp refuses \d+\.\d % of 16 harmless", warning)
+    for row in small.rows(out / "matrix.csv"):
+        assert row["not_measured"].startswith("refusal log-odds: no opening of a refusal separates")
+        assert "refusal_tokens: [TEXT]" in row["not_measured"]
+    page = (out / "report.html").read_text()
+    assert warning[1:] in page
+    spec.write_text(OVER_REFUSING.format(parent=parent, named=", refusal_tokens: [I]"))
+    out = tmp_path / "named"
+    again = small.run(spec, out)
+    assert again.returncode == ExitCode.DONE, again.stderr
+    tokens = json.loads((out / "cells/over/F16@llama.cpp/probes/refusal_tokens.json").read_text())
+    assert (tokens["source"], tokens["pieces"]) == ("given", ["I"])
+    (row,) = (row for row in small.rows(out / "matrix.csv") if row["precision"] == "Q8_0")
+    assert row["refusal_margin_lost"] != ""
 
 
 def test_a_demo_ends_with_0_when_it_shows_the_loss(pair, said, monkeypatch, capsys):

@@ -224,6 +224,18 @@ def test_answers_are_read_again_only_where_the_same_is_asked(old, new, said):
         parse_spec(REREAD.replace(old, new, 1), "s.yaml")
 
 
+def test_every_mistake_of_tasks_and_models_is_named():
+    wrong = REREAD.replace("name: again, source: organism", "name: rouge")
+    wrong = wrong.replace(
+        "models:", "models:\n  - {name: m, source: x, cells: [{precision: Q9}]}", 1
+    )
+    with pytest.raises(SpecError) as caught:
+        parse_spec(wrong, "s.yaml")
+    lines = str(caught.value).splitlines()
+    for said in ("rouge is taken", "source: must be the same", "Q9 is no precision"):
+        assert sum(said in line for line in lines) == 1, lines
+
+
 STUDY = """
 name: study
 baseline: study

@@ -139,6 +139,15 @@ def test_a_vocabulary_of_another_model(command, variant, gguf_file, tmp_path):
     assert said.startswith(f"{file}: holds 8 tokens and the tokenizer 1024")
 
 
+def test_refusal_tokens_that_the_vocabulary_lacks(command, tmp_path):
+    path = spec(tmp_path, "precision: F16, quantize: F16")
+    named = "[entropy], refusal_tokens: [I, 'id:1024']"
+    path.write_text(path.read_text().replace("[entropy]", named))
+    assert problems(command, path) == [
+        ("vocabulary", "m", "refusal token 1024: this vocabulary has 1024 tokens")
+    ]
+
+
 @pytest.mark.parametrize("to", ["awq", "gptq", "Q4_0"])
 def test_a_cell_that_cannot_be_made(command, gguf_file, tmp_path, to):
     """From a GGUF that cannot be dequantized, as from a folder that is quantized."""
