@@ -15,6 +15,7 @@ from torch import Tensor
 from mechprobe.activations.edits import Intervention
 from mechprobe.activations.forward import Positions, normalize_positions
 from mechprobe.activations.points import resolve_points
+from mechprobe.activations.restart import Restart
 from mechprobe.activations.streaming import stream
 from mechprobe.errors import PromptFileError
 
@@ -120,6 +121,7 @@ def next_token_logits(
     *,
     batch_size: int = 16,
     interventions: Sequence[Intervention] = (),
+    restart: Restart | None = None,
 ) -> Float[Tensor, "prompt vocabulary"]:
     """Logits after each prompt's last token, float32 on the CPU, in the order of the prompts.
 
@@ -128,6 +130,7 @@ def next_token_logits(
         prompts: Any lengths.
         batch_size: Prompts in memory at once.
         interventions: Active during the pass, after any that are active already.
+        restart: Where passes without `interventions` are kept, and those with them begin.
 
     Raises:
         NumericsError: NaN or infinity in the logits.
@@ -137,7 +140,13 @@ def next_token_logits(
     _check_any(prompts)
     logits: Tensor | None = None
     for found in stream(
-        checkpoint, prompts, (), batch_size=batch_size, logits=True, interventions=interventions
+        checkpoint,
+        prompts,
+        (),
+        batch_size=batch_size,
+        logits=True,
+        interventions=interventions,
+        restart=restart,
     ):
         if found.logits is not None:
             rows = list(found.indices)

@@ -51,6 +51,9 @@ class _State:
     """Which prompt each row of the running batch is."""
     generated: int = 0
     """Generated tokens that the running pass reads after the prompt."""
+    cached: int | None = 0
+    """Leading columns of the running prompts that a cache holds; None while a pass reads what
+    prompts begin with and not their end."""
 
 
 _STATES: WeakKeyDictionary[nn.Module, _State] = WeakKeyDictionary()
@@ -89,18 +92,39 @@ def applied(checkpoint: Checkpoint, interventions: Sequence[Intervention]) -> It
 
 
 @contextmanager
-def prompt_rows(checkpoint: Checkpoint, indices: Sequence[int]) -> Iterator[None]:
-    """Say which prompts the rows of the passes inside the block are.
+def prompt_rows(checkpoint: Checkpoint, indices: Sequence[int], cached: int = 0) -> Iterator[None]:
+    """Say which prompts the rows of the passes inside the block are, and where they begin.
 
     Batches are sorted by length; a `Patch` with values per prompt needs to know which row is
-    whose, and refuses to guess.
+    whose, and refuses to guess. It acts in passes that read the end of a prompt, which are those
+    that find as many columns in their cache as are named here.
+
+    Args:
+        checkpoint: One with a graph.
+        indices: Which prompt each row is.
+        cached: Leading columns of the prompts that the passes get from a cache.
     """
     state = _STATES.setdefault(graph_of(checkpoint)[0], _State())
-    before, state.rows = state.rows, tuple(indices)
+    before = state.rows, state.cached
+    state.rows, state.cached = tuple(indices), cached
     try:
         yield
     finally:
-        state.rows = before
+        state.rows, state.cached = before
+
+
+@contextmanager
+def beginning_read(model: nn.Module) -> Iterator[None]:
+    """Say that the passes inside the block read what prompts begin with, and not their end.
+
+    A `Patch` counts from the end of the prompt and has no place there.
+    """
+    state = _STATES.setdefault(model, _State())
+    before, state.cached = state.cached, None
+    try:
+        yield
+    finally:
+        state.cached = before
 
 
 @contextmanager
@@ -252,7 +276,8 @@ def _watch_prompt(
         if isinstance(x, Tensor)
     )
     past = kwargs.get("past_key_values")
-    state.prompt_length = ids.shape[1] if past is None or past.get_seq_length() == 0 else None
+    cached = 0 if past is None else past.get_seq_length()
+    state.prompt_length = ids.shape[1] if cached == state.cached else None
     mask = kwargs.get("attention_mask")
     if state.prompt_length is None or not isinstance(mask, Tensor) or mask.dim() != 2:
         return

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from mechprobe.activations.interventions import beginning_read
 from mechprobe.activations.rotary import forward_pass, frequencies_at
 from mechprobe.models.rendering import EncodedPrompts
 
@@ -24,7 +25,7 @@ _LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 
 
 class _FixedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
-    """One layer's prefix, one row high: joined to each batch's own keys, and never growing."""
+    """One layer's prefix, of all rows or of each: joined to a batch's own keys, never growing."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
@@ -81,13 +82,21 @@ def plan_sharing(config: Any, prompts: EncodedPrompts, depth: int | None) -> Sha
     return Sharing(0, f"prefix of {tokens} tokens not shared: {note}") if note else Sharing(tokens)
 
 
-def _obstacle(config: Any, longest: int) -> str:
+def why_not_cached(config: Any) -> str:
+    """Say why keys and values cannot be kept for the tokens that follow; empty where they can."""
     attention = getattr(config, "_attn_implementation", None)
     if attention not in _ATTENTIONS:
         return f"attention {attention!r} is not sdpa or eager"
     types = set(getattr(config, "layer_types", None) or ())
     if types - _LAYER_TYPES:
         return f"layers of type {', '.join(sorted(types - _LAYER_TYPES))}"
+    return ""
+
+
+def _obstacle(config: Any, longest: int) -> str:
+    if why := why_not_cached(config):
+        return why
+    types = getattr(config, "layer_types", None) or ()
     window = getattr(config, "sliding_window", None)
     slides = "sliding_attention" in types if types else window is not None
     if slides and window is not None and longest > window:
@@ -100,6 +109,8 @@ def _obstacle(config: Any, longest: int) -> str:
 def compute_prefix(model: Any, ids: tuple[int, ...]) -> Cache:
     """Run the prefix once, under whatever interventions are active now.
 
+    A `Patch` has no place in it, see `beginning_read`. Blocks that are skipped leave nothing.
+
     Args:
         model: The transformers model.
         ids: The shared tokens, at least one.
@@ -109,7 +120,7 @@ def compute_prefix(model: Any, ids: tuple[int, ...]) -> Cache:
     """
     recorded = DynamicCache()  # without a config, sliding layers keep every token
     row = torch.tensor([ids], device=model.device)
-    with torch.no_grad():
+    with torch.no_grad(), beginning_read(model):
         forward_pass(
             model,
             input_ids=row,
@@ -119,4 +130,37 @@ def compute_prefix(model: Any, ids: tuple[int, ...]) -> Cache:
             use_cache=True,
             logits_to_keep=1,
         )
-    return Cache(layers=[_FixedLayer(layer.keys, layer.values) for layer in recorded.layers])
+    return fixed(recorded, len(ids))
+
+
+def growing(prefix: Cache | None, rows: int) -> Cache:
+    """Return a cache that begins with the prefix and keeps what a batch reads after it.
+
+    Args:
+        prefix: From `compute_prefix`, or None.
+        rows: Prompts of the batch.
+    """
+    grown = DynamicCache()
+    for index, layer in enumerate(() if prefix is None else prefix.layers):
+        sides = (side.expand(rows, -1, -1, -1) for side in (layer.keys, layer.values))
+        grown.update(*sides, index)
+    return grown
+
+
+def fixed(recorded: Cache, columns: int, first: int = 0) -> Cache:
+    """Return the first columns of what passes recorded, as a cache that never changes.
+
+    Args:
+        recorded: A cache that grew.
+        columns: How many to keep.
+        first: The first block whose keys and values are kept. Those before it, and those of
+            blocks that were skipped, have this many columns and nothing in them.
+    """
+    layers = []
+    for index, layer in enumerate(recorded.layers):
+        if layer.is_initialized and index >= first:
+            sides = [side[..., :columns, :].clone() for side in (layer.keys, layer.values)]
+        else:
+            sides = [torch.zeros(1, 1, columns, 1)] * 2
+        layers.append(_FixedLayer(*sides))
+    return Cache(layers=layers)

@@ -8,7 +8,7 @@ common prefix, records, stops early, and halves its batches where memory does no
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ from mechprobe.activations.interventions import (
 )
 from mechprobe.activations.points import HookPoint, graph_of, resolve_points
 from mechprobe.activations.prefix import Sharing, compute_prefix, plan_sharing
+from mechprobe.activations.restart import Restart
 from mechprobe.activations.rotary import batch_keys
 from mechprobe.errors import HookNameError, NumericsError, VocabularyError
 
@@ -117,14 +118,15 @@ def sharing_for(
 ) -> Sharing:
     """How much of the common prefix a pass may share, under the interventions it runs with.
 
-    A `Patch` names places of a prompt counted from its end; in a prefix run alone the same count
-    means other tokens, so nothing is shared.
+    The prefix is run under `Ablate` and `Add`, which act at all positions. A `Patch` names places
+    counted from the end of a prompt: those are each prompt's own, and so is what follows them.
     """
     model, _ = graph_of(checkpoint)
-    depth = None if positions is None else -min(positions)
-    if any(isinstance(item, Patch) for item in (*interventions, *active(checkpoint))):
-        return Sharing(0, "prefix not shared: a patch counts positions from the end")
-    return plan_sharing(model.config, prompts, depth)
+    if positions is None:
+        return plan_sharing(model.config, prompts, None)
+    patches = [x for x in (*interventions, *active(checkpoint)) if isinstance(x, Patch)]
+    places = [*positions, *(place for patch in patches for place in patch.positions)]
+    return plan_sharing(model.config, prompts, -min(places))
 
 
 def stream(
@@ -138,6 +140,7 @@ def stream(
     logits: bool = False,
     interventions: Sequence[Intervention] = (),
     batches: Sequence[Sequence[int]] | None = None,
+    restart: Restart | None = None,
 ) -> Generator[Recorded, None, None]:
     """Run prompts through the model and yield what the hook points saw.
 
@@ -152,6 +155,8 @@ def stream(
         interventions: Active during the pass, beside any that are active already.
         batches: Which prompts run together, in place of length-sorted batches of `batch_size`; cut
             where rotary frequencies differ, so that no prompt depends on its neighbours.
+        restart: Where a pass without `interventions` is kept, and one with them begins. Points are
+            recorded in whole passes, whatever it holds.
 
     Yields:
         One `Recorded` per batch, longest prompts first; together they hold each prompt once.
@@ -178,7 +183,8 @@ def stream(
     with ExitStack() as stack:
         stack.enter_context(applied(checkpoint, interventions))
         shared = prompts.ids[0][: sharing.tokens]
-        prefix = compute_prefix(model, shared) if shared else None
+        kept = None if chosen else restart
+        prefix = compute_prefix(model, shared) if shared and kept is None else None
         record = stack.enter_context(recorder(checkpoint, chosen, positions, stop=not logits))
         limit = max(map(len, batches), default=1)
         waiting = [run for batch in batches for run in groups(batch, limit, keys)][::-1]
@@ -187,8 +193,17 @@ def stream(
             if len(rows) > limit:
                 waiting += reversed(groups(rows, limit))
                 continue
-            batch = pad_batch(prompts, rows, pad, model.device, prefix=sharing.tokens)
-            found = _try(checkpoint, record, batch, prefix, logits, places is None)
+            end = kept.end_of(rows) if kept and interventions else None
+            if kept and end is None and shared and prefix is None:
+                with kept.around(None, None, interventions):
+                    prefix = compute_prefix(model, shared)
+            batch, cache = end or (
+                pad_batch(prompts, rows, pad, model.device, prefix=len(shared)),
+                prefix,
+            )
+            around = kept.around(batch, cache, interventions) if kept else nullcontext(cache)
+            with around as cache:
+                found = _try(checkpoint, record, batch, cache, logits, places is None)
             if found is None:
                 limit = _halve(prompts, rows)
                 waiting.append(rows)
@@ -225,7 +240,7 @@ def _try(
     if prefix is not None:
         inputs["past_key_values"] = prefix
     try:
-        with prompt_rows(checkpoint, batch.indices):
+        with prompt_rows(checkpoint, batch.indices, batch.prefix):
             last = last_logits(checkpoint, record, inputs) if logits else None
             if not logits:
                 record.forward(**inputs, use_cache=False)

@@ -1,25 +1,26 @@
-"""What each candidate direction does to a live model, and which one is selected for it.
+"""What candidate directions do to a live model, and which one is selected for it.
 
-Source: Arditi et al. 2024 (arXiv 2406.11717), section 2.3, and the code they published: ablation
-of the unit vector at every block's input, attention output and MLP output, addition of the raw
-vector at the source layer's block input, both at all positions.
+Source: Arditi et al. 2024 (arXiv 2406.11717), section 2.3, and the code they published.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
+from mechprobe.probes.candidate_passes import CandidatePasses, kl_floor
+from mechprobe.probes.counting import counting
 from mechprobe.probes.direction import RefusalDirection
-from mechprobe.probes.fitting import Kept
+from mechprobe.probes.elimination import Candidate, PartialMean, race
 from mechprobe.probes.partial import NOTHING_KEPT, PartialResults
-from mechprobe.probes.refusal_tokens import refusal_log_odds
+from mechprobe.probes.refusal_tokens import EPSILON
 from mechprobe.probes.selection import (
+    KEPT_DEPTH,
     NoCandidateError,
     Selection,
     dropped,
@@ -30,27 +31,24 @@ from mechprobe.progress import Progress, silent
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mechprobe.activations import Intervention
     from mechprobe.models.checkpoint import Checkpoint
     from mechprobe.models.rendering import EncodedPrompts
 
 FloatArray = NDArray[np.float64]
-
-KL_EPSILON = 1e-6
-"""Of Arditi et al., inside both logarithms."""
+IntArray = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What every candidate does to the selection prompts, and which one is selected."""
+    """What candidates do to the selection prompts, and which one is selected."""
 
     selection: Selection | None
     """None where the filters took every candidate."""
     problem: str
     """Why there is no selection; empty where there is one."""
     table: pd.DataFrame
-    """Every candidate in the order of ties: position, layer, bypass, induce, kl, and the filter
-    that took it as `dropped`, or ''."""
+    """Every candidate in the order of ties: position, layer, bypass, induce, kl (NaN where it was
+    out before), and the filter that took it as `dropped`, or ''."""
     harmful: float
     """Mean refusal log-odds (nats) of harmful prompts as the model is."""
     harmless: float
@@ -66,7 +64,8 @@ class Scores:
     """Before those on the wrong side of the refusal score were left out."""
     n_harmless_given: int
     forward_tokens: int
-    """Tokens that went through the model under interventions or to compare them with."""
+    """Tokens that went through the model under interventions or to compare them with; one that
+    went through a part of the blocks is that part of one."""
 
     @property
     def place(self) -> tuple[int, int] | None:
@@ -118,12 +117,13 @@ def score_candidates(
     partial: PartialResults = NOTHING_KEPT,
     progress: Progress = silent,
 ) -> Scores:
-    """Ablate and add every candidate, and select one.
+    """Ablate and add candidates until it is certain which one is selected.
 
     Where the filters take every candidate, `selection` is None and `problem` says so.
 
-    Each candidate costs one pass over all prompts (ablation) and one over the harmless ones
-    (addition). A candidate without length changes nothing and is not run.
+    A candidate costs at most a pass over all prompts (ablation) and one over the harmless ones
+    (addition, which begins at its layer); `race` says what is left out. Scores that were not
+    computed to the end are NaN. Without length a candidate changes nothing and is not run.
 
     Args:
         checkpoint: The model that the candidates were fitted on.
@@ -132,49 +132,38 @@ def score_candidates(
         harmless: The same.
         refusal_ids: First tokens by which this model refuses.
         batch_size: Prompts in memory at once.
-        partial: Where candidates are kept as they are scored.
-        progress: Told of candidates done, and of all.
+        partial: Where scores of prompts are kept as they are computed.
+        progress: Told of candidates begun and ended, and of all of both.
 
     Raises:
         PromptFileError: No prompt of a label has a refusal score of the right sign.
     """
     import pandas as pd
-    import torch
 
-    from mechprobe.activations import Ablate, Add
-
-    run = _Passes(checkpoint, batch_size)
     ids = tuple(refusal_ids)
-    before = run(join(harmful, harmless))
-    odds = refusal_log_odds(before, ids)
-    first, second = odds[: len(harmful)], odds[len(harmful) :]
-    kept = Kept.by_score(first, second)
-    bad, good = harmful.select(kept.harmful), harmless.select(kept.harmless)
-    both = join(bad, good)
-    base = before[len(harmful) :][list(kept.harmless)]
-    means = float(first[list(kept.harmful)].mean()), float(second[list(kept.harmless)].mean())
-    places = [(p, layer) for p in candidates.positions for layer in range(candidates.n_layers)]
-    raws = {place: candidates.at(*place) for place in places}
-    unfinished = partial.open(
-        "selection", checkpoint, before, *raws.values(), places, ids, batch_size
-    )
+    with counting(checkpoint) as count:
+        passes = CandidatePasses(checkpoint, candidates, harmful, harmless, ids, batch_size)
+        unfinished = partial.open(
+            "selection",
+            checkpoint,
+            passes.base,
+            candidates.vectors,
+            [candidates.positions, ids, batch_size],
+        )
 
-    def scores_of(position: int, layer: int) -> tuple[float, float, float]:
-        raw = torch.from_numpy(raws[position, layer])
-        if not float(raw.norm()) > 0:
-            return (*means, 0.0)
-        ablated = run(both, [Ablate(raw)])
-        added = run(good, [Add(raw, layer=layer)])
-        bypass = refusal_log_odds(ablated[: len(bad)], ids).mean()
-        induce = refusal_log_odds(added, ids).mean()
-        return bypass, induce, kl(base, ablated[len(bad) :]).mean()
+        def run(candidate: Candidate, score: str, chosen: IntArray) -> FloatArray:
+            name = f"{candidate.position} {candidate.layer} {score} {chosen.tolist()}"
+            return unfinished.get(name, passes, candidate, score, chosen)
 
-    rows = []
-    for done, place in enumerate(places):
-        progress(done, len(places))
-        rows.append((*place, *unfinished.get(f"{place}", scores_of, *place)))
+        means = (
+            float(passes.odds[passes.harmful].mean()),
+            float(passes.odds[passes.harmless].mean()),
+        )
+        running = _entries(candidates, passes, means)
+        race(running, run, progress)
     table: pd.DataFrame = pd.DataFrame(
-        rows, columns=["position", "layer", "bypass", "induce", "kl"]
+        _rows(candidates, {(each.position, each.layer): each for each in running}, means),
+        columns=["position", "layer", "bypass", "induce", "kl", "out"],
     )
     selection, problem = None, ""
     try:
@@ -191,50 +180,49 @@ def score_candidates(
         refusal_ids=ids,
         harmful_digest=harmful.digest,
         harmless_digest=harmless.digest,
-        n_harmful=len(bad),
-        n_harmless=len(good),
+        n_harmful=len(passes.harmful),
+        n_harmless=len(passes.harmless),
         n_harmful_given=len(harmful),
         n_harmless_given=len(harmless),
-        forward_tokens=run.tokens + partial.reused_tokens,
+        forward_tokens=round(count.tokens + partial.reused_tokens),
     )
 
 
-def kl(base: FloatArray, other: FloatArray) -> FloatArray:
-    """KL(base ‖ other) in nats, row by row, with the published epsilon in both logarithms."""
-    p = softmax(np.asarray(base, np.float64), axis=-1)
-    q = softmax(np.asarray(other, np.float64), axis=-1)
-    found: FloatArray = (p * (np.log(p + KL_EPSILON) - np.log(q + KL_EPSILON))).sum(axis=-1)
-    return found
-
-
-def join(first: EncodedPrompts, second: EncodedPrompts) -> EncodedPrompts:
-    """Both prompt lists as one, so that one pass can share what they begin with."""
-    return replace(
-        first,
-        ids=first.ids + second.ids,
-        texts=first.texts + second.texts,
-        pieces=first.pieces + second.pieces,
-    )
-
-
-class _Passes:
-    """Forward passes to the last position's logits, with their tokens counted."""
-
-    def __init__(self, checkpoint: Checkpoint, batch_size: int) -> None:
-        self.tokens = 0
-        self._checkpoint, self._batch_size = checkpoint, batch_size
-
-    def __call__(
-        self, prompts: EncodedPrompts, interventions: Sequence[Intervention] = ()
-    ) -> FloatArray:
-        """Logits, shape (prompt, vocabulary), float64."""
-        from mechprobe.activations import next_token_logits
-        from mechprobe.activations.streaming import sharing_for
-
-        shared = sharing_for(self._checkpoint, prompts, (-1,), interventions).tokens
-        self.tokens += shared + sum(len(row) - shared for row in prompts)
-        logits = next_token_logits(
-            self._checkpoint, prompts, batch_size=self._batch_size, interventions=interventions
+def _entries(
+    candidates: RefusalDirection, passes: CandidatePasses, means: tuple[float, float]
+) -> list[Candidate]:
+    """The candidates of the race: those with a length, at layers that no filter takes."""
+    odds = math.log(EPSILON / (1 + EPSILON))
+    lows = kl_floor(passes.base[passes.harmless])
+    n = candidates.n_layers
+    return [
+        Candidate(
+            position,
+            layer,
+            {
+                "kl": PartialMean(lows, 0.0),
+                "induce": PartialMean(np.full(len(lows), odds), -means[1], 1 - layer / n),
+                "bypass": PartialMean(np.full(len(passes.harmful), odds), means[0]),
+            },
         )
-        found: FloatArray = logits.double().numpy()
-        return found
+        for position in candidates.positions
+        for layer in range(int(KEPT_DEPTH * n))
+        if np.linalg.norm(candidates.at(position, layer)) > 0
+    ]
+
+
+def _rows(
+    candidates: RefusalDirection,
+    run: Mapping[tuple[int, int], Candidate],
+    means: tuple[float, float],
+) -> Iterator[tuple[int, int, float, float, float, str]]:
+    """Every candidate's scores and what took it out of the race."""
+    for position in candidates.positions:
+        for layer in range(candidates.n_layers):
+            each = run.get((position, layer))
+            if each is not None:
+                yield each.row
+            elif np.linalg.norm(candidates.at(position, layer)) > 0:
+                yield position, layer, math.nan, math.nan, math.nan, "layer"
+            else:
+                yield position, layer, *means, 0.0, ""

@@ -1,4 +1,7 @@
-"""How many tokens went through a model, padding left out."""
+"""How many tokens went through a model, padding left out.
+
+A token that went through a part of the blocks counts as that part of a token.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.activations.points import graph_of
+from mechprobe.activations.restart import share_run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +22,7 @@ class Counter:
     """Tokens so far."""
 
     def __init__(self) -> None:
-        self.tokens = 0
+        self.tokens = 0.0
 
 
 @contextmanager
@@ -33,7 +37,8 @@ def counting(checkpoint: Checkpoint) -> Iterator[Counter]:
     def add(_: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         ids = given["input_ids"] if "input_ids" in given else args[0]
         mask = given.get("attention_mask")
-        count.tokens += ids.numel() if mask is None else int(mask[:, -ids.shape[1] :].sum())
+        tokens = ids.numel() if mask is None else int(mask[:, -ids.shape[1] :].sum())
+        count.tokens += tokens * share_run(checkpoint)
 
     handle = graph_of(checkpoint)[0].register_forward_pre_hook(add, with_kwargs=True)
     try:

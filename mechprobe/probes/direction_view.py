@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from mechprobe.probes.direction_result import RefusalDirectionResult
 
 HARMFUL, HARMLESS, GREY = "#b2452f", "#2f6f9f", "#8a8a8a"
-_REASONS = {"nan": "no number", "layer": "too late a layer", "kl": "KL", "induce": "induces none"}
+_REASONS = {
+    "nan": "no number",
+    "layer": "too late a layer",
+    "kl": "KL",
+    "induce": "induces none",
+    "bypass": "bypasses less",
+}
 
 
 def _fixed(value: float | None) -> str:
@@ -193,7 +199,8 @@ def _margins(axes: Axes, parts: list[Separability]) -> None:
 
 def _candidates(axes: Axes, scores: Scores, column: str, before: float) -> None:
     rows = scores.table
-    for index, (position, group) in enumerate(rows.groupby("position")):
+    for index, (position, each) in enumerate(rows.groupby("position")):
+        group = each.dropna(subset=[column])
         look = series(index)
         axes.plot(group["layer"], group[column], **look, linewidth=1.4, label=f"{position}")
         kept = group["dropped"] == ""

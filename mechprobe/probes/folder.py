@@ -108,9 +108,9 @@ class ProbeFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{file}: not saved scores; delete it and probe again") from error
 
-    def add_tokens(self, purpose: str, tokens: int) -> None:
+    def add_tokens(self, purpose: str, tokens: float) -> None:
         """Count tokens through the model for one purpose; a repeated purpose is replaced."""
-        counts = self.forward_tokens | {purpose: tokens}
+        counts = self.forward_tokens | {purpose: round(tokens)}
         self.path.mkdir(parents=True, exist_ok=True)
         part = self.path / ".forward_tokens.json.part"
         part.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")

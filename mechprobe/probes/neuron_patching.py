@@ -7,7 +7,7 @@ tokens of the prompt, the template's after the instruction, at all of the probe'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ import torch
 
 from mechprobe import stats
 from mechprobe.activations import Patch, next_token_logits
+from mechprobe.activations.batching import groups, length_sorted
+from mechprobe.activations.restart import Restart, first_block
 from mechprobe.errors import CheckpointError, SpecError
 from mechprobe.models.rendering import EncodedPrompts, require_parity
 from mechprobe.probes.against_random import excess_over_random, settled
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from mechprobe.probes.observation import Observation
 
 DRAWS = 20
+AS_IT_IS = "as it is"
+NeuronSet = Mapping[str, IntArray | None]
+"""Dimensions to patch by hook point; None is all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ def patch_back(
         clusters: To which cluster each prompt belongs; None makes each its own.
         seed: Of the draws.
         partial: Where sets of neurons are kept as they are patched.
-        progress: Told of sets of neurons done and in all.
+        progress: Told of sets of neurons done and in all, one for each batch of prompts.
 
     Returns:
         None for a single prompt, which has no interval.
@@ -129,69 +134,28 @@ def patch_back(
         raise SpecError("patching needs refusal tokens and measured neurons")
     require_parity(baseline.digest(ERRORS), prompts.digest, f"patching, {ERRORS}")
     positions = tuple(range(-prompts.post_instruction, 0))
-    # in the cell's units: AWQ divides a neuron by its gain
-    values = {
-        each.point: (baseline.values(ERRORS, each.point, positions) / each.gain).astype(np.float32)
-        for each in profiles
-    }
-
-    def returned(neurons: Mapping[str, IntArray | None]) -> FloatArray:
-        patches = [
-            Patch(
-                point,
-                torch.from_numpy(
-                    values[point]
-                    if dims is None
-                    else np.ascontiguousarray(values[point][..., dims])
-                ),
-                positions,
-                None if dims is None else tuple(dims.tolist()),
-            )
-            for point, dims in neurons.items()
-            if dims is None or len(dims)
-        ]
-        logits = next_token_logits(
-            checkpoint, prompts, batch_size=batch_size, interventions=patches
-        )
-        return refusal_log_odds(logits.double().numpy(), refusal_tokens)
-
+    sets = neuron_sets(profiles, cutoff, draws, seed)
+    run = _Patches(checkpoint, prompts, baseline, profiles, positions, refusal_tokens)
+    odds = run.log_odds(sets, [cutoff, draws, batch_size, seed], batch_size, partial, progress)
     before = refusal_log_odds(baseline.logits(ERRORS), refusal_tokens)
-    unpatched = returned({})
-    cell = settled(unpatched, before)
-    unfinished = partial.open(
-        f"patching-{profiles[0].kind}",
-        checkpoint,
-        unpatched,
-        *values.values(),
-        *(array for each in profiles for array in each.arrays().values()),
-        [list(map(int, refusal_tokens)), cutoff, draws, batch_size, seed],
-    )
-    names = ["whole", "everything", "matched", *(f"random {k}" for k in range(draws))]
+    cell = settled(odds[AS_IT_IS], before)
+    after = {name: settled(odds[name], cell) for name in sets}
 
-    def patched(name: str, neurons: Mapping[str, IntArray | None]) -> FloatArray:
-        progress(names.index(name), len(names))
-        return settled(unfinished.get(name, returned, neurons), cell)
-
-    def shift_by(name: str, neurons: Mapping[str, IntArray | None]) -> PairedShift | None:
-        return stats.paired_shift(patched(name, neurons), cell, clusters=clusters)
+    def shift_by(name: str) -> PairedShift | None:
+        return stats.paired_shift(after[name], cell, clusters=clusters)
 
     shift = stats.paired_shift(cell, before, clusters=clusters)
-    safety = {each.point: np.flatnonzero(each.safety(cutoff)) for each in profiles}
-    whole = shift_by("whole", safety)
-    everything = shift_by("everything", {each.point: None for each in profiles})
+    whole, everything = shift_by("whole"), shift_by("everything")
     if shift is None or whole is None or everything is None:
         return None
-    sets = {each.point: each.matched(cutoff) for each in profiles}
-    found = sum(len(each.safety) for each in sets.values())
-    unmatched = sum(len(each.unmatched) for each in sets.values())
     plain = Patching(
         kind=profiles[0].kind,
         cutoff=cutoff,
         layers=tuple(each.layer for each in profiles),
         positions=positions,
         n_prompts=len(prompts),
-        n_neurons=found + unmatched,
-        n_unmatched=unmatched,
+        n_neurons=sum(int(each.safety(cutoff).sum()) for each in profiles),
+        n_unmatched=sum(len(each.matched(cutoff).unmatched) for each in profiles),
         margin_lost=shift.opposite(),
         whole=whole,
         everything=everything,
@@ -200,23 +164,141 @@ def patch_back(
         excess=None,
         p=None,
     )
-    if found < MIN_MATCHED * (found + unmatched):
+    if "matched" not in sets:
         return plain
-    matched = patched("matched", {point: each.safety for point, each in sets.items()})
-    drawn = {
-        point: draw_controls(each, draws, seed + k) for k, (point, each) in enumerate(sets.items())
-    }
-    random = np.array(
-        [
-            patched(f"random {k}", {point: dims[k] for point, dims in drawn.items()})
-            for k in range(draws)
-        ]
-    )
-    excess, p = excess_over_random(matched - cell, random - cell, clusters)
+    random = np.array([after[f"random {k}"] for k in range(draws)])
+    excess, p = excess_over_random(after["matched"] - cell, random - cell, clusters)
     return replace(
         plain,
-        matched=stats.paired_shift(matched, cell, clusters=clusters),
+        matched=shift_by("matched"),
         random=tuple((random - cell).mean(axis=1).tolist()),
         excess=excess,
         p=p,
     )
+
+
+def neuron_sets(
+    profiles: Sequence[Profile], cutoff: float, draws: int, seed: int
+) -> dict[str, NeuronSet]:
+    """Name the sets of neurons to patch.
+
+    Args:
+        profiles: Of one kind.
+        cutoff: Share of safety neurons.
+        draws: Random sets.
+        seed: Of the draws.
+
+    Returns:
+        All safety neurons (`whole`), all neurons (`everything`) and, where enough safety neurons
+        have a match, those (`matched`) and as many others of their scale (`random 0`, …).
+    """
+    sets: dict[str, NeuronSet] = {
+        "whole": {each.point: np.flatnonzero(each.safety(cutoff)) for each in profiles},
+        "everything": {each.point: None for each in profiles},
+    }
+    matched = {each.point: each.matched(cutoff) for each in profiles}
+    found = sum(len(each.safety) for each in matched.values())
+    unmatched = sum(len(each.unmatched) for each in matched.values())
+    if found < MIN_MATCHED * (found + unmatched):
+        return sets
+    sets["matched"] = {point: each.safety for point, each in matched.items()}
+    drawn = {
+        point: draw_controls(each, draws, seed + k)
+        for k, (point, each) in enumerate(matched.items())
+    }
+    for k in range(draws):
+        sets[f"random {k}"] = {point: dims[k] for point, dims in drawn.items()}
+    return sets
+
+
+class _Patches:
+    """Refusal log-odds under patches, batch by batch.
+
+    Patched are the last tokens of a prompt, from the first of the probe's layers on. So a batch is
+    read once, and each set of neurons begins there; memory holds one batch.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        prompts: EncodedPrompts,
+        baseline: Observation,
+        profiles: Sequence[Profile],
+        positions: tuple[int, ...],
+        refusal_tokens: Sequence[int],
+    ) -> None:
+        self._checkpoint, self._prompts, self._profiles = checkpoint, prompts, profiles
+        self._positions, self._tokens = positions, list(map(int, refusal_tokens))
+        # in the cell's units: AWQ divides a neuron by its gain
+        self._values = {
+            each.point: (baseline.values(ERRORS, each.point, positions) / each.gain).astype(
+                np.float32
+            )
+            for each in profiles
+        }
+        everywhere = self._patches({each.point: None for each in profiles}, [0])
+        self._layer = first_block(checkpoint, everywhere)
+
+    def log_odds(
+        self,
+        sets: Mapping[str, NeuronSet],
+        settings: Sequence[float],
+        batch_size: int,
+        partial: PartialResults,
+        progress: Progress,
+    ) -> dict[str, FloatArray]:
+        """Log-odds in nats by set, shape (prompt,), and of the cell `AS_IT_IS`."""
+        batches = groups(length_sorted([len(ids) for ids in self._prompts.ids]), batch_size)
+        odds: dict[str, FloatArray] = {
+            name: np.empty(len(self._prompts)) for name in (AS_IT_IS, *sets)
+        }
+        for k, rows in enumerate(batches):
+            chosen = list(rows)
+            read = self._reader(rows)
+            as_it_is = odds[AS_IT_IS][chosen] = read({})
+            unfinished = partial.open(
+                f"patching-{self._profiles[0].kind}-{k}",
+                self._checkpoint,
+                as_it_is,
+                *(each[chosen] for each in self._values.values()),
+                *(array for each in self._profiles for array in each.arrays().values()),
+                [self._tokens, *settings],
+            )
+            for done, (name, neurons) in enumerate(sets.items(), k * len(sets)):
+                progress(done, len(batches) * len(sets))
+                odds[name][chosen] = unfinished.get(name, read, neurons)
+        return odds
+
+    def _reader(self, rows: Sequence[int]) -> Callable[[NeuronSet], FloatArray]:
+        """What gives the log-odds of some prompts; called without neurons first."""
+        restart = Restart(self._checkpoint, [self._layer], len(self._positions))
+        prompts = self._prompts.select(rows)
+
+        def read(neurons: NeuronSet) -> FloatArray:
+            logits = next_token_logits(
+                self._checkpoint,
+                prompts,
+                batch_size=len(rows),
+                interventions=self._patches(neurons, rows),
+                restart=restart,
+            )
+            return refusal_log_odds(logits.double().numpy(), self._tokens)
+
+        return read
+
+    def _patches(self, neurons: NeuronSet, rows: Sequence[int]) -> list[Patch]:
+        found = []
+        for point, dims in neurons.items():
+            if dims is not None and not len(dims):
+                continue
+            values = self._values[point][list(rows)]
+            chosen = values if dims is None else np.ascontiguousarray(values[..., dims])
+            found.append(
+                Patch(
+                    point,
+                    torch.from_numpy(chosen),
+                    self._positions,
+                    None if dims is None else tuple(dims.tolist()),
+                )
+            )
+        return found

@@ -18,7 +18,7 @@ from mechprobe.probes.counting import counting
 if TYPE_CHECKING:
     from mechprobe.models.checkpoint import Checkpoint
 
-_SCHEMA = 1
+_SCHEMA = 2
 """Raised when the same inputs give other numbers."""
 
 
@@ -28,7 +28,7 @@ class PartialResults:
     def __init__(self, folder: Path | None = None) -> None:
         """Read nothing yet; without a folder, nothing is kept."""
         self._folder = folder
-        self.reused_tokens = 0
+        self.reused_tokens = 0.0
         """Through the model in an earlier process, for the rows that were reused since."""
 
     def open(self, name: str, checkpoint: Checkpoint, *inputs: Any) -> PartialRows:
@@ -53,7 +53,7 @@ class PartialResults:
         """Remove everything: the work is done and its results are written."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self.reused_tokens = 0
+        self.reused_tokens = 0.0
 
 
 class PartialRows:

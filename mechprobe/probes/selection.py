@@ -23,8 +23,9 @@ INDUCE_THRESHOLD = 0.0
 KEPT_DEPTH = 0.8
 """Layers from `int(KEPT_DEPTH * n_layers)` on are too close to the output to say anything."""
 COLUMNS = ("position", "layer", "bypass", "induce", "kl")
-REASONS = ("nan", "layer", "kl", "induce")
-"""The filters in the order in which they are applied; a candidate is dropped by its first."""
+REASONS = ("nan", "layer", "kl", "induce", "bypass")
+"""The filters in the order in which they are applied; a candidate is dropped by its first. The last
+one is not to have the lowest bypass for certain, before all of it is known."""
 
 
 class NoCandidateError(MechprobeError):
@@ -67,8 +68,9 @@ def select_direction(
     positions from -n to -1 outside, layers from the first inside, whatever the order of the rows.
 
     Args:
-        scores: One row per candidate; columns position, layer, bypass, induce, kl (others are
-            kept in the table and not looked at).
+        scores: One row per candidate; columns position, layer, bypass, induce, kl. One that is out
+            before its scores are known has one of `REASONS` in a column `out`, '' the others. Other
+            columns are kept in the table and not looked at.
         n_layers: Of the model.
         kl_threshold: In nats.
         induce_threshold: In nats.
@@ -84,12 +86,14 @@ def select_direction(
         table[name].to_numpy(np.float64, na_value=np.nan)
         for name in ("layer", "bypass", "induce", "kl")
     )
+    out = table.pop("out").to_numpy(str) if "out" in table else np.full(len(table), "")
     table["dropped"] = np.select(
         [
-            np.isnan(bypass) | np.isnan(induce) | np.isnan(kl),
-            layer >= int(KEPT_DEPTH * n_layers),
-            kl > kl_threshold,
-            induce < induce_threshold,
+            (np.isnan(bypass) | np.isnan(induce) | np.isnan(kl)) & (out == ""),
+            (layer >= int(KEPT_DEPTH * n_layers)) | (out == "layer"),
+            (kl > kl_threshold) | (out == "kl"),
+            (induce < induce_threshold) | (out == "induce"),
+            out == "bypass",
         ],
         list(REASONS),
         default="",

@@ -113,16 +113,19 @@ def test_all_positions_begin_with_padding_and_share_nothing(tiny, prompts):
             torch.testing.assert_close(got, want[index], rtol=1e-5, atol=1e-5)
 
 
-def test_a_patch_finds_its_prompts_and_shares_no_prefix(tiny, prompts):
+def test_a_patch_finds_its_prompts_and_is_no_part_of_their_prefix(tiny, prompts):
     checkpoint = tiny("qwen3")
-    values = torch.randn(6, 1, 64, generator=torch.Generator().manual_seed(2))
-    patch = Patch("blocks.1.hook_resid_pre", values)
+    values = torch.randn(6, 2, 64, generator=torch.Generator().manual_seed(2))
+    patch = Patch("blocks.1.hook_resid_pre", values, (-3, -1))
     name = "blocks.1.hook_resid_mid"
-    note = "prefix not shared: a patch counts positions from the end"
-    assert sharing_for(checkpoint, prompts, (-1,), [patch]) == Sharing(0, note)
+    assert sharing_for(checkpoint, prompts, (-1,)).tokens > 0
+    shared = sharing_for(checkpoint, prompts, (-1,), [patch]).tokens
+    assert shared == sharing_for(checkpoint, prompts, (-3,)).tokens
     got, _ = gathered(stream(checkpoint, prompts, name, batch_size=2, interventions=[patch]), 6)
+    apart = stream(checkpoint, prompts, name, share_prefix=False, interventions=[patch])
+    torch.testing.assert_close(got, gathered(apart, 6)[0], rtol=1e-5, atol=1e-5)
     with applied(checkpoint, [patch]):
-        assert sharing_for(checkpoint, prompts, (-1,)).note == note
+        assert sharing_for(checkpoint, prompts, (-1,)).tokens == shared
         outer, _ = gathered(stream(checkpoint, prompts, name, batch_size=4), 6)
     torch.testing.assert_close(got, outer, rtol=1e-5, atol=1e-5)
     plain, _ = gathered(stream(checkpoint, prompts, "blocks.1.hook_attn_out"), 6)
@@ -130,7 +133,7 @@ def test_a_patch_finds_its_prompts_and_shares_no_prefix(tiny, prompts):
         stream(checkpoint, prompts, "blocks.1.hook_attn_out", interventions=[patch]), 6
     )
     added = patched["blocks.1.hook_attn_out"]
-    torch.testing.assert_close(got[name], values + added, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got[name], values[:, 1:] + added, rtol=1e-5, atol=1e-5)
     assert float((added - plain["blocks.1.hook_attn_out"]).abs().max()) > 1e-2
 
 

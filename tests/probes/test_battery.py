@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from scipy.special import rel_entr, softmax
 
+from mechprobe.activations.batching import groups, length_sorted
 from mechprobe.models.load import load_checkpoint
 from mechprobe.models.quantize import quantize
 from mechprobe.models.rendering import encode
@@ -208,14 +209,20 @@ def test_tokens_are_counted_by_purpose(setup, baseline, cell):
     }
     scores = baseline[1]["refusal_direction"].scores
     assert made["interventional, selection"] == scores.forward_tokens
-    # a patched pass shares no prefix: each prompt in full, once per set of neurons
-    ids = setup.prompts["evaluate/harmful"].ids
-    shared = setup.prompts["evaluate/harmful"].common_prefix()
-    plain = shared + sum(len(row) - shared for row in ids)
-    parts = cell[1]["safety_neurons"].patching
-    patched = sum(2 if part.excess is None else 3 + len(part.random) for part in parts)
-    expected = len(parts) * plain + patched * sum(map(len, ids))
-    assert cell[0].forward_tokens["interventional, patching"] == expected
+    # each batch is read once; a set of neurons runs the patched tokens from its first layer on
+    prompts = setup.prompts["evaluate/harmful"]
+    plain = 0
+    for rows in groups(length_sorted([len(ids) for ids in prompts.ids]), 16):
+        batch = prompts.select(rows)
+        shared = batch.common_prefix()
+        plain += shared + sum(len(ids) - shared for ids in batch.ids)
+    layers, expected = cell[0].observation.facts.n_layers, 0.0
+    for part in cell[1]["safety_neurons"].patching:
+        sets = 2 if part.excess is None else 3 + len(part.random)
+        first = part.layers[0] + (part.kind == "residual")
+        ends = len(prompts) * prompts.post_instruction
+        expected += plain + sets * ends * (1 - first / layers)
+    assert cell[0].forward_tokens["interventional, patching"] == round(expected)
 
 
 def test_a_baseline_beside_itself_has_lost_nothing(organism, setup, baseline, tmp_path):

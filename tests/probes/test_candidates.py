@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -13,7 +14,7 @@ from mechprobe.models.load import load_checkpoint
 from mechprobe.models.rendering import encode
 from mechprobe.organisms.lexicon import NAMES, THINGS, TOWNS
 from mechprobe.probes import refusal_direction as probe
-from mechprobe.probes.candidates import join, kl
+from mechprobe.probes.candidate_passes import join, kl
 from mechprobe.probes.counting import counting
 from mechprobe.probes.fitting import Kept
 from mechprobe.probes.observation import observe
@@ -161,7 +162,7 @@ def test_selection_picks_the_planted_place(scores):
 def test_scores_are_those_of_forward_hooks_written_by_hand(planted, prompts, fitted, scores):
     """Arditi's hooks, on one prompt at a time, without anything of ours in between."""
     model = planted[0].module
-    raw = torch.from_numpy(fitted.at(-1, 3)).double().float()
+    raw = torch.from_numpy(fitted.at(-1, PLANTED)).double().float()
     unit = raw / raw.norm()
 
     def run(ids, hooks):
@@ -186,7 +187,7 @@ def test_scores_are_those_of_forward_hooks_written_by_hand(planted, prompts, fit
         ]
 
     def add(index, block):
-        if index != 3:
+        if index != PLANTED:
             return []
         return [block.register_forward_pre_hook(lambda m, args: (args[0] + raw, *args[1:]))]
 
@@ -195,7 +196,7 @@ def test_scores_are_those_of_forward_hooks_written_by_hand(planted, prompts, fit
         return float(torch.log(p + 1e-8) - torch.log(1 - p + 1e-8))
 
     bad, good = prompts["select/harmful"], prompts["select/harmless"]
-    row = scores.table.query("position == -1 and layer == 3").iloc[0]
+    row = scores.table.query(f"position == -1 and layer == {PLANTED}").iloc[0]
     assert row["bypass"] == pytest.approx(np.mean([odds(run(i, ablate)) for i in bad]), abs=1e-4)
     assert row["induce"] == pytest.approx(np.mean([odds(run(i, add)) for i in good]), abs=1e-4)
     total = 0.0
@@ -223,19 +224,45 @@ def test_a_candidate_without_length_is_no_intervention(scores):
     assert (rows["kl"] == 0).all()
 
 
-def test_forward_tokens_are_counted(planted, prompts, fitted, scores):
+def every_score(planted, prompts, fitted):
+    """Every candidate on every prompt, in passes that begin at the first block."""
     bad, good = prompts["select/harmful"], prompts["select/harmless"]
-    both = [*bad.ids, *good.ids]
+    base = next_token_logits(planted[0], good).double().numpy()
+    for position in fitted.positions:
+        for layer in range(LAYERS):
+            raw = torch.from_numpy(fitted.at(position, layer))
+            if not raw.any():
+                continue
+            remove, add = [Ablate(raw)], [Add(raw, layer=layer)]
+            ablated = next_token_logits(planted[0], good, interventions=remove).double().numpy()
+            yield (
+                position,
+                layer,
+                log_odds(planted, bad, remove).mean(),
+                log_odds(planted, good, add).mean(),
+                kl(base, ablated).mean(),
+            )
 
-    def tokens(rows):
-        shared = min(
-            next(i for i in range(99) if len({row[i] for row in rows}) > 1), min(map(len, rows)) - 1
-        )
-        return shared + sum(len(row) - shared for row in rows)
 
-    run = int((np.linalg.norm(fitted.vectors, axis=-1) > 0).sum())
-    assert run == 3 * (LAYERS - 1)
-    assert scores.forward_tokens == (run + 1) * tokens(both) + run * tokens(list(good.ids))
+def test_choice_and_numbers_are_those_of_every_candidate_on_every_prompt(
+    planted, prompts, fitted, scores
+):
+    with counting(planted[0]) as count:
+        rows = list(every_score(planted, prompts, fitted))
+    assert len(rows) == 3 * (LAYERS - 1)
+    full = pd.DataFrame(rows, columns=["position", "layer", "bypass", "induce", "kl"])
+    want = probe.select_direction(full, LAYERS)
+    assert scores.place == (want.position, want.layer)
+    table = scores.table.merge(full, on=["position", "layer"], suffixes=("", " of all"))
+    for name in ("bypass", "induce", "kl"):
+        known = table[table[name].notna()]
+        assert len(known)
+        np.testing.assert_allclose(known[name], known[f"{name} of all"], rtol=0, atol=1e-6)
+    out = table["dropped"]
+    assert (table[out == "kl"]["kl of all"] > 0.1).all()
+    assert (table[out == "induce"]["induce of all"] < 0).all()
+    assert (table[out == "bypass"]["bypass of all"] > want.bypass).all()
+    assert scores.forward_tokens < 0.4 * count.tokens
 
 
 def test_an_ended_selection_goes_on_where_it_was(planted, prompts, fitted, scores, tmp_path):
@@ -246,7 +273,7 @@ def test_an_ended_selection_goes_on_where_it_was(planted, prompts, fitted, score
         )  # fmt: skip
 
     def end(done, total):
-        if done == total - 4:
+        if done == total // 2 + 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
