@@ -1,11 +1,11 @@
-"""What the four probes cost: one observational pass against four, and memory beside the model.
+"""What the four probes cost: one observational pass against four, interventions, and memory.
 
 One run. Tokens and time: every prompt set through a random-weight model once for all probes,
 against once for each probe that asks for it, each with its own needs; the sides take turns, and
 the ratio of times is the median over rounds of the ratio within the round, of wall time and of the
-process's CPU time. Memory: a process of its own loads a model of `--megabytes` and then a cell of
-the same size from files, runs the whole battery on both, and reports how far its resident memory
-rose above what its imports take.
+process's CPU time. Interventions, on the same model: see `interventions.py`. Memory: a process of
+its own loads a model of `--megabytes` and then a cell of the same size from files, runs the whole
+battery on both, and reports how far its resident memory rose above what its imports take.
 
     python benchmarks/probes.py [--json] [--rounds 3] [--megabytes 1000] [--stored float16]
 """
@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import interventions
 import torch
 import transformers
 from rich.console import Console
@@ -42,7 +43,11 @@ from mechprobe.probes.folder import ProbeFolder
 from mechprobe.probes.observation import observe
 from mechprobe.probes.refusal_tokens import RefusalTokens
 
-BUDGETS = {"forward_tokens_over_separate": 0.4, "memory_over_model": 1.3}
+BUDGETS = {
+    "forward_tokens_over_separate": 0.4,
+    "memory_over_model": 1.3,
+    **interventions.BUDGETS,
+}
 STUDY = {"fit": 128, "select": 32, "evaluate": 100}
 """Prompts of each label, as Arditi et al. split them and the study evaluates."""
 FEW = {"fit": 16, "select": 8, "evaluate": 8}
@@ -129,19 +134,44 @@ def teach_refusal(model: Any, prompts: dict[str, EncodedPrompts]) -> None:
     model.lm_head.weight[REFUSAL] = (across + level).float()
 
 
-def compare_passes(args: argparse.Namespace, console: Console) -> dict[str, float]:
-    """Tokens and wall time of one pass over those of four, on one cell."""
-    model = random_llama(args.width, args.layers, args.vocabulary)
-    checkpoint = Checkpoint(
+def wrap(model: Any, vocabulary: int, digest: str = "0" * 64) -> Checkpoint:
+    """A model in memory as loading would return it."""
+    return Checkpoint(
         source="random Llama",
         path=Path(),
         quant=QuantInfo("FP32", "none"),
         kernel="dense",
-        tokenizer=word_tokenizer(args.vocabulary),
-        digest="0" * 64,
+        tokenizer=word_tokenizer(vocabulary),
+        digest=digest,
         module=model,
         architecture=architecture_for(model),
     )
+
+
+def disturb(model: Any) -> None:
+    """Put every weight a little off, as quantization does."""
+    for weight in model.parameters():
+        weight += 0.02 * weight.std() * torch.randn_like(weight)
+
+
+def compare_interventions(args: argparse.Namespace) -> dict[str, float]:
+    """Selection and patching over every pass of every prompt, see `interventions.py`."""
+    model = random_llama(args.width, args.layers, args.vocabulary)
+    prompts = make_prompts(FEW | {"select": 32, "evaluate": 48}, args.vocabulary)
+    teach_refusal(model, make_prompts(STUDY, args.vocabulary))
+
+    def cell() -> Checkpoint:
+        disturb(model)
+        return wrap(model, args.vocabulary, "1" * 64)
+
+    given = RefusalTokens((REFUSAL,), (f"w{REFUSAL}",), "given")
+    setup = battery.Setup(prompts, tokens=given)
+    return interventions.compare(lambda: wrap(model, args.vocabulary), cell, setup)
+
+
+def compare_passes(args: argparse.Namespace, console: Console) -> dict[str, float]:
+    """Tokens and wall time of one pass over those of four, on one cell."""
+    checkpoint = wrap(random_llama(args.width, args.layers, args.vocabulary), args.vocabulary)
     prompts = make_prompts(STUDY, args.vocabulary)
     whole = battery.Setup(prompts)
     setups = {"one": [whole], "four": [replace(whole, probes=(p,)) for p in battery.PROBES]}
@@ -187,9 +217,7 @@ def save_models(args: argparse.Namespace, folder: Path) -> None:
     for name in ("baseline", "cell"):
         model.to(getattr(torch, args.stored)).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-        model.float()
-        for weight in model.parameters():
-            weight += 0.02 * weight.std() * torch.randn_like(weight)
+        disturb(model.float())
 
 
 def memory(args: argparse.Namespace) -> dict[str, float]:
@@ -300,7 +328,7 @@ def main() -> None:
     if args.battery:
         run_battery(args.battery, args.verbose)
         return
-    found = compare_passes(args, Console(stderr=True))
+    found = compare_passes(args, Console(stderr=True)) | compare_interventions(args)
     size = 0.0
     if not args.no_memory:
         found |= memory(args)

@@ -25,7 +25,7 @@ from mechprobe.progress import Progress, silent
 FloatArray = NDArray[np.float64]
 
 SCORES = ("kl", "induce", "bypass")
-FIRST = 8
+FIRST = 4
 """Prompts by which it is guessed how many more would take a candidate out."""
 SLACK = 1e-6
 """Nats. A floor must be beyond a limit by more, since sums in float32 depend on their order."""
