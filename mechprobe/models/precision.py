@@ -130,7 +130,10 @@ def check_expected(info: QuantInfo, expect: str | None, what: str) -> None:
         return
     bits = bits_of_mix(expect) if info.method == "gguf" else None
     if bits is None or not info.precision.startswith(f"{bits}_"):
+        names = {expect, info.precision} == {"F16", "FP16"}
         raise PrecisionError(
             f"{what}: {expect} was asked for, the tensors are {info.precision} "
             f"({info.bits_per_weight:.2f} bits per weight)"
+            + "; F16 is a GGUF file, FP16 a folder"
+            * names
         )

@@ -75,6 +75,7 @@ def test_another_precision_was_asked_for(plain, packed_gptq):
     refused(
         plain(), PrecisionError, "AWQ-INT4 was asked for, the tensors are FP16", expect="AWQ-INT4"
     )
+    refused(plain(), PrecisionError, "F16 is a GGUF file, FP16 a folder", expect="F16")
     refused(packed_gptq, PrecisionError, "AWQ-INT4 was asked for", expect="AWQ-INT4")
     assert load_checkpoint(packed_gptq, expect="gptq-int4").quant.precision == "GPTQ-INT4"
 
