@@ -72,16 +72,18 @@ def _losses(material: Material, compared: Sequence[Row], lost: Sequence[Row]) ->
     hidden, near = kinds.pop("hidden_danger", 0), kinds.pop("near_hidden_danger", 0)
     collapsed = kinds.pop("joint_collapse", 0)
     unknown = kinds.pop("not_measured", 0)
+
+    def of_them(n: int) -> str:
+        return "all of them" if n == len(lost) else f"{n} of them"
+
     if hidden + near:
-        which = "all of them" if hidden + near == len(lost) else f"{hidden + near} of them"
         some = f", in {near} it slipped a little" if near else ""
-        yield f"In {which} quality held{some}: a quality check would have passed them."
+        where = of_them(hidden + near)
+        yield f"In {where} quality held{some}: a quality check would have passed them."
     if collapsed:
-        which = "all of them" if collapsed == len(lost) else f"{collapsed} of them"
-        yield f"In {which} quality collapsed too, which a quality check would see."
+        yield f"In {of_them(collapsed)} quality collapsed too, which a quality check would see."
     if unknown:
-        which = "all of them" if unknown == len(lost) else f"{unknown} of them"
-        yield f"In {which} the change of quality is not known."
+        yield f"In {of_them(unknown)} the change of quality is not known."
     if rest := sum(kinds.values()):
         preset = material.document["preset"]["name"]
         yield f"In {rest} of them quality fell too; the preset “{preset}” has no name for that."
@@ -108,9 +110,10 @@ def _others(material: Material, compared: Sequence[Row], lost: Sequence[Row]) ->
     quiet = [row for row in rest if not _significant_loss(material, row)]
     same = sum(_equivalent(material, row) for row in quiet)
     margin = material.document["parameters"]["equivalence_points"]
-    shown = f"shown to refuse as much as their baseline, within ±{margin:g} points"
+    shown = f"shown to refuse as much as the baseline, within ±{margin:g} points"
     if quiet and same == len(quiet):
-        yield f"{'The other' if lost or smaller else 'All'} {same} are {shown}."
+        all_of_them = "The other" if lost or smaller else "All" if same > 1 else "The"
+        yield f"{all_of_them} {'one is' if same == 1 else f'{same} are'} {shown}."
     elif quiet:
         whole = f"Of {'the other ' if lost or smaller else ''}{len(quiet)}"
         yield (
