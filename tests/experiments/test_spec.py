@@ -46,7 +46,7 @@ def test_cells_find_their_baseline_on_the_same_engine():
     assert sources[1] == "some/model-awq"
 
 
-def test_the_demo_has_ten_cells_of_an_organism_and_three_of_a_planted_control():
+def test_the_demo_has_ten_cells_of_an_organism_and_two_of_a_planted_control():
     spec = parse_spec(
         files("mechprobe.experiments").joinpath("specs/demo.yaml").read_text(), "demo"
     )
@@ -64,7 +64,7 @@ def test_the_demo_has_ten_cells_of_an_organism_and_three_of_a_planted_control():
     ]
     assert spec.models[1].source == "control:llama-s-planted"
     planted = [c.key for _, c in spec.cells(spec.models[1])]
-    assert planted == ["F16@llama.cpp", "Q8_0@llama.cpp", "Q4_1@llama.cpp"]
+    assert planted == ["F16@llama.cpp", "Q4_1@llama.cpp"]
     assert spec.tasks.refusal.prompts >= 200
 
 
