@@ -8,6 +8,7 @@ import torch
 from mechprobe.activations import Ablate, Add, Patch, applied, next_token_logits, prompt_rows
 from mechprobe.activations.points import hook_names
 from mechprobe.activations.restart import Restart, first_block, share_run
+from mechprobe.activations.streaming import stream
 from mechprobe.probes.counting import counting
 
 SHARED, DEPTH = 9, 2
@@ -48,9 +49,12 @@ def patches(checkpoint):
     return found
 
 
-@pytest.mark.parametrize("window", [6, 64])
-def test_patched_ends_equal_whole_passes(arch, fresh, prompts, window):
-    checkpoint = fresh(arch, **({"sliding_window": window} if arch in WIDE else {}))
+def test_patched_ends_equal_whole_passes(arch, fresh, prompts):
+    for changes in ({"sliding_window": 6}, {"sliding_window": 64}) if arch in WIDE else ({},):
+        check_patched_ends(fresh(arch, **changes), prompts, blocks=3 if arch == "gemma4" else 2)
+
+
+def check_patched_ends(checkpoint, prompts, blocks):
     sets = patches(checkpoint)
     first = min(first_block(checkpoint, each) for each in sets)
     restart = Restart(checkpoint, [first], DEPTH)
@@ -65,7 +69,6 @@ def test_patched_ends_equal_whole_passes(arch, fresh, prompts, window):
         want = alone(checkpoint, prompts, each)
         torch.testing.assert_close(found, want, **CLOSE)
         moved.append(float((want - plain).abs().max()))
-        blocks = 3 if arch == "gemma4" else 2
         assert count.tokens == pytest.approx(len(prompts) * DEPTH * blocks / 3)
     assert max(moved) > 0.01
     assert share_run(checkpoint) == 1
@@ -90,3 +93,33 @@ def test_an_addition_begins_at_its_block(arch, fresh, prompts):
     remove = [Ablate(random(64))]
     found = next_token_logits(checkpoint, prompts, restart=restart, interventions=remove)
     torch.testing.assert_close(found, alone(checkpoint, prompts, remove), **CLOSE)
+
+
+@pytest.mark.parametrize("limit", [0, 4000])
+def test_beyond_its_limit_nothing_is_kept_and_passes_run_whole(tiny, prompts, limit):
+    checkpoint = tiny("llama")
+    add, patch = [Add(random(64), layer=2)], patches(checkpoint)[0]
+    tokens = sum(len(ids) - SHARED for ids in prompts.ids) + SHARED
+    for depth, intervention in ((None, add), (DEPTH, patch)):
+        restart = Restart(checkpoint, [2], depth, limit=limit)
+        next_token_logits(checkpoint, prompts, batch_size=2, restart=restart)
+        with counting(checkpoint) as count:
+            found = next_token_logits(
+                checkpoint, prompts, batch_size=2, restart=restart, interventions=intervention
+            )
+        torch.testing.assert_close(found, alone(checkpoint, prompts, intervention), **CLOSE)
+        assert count.tokens == tokens
+
+
+def test_only_named_prompts_are_kept(tiny, prompts):
+    checkpoint, add = tiny("llama"), [Add(random(64), layer=2)]
+    restart = Restart(checkpoint, [2], rows=[1, 4])
+    next_token_logits(checkpoint, prompts, restart=restart)
+    given = stream(
+        checkpoint, prompts, (), logits=True, interventions=add, batches=[[4, 1]], restart=restart
+    )
+    want = alone(checkpoint, prompts, add)
+    with counting(checkpoint) as count:
+        for found in given:
+            torch.testing.assert_close(found.logits, want[[4, 1]], **CLOSE)
+    assert count.tokens == pytest.approx((SHARED + 3 + 11) / 3)

@@ -1,5 +1,6 @@
 """The race of candidates against the rule on every score of every prompt."""
 
+import json
 import math
 
 import numpy as np
@@ -39,15 +40,18 @@ def whole(scores):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def raced(scores, n):
-    """The table of a race over the same scores, and the passes over a prompt that it took."""
+def raced(scores, n, layers=LAYERS):
+    """The table of a race over the same scores, and the passes that it took.
+
+    A pass is one prompt through all blocks.
+    """
     candidates = [
         Candidate(
             position,
             layer,
             {
                 "kl": PartialMean(np.full(n, -0.01), 0.0),
-                "induce": PartialMean(np.full(n, LOW), 3.0, 1 - layer / LAYERS),
+                "induce": PartialMean(np.full(n, LOW), 3.0, 1 - layer / layers),
                 "bypass": PartialMean(np.full(n, LOW), 3.0),
             },
         )
@@ -63,7 +67,8 @@ def raced(scores, n):
     race(candidates, run)
     met = [(id(c), score, row) for c, score, rows in passes for row in rows.tolist()]
     assert len(set(met)) == len(met)  # no prompt meets a candidate twice
-    return pd.DataFrame([each.row for each in candidates], columns=[*COLUMNS, "out"]), len(met)
+    cost = sum(len(rows) * c.scores[score].share for c, score, rows in passes)
+    return pd.DataFrame([each.row for each in candidates], columns=[*COLUMNS, "out"]), cost
 
 
 @settings(max_examples=60, deadline=None)
@@ -120,3 +125,41 @@ def test_the_bounds_hold_for_any_logits():
     for ids in ([0], [1, 2], list(range(50))):
         odds = refusal_log_odds(base, ids)
         assert odds.min() >= LOW - SLACK and odds.max() <= -LOW + SLACK
+
+
+def spread(mean, low, high, deviation, rng, n=32):
+    """Values of `n` prompts between two bounds, with this mean."""
+    mean = min(max(mean, low), high)  # published in float32
+    noise = rng.uniform(-1, 1, n)
+    noise -= noise.mean()
+    return mean + min(deviation, (mean - low) / 2, (high - mean) / 2) * noise
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("deviation", [0.0, 2.0, 6.0])
+def test_the_published_tables_give_the_published_choice_at_a_quarter(reference_files, deviation):
+    """Means of each candidate as Arditi et al. published them, spread over prompts."""
+    runs = sorted(reference_files.glob("refusal_direction/pipeline/runs/*"))
+    if not runs:
+        pytest.skip("no pipeline/runs of andyrdt/refusal_direction (CONTRIBUTING.md)")
+    for run in runs:
+        rows = json.loads((run / "select_direction/direction_evaluations.json").read_text())
+        layers = 1 + max(row["layer"] for row in rows)
+        rng = np.random.default_rng(0)
+        scores = {
+            (row["position"], row["layer"]): (
+                spread(row["refusal_score"], LOW, -LOW, deviation, rng),
+                spread(row["steering_score"], LOW, -LOW, deviation, rng),
+                spread(row["kl_div_score"], 0, 30, min(deviation, 0.5) * row["kl_div_score"], rng),
+            )
+            for row in rows
+        }
+        kept = {place: each for place, each in scores.items() if place[1] < int(0.8 * layers)}
+        table, passes = raced(kept, 32, layers)
+        found = select_direction(table, layers)
+        chosen = json.loads((run / "direction_metadata.json").read_text())
+        assert (found.position, found.layer) == (chosen["pos"], chosen["layer"])
+        want = select_direction(whole(scores), layers)
+        assert found.bypass == pytest.approx(want.bypass, abs=1e-9)
+        assert passes < 0.25 * 3 * 32 * len(scores)
+        print(run.name, passes / (3 * 32 * len(scores)))

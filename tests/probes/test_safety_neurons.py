@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.stats import ttest_1samp
 
+from mechprobe.activations import Patch, applied, prompt_rows
 from mechprobe.errors import ParityError, SpecError, StoreError
 from mechprobe.models.load import load_checkpoint
 from mechprobe.models.rendering import encode
@@ -22,6 +23,7 @@ from mechprobe.probes.neuron_errors import (
     rows_of_error,
     study_layers,
 )
+from mechprobe.probes.neuron_patching import neuron_sets, patch_back
 from mechprobe.probes.neuron_weights import factors, save_weights, weight_errors
 from mechprobe.probes.observation import observe
 from mechprobe.probes.refusal_tokens import refusal_log_odds
@@ -263,6 +265,39 @@ def test_the_baselines_stream_put_back_everywhere_is_the_baseline(
     between = np.std(stream.random, ddof=1) * np.sqrt(1 + 1 / 3)
     assert 0 < between < (excess.high - excess.low) / 2
     assert (stream.p < 0.05) == (excess.low > 0 or excess.high < 0)
+
+
+@pytest.mark.parametrize("kind", ["residual", "mlp"])
+def test_patched_numbers_are_those_of_whole_passes_of_one_prompt(
+    base, cell, prompts, seen, result, kind
+):
+    profiles, found = result.of_kind(kind), prompts[ERRORS]
+    part = patch_back(cell, found, seen, profiles, TOKENS, draws=2, batch_size=8)
+    positions = range(-found.post_instruction, 0)
+    values = {
+        each.point: torch.tensor(seen.values(ERRORS, each.point, positions) / each.gain).float()
+        for each in profiles
+    }
+
+    def odds(neurons):
+        logits = []
+        patches = [
+            Patch(point, values[point][..., slice(None) if dims is None else dims], positions,
+                  None if dims is None else dims.tolist())
+            for point, dims in neurons.items()
+        ]  # fmt: skip
+        for row, ids in enumerate(found.ids):
+            with applied(cell, patches), prompt_rows(cell, [row]), torch.no_grad():
+                logits.append(cell.module(torch.tensor([ids]), use_cache=False).logits[0, -1])
+        return refusal_log_odds(torch.stack(logits).double().numpy(), TOKENS)
+
+    sets, plain = neuron_sets(profiles, 0.05, 2, 0), odds({}).mean()
+    moved = {name: odds(neurons).mean() - plain for name, neurons in sets.items()}
+    assert max(map(abs, moved.values())) > 0.01
+    assert part.whole.value == pytest.approx(moved["whole"], abs=1e-6)
+    assert part.everything.value == pytest.approx(moved["everything"], abs=1e-6)
+    for k, value in enumerate(part.random):
+        assert value == pytest.approx(moved[f"random {k}"], abs=1e-6)
 
 
 def test_patching_a_model_with_its_own_activations_changes_nothing(base, prompts, seen, result):
