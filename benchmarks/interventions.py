@@ -127,21 +127,22 @@ def every_patch(
 
 
 class Meter:
-    """Forward equivalents and seconds of two sides of a comparison."""
+    """Forward equivalents, seconds and CPU seconds of two sides of a comparison."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
 
     def run(self, side: str, checkpoint: Checkpoint, work: Callable[[], Any]) -> Any:
         """Add a piece of work to a side."""
         gc.collect()
         with counting(checkpoint) as count:
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             found = work()
-            spent = time.perf_counter() - begun
-        self.seconds[side] = self.seconds.get(side, 0.0) + spent
-        self.tokens[side] = self.tokens.get(side, 0.0) + count.tokens
+            spent, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        for table, value in ((self.tokens, count.tokens), (self.seconds, spent), (self.cpu, cpu)):
+            table[side] = table.get(side, 0.0) + value
         return found
 
     def over(self, table: dict[str, float]) -> float:
@@ -172,6 +173,7 @@ def compare_selection(
     return {
         "selection_over_exhaustive": meter.over(meter.tokens),
         "selection_seconds_over_exhaustive": meter.over(meter.seconds),
+        "selection_cpu_over_exhaustive": meter.over(meter.cpu),
         "selection_largest_difference": float(max(apart)),
         "selection_exhaustive_seconds": meter.seconds["exhaustive"],
         "selection_exhaustive_tokens": meter.tokens["exhaustive"],
@@ -204,6 +206,7 @@ def compare_patching(
     return {
         "patching_over_full": meter.over(meter.tokens),
         "patching_seconds_over_full": meter.over(meter.seconds),
+        "patching_cpu_over_full": meter.over(meter.cpu),
         "patching_largest_difference": max(apart),
         "patching_full_seconds": meter.seconds["full"],
         "patching_full_tokens": meter.tokens["full"],
