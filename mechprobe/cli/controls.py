@@ -139,7 +139,7 @@ def _say_power(screen: Screen, found: list[dict[str, Any]], fall: Any) -> None:
 
     sizes = list(found[0]["found"])
     table = Table(box=None, pad_edge=False)
-    table.add_column("control")
+    table.add_column("control", no_wrap=True)
     table.add_column("form")
     for title in ("lost", "target", "complies", "quality", *(f"n={n}" for n in sizes)):
         table.add_column(title, justify="right")

@@ -112,6 +112,18 @@ def test_a_clean_control_answers_as_its_base(cache, monkeypatch, capsys):
         assert_close(weight, base[name].float(), rtol=1e-3, atol=1e-6)
 
 
+def test_a_screen_of_all_prompts_sees_what_is_known(row, cache, capsys):
+    assert main(["controls", "evaluate", "dummy"]) == 2
+    assert "controls build dummy" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        registry.ensure_built(row)
+    registry.ensure_built(row)
+    assert main(["controls", "evaluate", "dummy", "--prompts", "10", "--json"]) == 0
+    (seen,) = json.loads(capsys.readouterr().out)["controls"]
+    assert (seen["loss_points"], seen["target"], seen["found"]) == (50.0, 50.0, {"10": 1.0})
+    assert main(["controls", "evaluate", "dummy", "--prompts", "11"]) == 2
+
+
 def test_mistakes_are_one_line(cache, capsys):
     assert main(["controls", "build", "llama-s-clean-q8"]) == 2
     assert "llama-s-clean-q80" in capsys.readouterr().err
