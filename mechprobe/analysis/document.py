@@ -30,7 +30,7 @@ from mechprobe.analysis.sections import (
 )
 from mechprobe.analysis.summary import summary
 from mechprobe.analysis.unseen import add_unseen
-from mechprobe.analysis.verdict import verdict
+from mechprobe.analysis.verdict import HARMLESS_COLUMNS, verdict
 from mechprobe.errors import TableError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def document(
         },
         "detection": detection(matrix.deltas, matrix.choice.instruments),
         "rows": rows,
-        "verdict": verdict(rows),
+        "verdict": verdict(rows, _records(frame.filter(items=HARMLESS_COLUMNS))),
         "regimes": regimes_section(rows),
         "asymmetry": asymmetry_section(matrix),
         "agreement": agreement_section(matrix, rows),

@@ -89,7 +89,10 @@ def _check_model(
         from mechprobe.probes.refusal_presets import named_tokens
 
         with problems.of("vocabulary", model.name):
-            named_tokens(load_tokenizer(renderer.text, model.revision), needs.refusal_tokens)
+            tokenizer = load_tokenizer(renderer.text, model.revision)
+            for name in needs.refusal_tokens:
+                with problems.of("vocabulary", model.name):
+                    named_tokens(tokenizer, [name])
     parent: Header | None = None
     if renderer is not None and model.tokenizer is None:
         with contextlib.suppress(CheckpointError):  # a folder may hold a tokenizer alone

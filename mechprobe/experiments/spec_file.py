@@ -25,7 +25,12 @@ _PACKED = re.compile(r"(AWQ|GPTQ)-(INT[1-8]|MIXED)|W(\d+|mixed)A\d+")
 _MADE = {"awq": "AWQ-INT4", "gptq": "GPTQ-INT4", "gptq-int8": "GPTQ-INT8"}
 """What a quantizer makes, where its name does not say it."""
 _Kind = TypeVar("_Kind", bound=BaseModel)
-_SAID = {"extra_forbidden": "unknown field", "missing": "this field is missing"}
+_SAID = {
+    "extra_forbidden": "unknown field",
+    "missing": "this field is missing",
+    "tuple_type": "must be a list",
+    "too_short": "must not be empty",
+}
 
 
 @dataclass(frozen=True, slots=True)

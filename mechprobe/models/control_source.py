@@ -36,6 +36,7 @@ def control_path(name: str) -> Path:
     ]
     if not built:
         raise CheckpointError(
-            f"control {name} is not built yet; run: mechprobe controls build {name}"
+            f"no control {name} is built here; mechprobe controls list: which there are; "
+            f"mechprobe controls build {name}: build it"
         )
     return max(built, key=lambda folder: (folder / MARKER).stat().st_mtime_ns)

@@ -205,15 +205,15 @@ def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
         ) from error
     except hub.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"{what}: no such folder here, and no such public repository on the hub "
+            f"{what}: no such file or folder here, and no such public repository on the hub "
             "(a private one needs: hf auth login)"
         ) from error
     except hub.RevisionNotFoundError as error:
         raise CheckpointError(f"{what}: the hub has no such revision") from error
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
         raise CheckpointError(
-            f"{what}: no such folder here, not in the cache, and the hub is out of reach or "
-            "switched off (HF_HUB_OFFLINE); name a local folder, or go online once"
+            f"{what}: no such file or folder here, not in the cache, and the hub is out of reach "
+            "or switched off (HF_HUB_OFFLINE); name a local folder, or go online once"
         ) from error
     except hub.EntryNotFoundError as error:
         raise CheckpointError(f"{what}: the repository lacks that file") from error

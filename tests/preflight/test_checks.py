@@ -60,7 +60,7 @@ def test_a_typo_in_a_path(command, tmp_path):
     (tmp_path / "models").mkdir()
     ((check, where, said),) = problems(command, spec(tmp_path, "precision: BF16, source: models/x"))
     assert (check, where) == ("source", "m/BF16@transformers")
-    assert said.startswith("models/x: no such folder here")
+    assert said.startswith("models/x: no such file or folder here")
 
 
 def test_a_truncated_file(command, variant):
@@ -141,10 +141,11 @@ def test_a_vocabulary_of_another_model(command, variant, gguf_file, tmp_path):
 
 def test_refusal_tokens_that_the_vocabulary_lacks(command, tmp_path):
     path = spec(tmp_path, "precision: F16, quantize: F16")
-    named = "[entropy], refusal_tokens: [I, 'id:1024']"
+    named = "[entropy], refusal_tokens: [I, 'id:1024', 'id:x']"
     path.write_text(path.read_text().replace("[entropy]", named))
     assert problems(command, path) == [
-        ("vocabulary", "m", "refusal token 1024: this vocabulary has 1024 tokens")
+        ("vocabulary", "m", "refusal token 1024: this vocabulary has 1024 tokens"),
+        ("vocabulary", "m", "refusal token 'id:x': id:N takes the number of a token"),
     ]
 
 
