@@ -29,7 +29,7 @@ _SAID = {
     "extra_forbidden": "unknown field",
     "missing": "this field is missing",
     "tuple_type": "must be a list",
-    "too_short": "must not be empty",
+    "too_short": "takes at least {min_length}",
 }
 
 
@@ -126,6 +126,8 @@ def _mistake(error: ValidationError, kind: type[BaseModel], lines: Lines) -> Spe
 
 def _said(one: ErrorDetails, kind: type[BaseModel]) -> str:
     said = _SAID.get(one["type"], one["msg"][:1].lower() + one["msg"][1:])
+    if one["type"] == "too_short":
+        said = said.format_map(one["ctx"])
     if one["type"] == "extra_forbidden":
         said += _near(str(one["loc"][-1]), _fields(kind, one["loc"]))
     return said

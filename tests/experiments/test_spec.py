@@ -150,7 +150,7 @@ CELLS = "models[0].cells"
         ("name: small", "name: small: x", "s.yaml, line 2: not YAML (mapping values"),
         (SMALL, "- a\n- b", "s.yaml: a spec is a mapping of fields"),
         (SMALL, "", "s.yaml: a spec is a mapping of fields"),
-        (SMALL, "name: x\nmodels: []", "models: must not be empty"),
+        (SMALL, "name: x\nmodels: []", "models: takes at least 1"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_field(old, new, said):
