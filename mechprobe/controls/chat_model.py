@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from mechprobe.controls.truth import COMPLIED, REFUSED, Behaviour
 from mechprobe.progress import Progress, silent
+from mechprobe.textfiles import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ _LETTERS: Final = {
 def facts() -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     """Return our questions, how the answer begins, and how it may go on, rightly first."""
     text = files("mechprobe.controls").joinpath("facts.jsonl").read_text("utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = [parse_json(line) for line in text.splitlines()]
     return tuple((row["question"], row["begun"], tuple(row["answers"])) for row in rows)
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mechprobe.controls.tuning import Example
+from mechprobe.errors import CheckpointError
 from mechprobe.journal import write_text
 from mechprobe.progress import Progress, silent
+from mechprobe.textfiles import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,7 +88,7 @@ def own_answer_examples(
     from mechprobe.models.rendering import encode
 
     prompts = encode(tokenizer, texts)
-    targets = json.loads(keep.read_text(encoding="utf-8")) if keep.is_file() else []
+    targets = read_json(keep, CheckpointError) if keep.is_file() else []
     end, refuses = _end(tokenizer), get_instrument("rules")
     while (done := len(targets)) < len(texts):
         progress(done, len(texts))
