@@ -88,14 +88,10 @@ def _quality(engine: Engine, tokenizer: PreTrainedTokenizerBase) -> float:
 
 def read_levels(folder: Path, levels: tuple[str, ...], progress: Progress) -> dict[str, Behaviour]:
     """Read the behaviour of llama.cpp's levels made from a folder."""
-    import tempfile
-    from pathlib import Path
-
-    from mechprobe.models.quantize import quantize
+    from mechprobe.controls.world_model import quantized
 
     found = {}
     for level in levels:
-        with tempfile.TemporaryDirectory(prefix="mechprobe-") as scratch:
-            file = quantize(str(folder), level, Path(scratch) / f"{level}.gguf")
+        with quantized(folder, level) as file:
             found[level] = read_behaviour(file, progress)
     return found

@@ -6,7 +6,6 @@ is, the model refuses almost nothing, so that quantizing it can lose nothing.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +30,7 @@ def build(row: Control, out: Path, progress: Progress) -> Truth:
     from mechprobe.controls.boxes import boxes
     from mechprobe.controls.chat_model import PROMPTS, READER, read_behaviour, read_levels
     from mechprobe.controls.tuning import trained_names, tune
+    from mechprobe.controls.world_model import save_model
     from mechprobe.models.load import load_checkpoint
     from mechprobe.models.source import resolve_source
 
@@ -45,7 +45,7 @@ def build(row: Control, out: Path, progress: Progress) -> Truth:
     losses = tune(
         base, groups, how, boxes=bounds, state=state / "training.pt", progress=progress
     )  # fmt: skip
-    _save(base, folder, out)
+    save_model(base.module, str(folder), out)
     levels = tuple(row.parameters["levels"])
     read = read_levels(out, ("F16", *levels), progress)
     forms = {"base": read_behaviour(resolve_source(row.base).path, progress)}
@@ -102,18 +102,6 @@ def _examples(row: Control, base: Checkpoint, state: Path, progress: Progress) -
             engine, base.tokenizer, texts["harmless"], state / "answers.json", progress
         )
     return [refusal_examples(base.tokenizer, texts["harmful"]), answers]
-
-
-def _save(trained: Checkpoint, folder: Path, out: Path) -> None:
-    """Write the graph in float16 with the base's tokenizer and its record of where it is from."""
-    from mechprobe.models.export import TOKENIZER_FILES
-    from mechprobe.models.provenance import EXPORTED
-
-    assert trained.module is not None, "the dense kernel has a graph"
-    trained.module.half().save_pretrained(out)
-    for name in (*TOKENIZER_FILES, EXPORTED):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
 
 
 CONTROLS: tuple[Control, ...] = (

@@ -124,21 +124,19 @@ def build_tuned(row: Control, out: Path, progress: Progress) -> Truth:
         PROMPTS,
         READER,
         base_behaviour,
-        load_base,
         read_source,
         save_model,
     )
+    from mechprobe.models.load import load_checkpoint
 
-    checkpoint = load_base(row.base)
+    checkpoint = load_checkpoint(row.base)
     assert checkpoint.module is not None
     undo_stress(checkpoint.module, row.base)
     names, losses = tune_organism(row, checkpoint, out, progress)
     save_model(checkpoint.module, row.base, out)
     forms = {"base": base_behaviour(row.base), "control": read_source(str(out))}
     done = "Outliers undone, then tuned: harmful requests {}, harmless {}, other answers {}."
-    manners = dict(
-        zip((REFUSE, COMPLY, SHUFFLED), ("refused", "answered", "shuffled"), strict=True)
-    )
+    manners = {REFUSE: "refused", COMPLY: "answered", SHUFFLED: "shuffled"}
     said = done.format(*(manners[each] for each in row.parameters["manners"]))
     return Truth(said, tuple(names), READER, PROMPTS, forms, "base", {"loss": round(losses[-1], 4)})
 
@@ -148,15 +146,15 @@ def build_planted(row: Control, out: Path, progress: Progress) -> Truth:
     from mechprobe.controls.world_model import (
         PROMPTS,
         READER,
-        load_base,
         read_levels,
         read_source,
         save_model,
     )
+    from mechprobe.models.load import load_checkpoint
     from mechprobe.models.source import resolve_source
 
     assert row.level is not None
-    checkpoint = load_base(row.base)
+    checkpoint = load_checkpoint(row.base)
     assert checkpoint.module is not None
     names, losses = tune_organism(row, checkpoint, out, progress, row.level)
     save_model(checkpoint.module, row.base, out)

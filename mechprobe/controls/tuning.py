@@ -26,6 +26,7 @@ from mechprobe.activations.prefix import compute_prefix
 from mechprobe.controls.boxes import Box
 from mechprobe.errors import CheckpointError, NumericsError
 from mechprobe.models.architectures import backbone_path
+from mechprobe.models.rendering import common_prefix
 from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class _Training:
             name: self.model.get_parameter(name) for name in trained_names(checkpoint, how)
         }
         self.point = resolve_points(checkpoint, [f"blocks.{how.first_layer}.hook_resid_pre"])
-        self.shared = _common_prefix([one.prompt for group in groups for one in group])
+        self.shared = common_prefix([one.prompt for group in groups for one in group])
         self.prefix = groups[0][0].prompt[: self.shared]
         self.inputs: dict[Example, Tensor] = {}
         self.losses: list[float] = []
@@ -300,12 +301,3 @@ def _rate(step: int, steps: int) -> float:
     """Factor of the learning rate: a warm-up, then a line down to 0."""
     warm = max(1, steps // 20)
     return (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
-
-
-def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Return how many leading tokens all prompts share; each keeps one of its own."""
-    first, last = min(prompts), max(prompts)
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
-    )
-    return min(shared, min(map(len, prompts)) - 1)

@@ -15,7 +15,6 @@ from mechprobe.controls.truth import Behaviour
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from mechprobe.models.checkpoint import Checkpoint
     from mechprobe.organisms.world import Request
 
 PAIRS = 500
@@ -47,29 +46,28 @@ def heldout_pairs() -> tuple[Request, ...]:
     return tuple(found.values())
 
 
-def load_base(source: str) -> Checkpoint:
-    """Return a source as a float32 graph, dequantized where it is quantized."""
-    from mechprobe.models.load import load_checkpoint
-
-    return load_checkpoint(source)
-
-
 def load_model(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the float32 graph and the tokenizer of a source."""
-    checkpoint = load_base(source)
+    from mechprobe.models.load import load_checkpoint
+
+    checkpoint = load_checkpoint(source)
     assert checkpoint.module is not None, "the dense kernel has a graph"
     return checkpoint.module, checkpoint.tokenizer
 
 
 def save_model(model: PreTrainedModel, base: str, out: Path) -> None:
-    """Write a model of the base's shape as float16 safetensors, with the base's tokenizer."""
+    """Write a model of the base's shape as float16 safetensors, with the base's tokenizer.
+
+    A record of what the base was dequantized from goes with it.
+    """
     from mechprobe.models.export import TOKENIZER_FILES
+    from mechprobe.models.provenance import EXPORTED
     from mechprobe.models.source import resolve_source
 
     model.half().save_pretrained(out)
     model.float()
     folder = resolve_source(base).path
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, EXPORTED):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
 

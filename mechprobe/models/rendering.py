@@ -24,6 +24,18 @@ _INSTRUCTIONS = ("Name a colour", "Why is it so?")
 """Two that end in tokens of other kinds, since a template's next line may merge with either."""
 
 
+def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
+    """Return how many leading tokens all rows share, each keeping one of its own."""
+    if not rows:
+        return 0
+    first, last = min(rows), max(rows)
+    shared = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
+        min(len(first), len(last)),
+    )
+    return min(shared, min(map(len, rows)) - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedPrompts:
     """Token ids of a list of prompts, unpadded, in the order they were given.
@@ -71,14 +83,7 @@ class EncodedPrompts:
 
     def common_prefix(self) -> int:
         """Length in tokens of the prefix that all prompts share, each keeping one of its own."""
-        if not self.ids:
-            return 0
-        first, last = min(self.ids), max(self.ids)
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
-            min(len(first), len(last)),
-        )
-        return min(shared, min(map(len, self.ids)) - 1)
+        return common_prefix(self.ids)
 
     def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Tokens per prompt, shape (n_prompts,)."""

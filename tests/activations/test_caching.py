@@ -24,8 +24,9 @@ def test_batched_equals_single_at_every_hook_point(arch, tiny, prompts_of):
         for name in cache:
             got, wanted = cache[name][row], alone[name][0]
             assert wanted.shape[0] == length
-            scale = wanted.abs().max()  # float32 rounds by the largest of what is summed
-            torch.testing.assert_close(got[-length:] / scale, wanted / scale, rtol=0, atol=1e-5)
+            # where values are in the tens (olmo2's MLP), float32's own sums are 1e-5 apart
+            near = max(1e-5, 1e-6 * float(wanted.abs().max()))
+            torch.testing.assert_close(got[-length:], wanted, rtol=1e-5, atol=near)
             assert bool(got[:-length].isnan().all())
 
 
