@@ -260,5 +260,6 @@ def _numbers(table: Table, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         str(name): pd.to_numeric(column.replace("", None), errors="coerce")
         for name, column in table.frame.items()
     }
-    keys: dict[str, Any] = {name: [row[name] for row in rows] for name in ("model", "cell")}
+    who = ("model", "cell", "precision", "engine", "baseline")
+    keys: dict[str, Any] = {name: [row[name] for row in rows] for name in who}
     return pd.DataFrame({**columns, **keys})

@@ -116,6 +116,15 @@ def test_sixteen_bits_are_the_baseline_where_no_column_says(table):
     assert [one["baseline"] for one in rows] == ["FP16", ""]
 
 
+def test_a_baseline_of_a_table_that_refuses_harmless_requests_is_named(table):
+    path = table(
+        "model,precision,engine,harmful_refusal_rate,harmless_refusal_rate,harmless_refusal_n\n"
+        "m,Q4,llama.cpp,0.5,0.1,16\nm,FP16,llama.cpp,0.75,0.75,16\n"
+    )
+    (said,) = analyse_table(read_table(path))["verdict"]["warnings"]
+    assert "m/FP16@llama.cpp refuses 75.0 % of 16 harmless requests too" in said
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
