@@ -30,7 +30,7 @@ import torch
 from mechprobe import session
 from mechprobe.activations import Ablate, Add, Patch
 from mechprobe.activations.streaming import stream
-from mechprobe.experiments.probing import ProbeRequest, make_setup
+from mechprobe.experiments.probe_setup import ProbeRequest, make_setup
 from mechprobe.models.checkpoint import Checkpoint
 from mechprobe.models.rendering import EncodedPrompts
 from mechprobe.probes import battery, safety_neurons

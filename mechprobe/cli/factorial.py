@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mechprobe.cli.options import Json, Threads
+from mechprobe.cli.specs import problems_shown, right_spec
 from mechprobe.cli.terminal import quiet
 from mechprobe.progress import Bar
 
@@ -38,15 +39,19 @@ def factorial(
     the directory holds.
     """
     from mechprobe.experiments.factorial_running import run_factorial
-    from mechprobe.experiments.factorial_spec import load_factorial
+    from mechprobe.experiments.factorial_spec import factorial_reading_of
     from mechprobe.experiments.factorial_view import document_of, show_finished
     from mechprobe.experiments.progress import RunDisplay
+    from mechprobe.experiments.spec_problems import factorial_problems
 
-    loaded = load_factorial(spec)
+    reading = factorial_reading_of(spec)
+    place = out or Path("runs") / (reading.spec.name if reading.spec else "unnamed")
+    loaded = right_spec(
+        reading, lambda left: factorial_problems(left, place, local_only=True), place, json
+    )
     if threads is not None:
         loaded = loaded.model_copy(update={"threads": threads})
-    place = out or Path("runs") / loaded.name
-    with quiet() as screen:
+    with quiet() as screen, problems_shown(screen, place, json):
 
         def show(title: str, total: int) -> AbstractContextManager[Display]:
             return RunDisplay(screen.err, title, total)

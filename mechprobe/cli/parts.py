@@ -32,7 +32,7 @@ Limit = Annotated[
 
 def _prompts(model: str, given: list[str] | None, source: str | None, n: int | None) -> list[str]:
     from mechprobe.behavior import load_prompts
-    from mechprobe.experiments.probing import prompt_source
+    from mechprobe.experiments.probe_setup import prompt_source
 
     if given and source:
         raise SpecError("--prompt and --prompts: give one of them")

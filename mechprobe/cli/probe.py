@@ -110,7 +110,8 @@ _add("all", tuple(_HELP), set(), "All four probes over one observational pass.")
 
 
 def _run(probes: tuple[ProbeName, ...], given: dict[str, Any]) -> None:
-    from mechprobe.experiments.probing import ProbeRequest, run_probes
+    from mechprobe.experiments.probe_setup import ProbeRequest
+    from mechprobe.experiments.probing import run_probes
 
     figure, json, out = given.pop("figure"), given.pop("json"), given.pop("out")
     if probes == ("safety_neurons",) and given["baseline"] is None:

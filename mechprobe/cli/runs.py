@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mechprobe.cli.options import Json, Threads
+from mechprobe.cli.specs import problems_shown, right_spec
 from mechprobe.cli.terminal import Screen, quiet
-from mechprobe.errors import PreflightError
 from mechprobe.exit_codes import ExitCode
 from mechprobe.progress import Bar
 
@@ -78,17 +78,21 @@ def run(
     """
     from mechprobe.errors import SpecError
     from mechprobe.experiments.running import choose_engine, parse_shard
-    from mechprobe.experiments.spec_file import load_spec
+    from mechprobe.experiments.spec_file import reading_of
+    from mechprobe.experiments.spec_problems import spec_problems
 
     if listed:
         _list(json)
         return
     if spec is None:
         raise SpecError("name a spec: a YAML file, or one that `mechprobe run --list` shows")
-    loaded = load_spec(spec)
+    reading = reading_of(spec)
+    where = out or Path("runs") / (reading.spec.name if reading.spec else "unnamed")
+    loaded = right_spec(
+        reading, lambda left: spec_problems(left, where, local_only=True), where, json
+    )
     if threads is not None:
         loaded = loaded.model_copy(update={"threads": threads})
-    where = out or Path("runs") / loaded.name
     part = parse_shard(shard)
     chosen = choose_engine(engine, address, part)
     if plan and part:
@@ -115,27 +119,13 @@ def _plan(spec: Spec, out: Path, json: bool) -> None:
 
     from mechprobe.experiments.forecast import forecast, forecast_lines
 
-    with quiet() as screen, _problems(screen, out, json):
+    with quiet() as screen, problems_shown(screen, out, json):
         found = forecast(spec, out)
         if json:
             screen.document(asdict(found))
             return
         for line in forecast_lines(found):
             screen.out.print(line, soft_wrap=True)
-
-
-@contextmanager
-def _problems(screen: Screen, out: Path, json: bool) -> Iterator[None]:
-    """Give a program the list of what keeps a run from starting; people read it on stderr."""
-    from dataclasses import asdict
-
-    try:
-        yield
-    except PreflightError as error:
-        if json:
-            problems = [asdict(problem) for problem in error.problems]
-            screen.document({"run": str(out), "exit_code": error.exit_code, "problems": problems})
-        raise
 
 
 def _run(
@@ -150,7 +140,7 @@ def _run(
     from mechprobe.experiments.progress import RunDisplay
     from mechprobe.experiments.running import run_spec
 
-    with quiet() as screen, _problems(screen, out, json):
+    with quiet() as screen, problems_shown(screen, out, json):
 
         def show(title: str, total: int) -> AbstractContextManager[Display]:
             return RunDisplay(screen.err, title, total)

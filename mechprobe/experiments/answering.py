@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mechprobe.errors import PromptFileError, SpecError
 from mechprobe.experiments.generating import Questions
 from mechprobe.experiments.loading import load_tokenizer
-from mechprobe.experiments.probing import prompt_source
+from mechprobe.experiments.probe_setup import prompt_source
 from mechprobe.experiments.rendered import prompt_set
 from mechprobe.experiments.sources import find_source
 from mechprobe.generation.api import Endpoint

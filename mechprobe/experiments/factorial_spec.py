@@ -18,8 +18,9 @@ from mechprobe.experiments.spec import (
     Spec,
     Threads,
 )
-from mechprobe.experiments.spec_file import check_names, spec_text, validated
+from mechprobe.experiments.spec_file import spec_text
 from mechprobe.experiments.spec_judges import JudgeSpec
+from mechprobe.experiments.spec_reading import Reading, read_spec
 
 Temperature = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 SPECS = "specs/factorial"
@@ -102,7 +103,17 @@ def load_factorial(given: Path | str) -> FactorialSpec:
     Raises:
         SpecError: It cannot be read or is wrong; see `parse_factorial`.
     """
-    return parse_factorial(*spec_text(given, SPECS, "factorial"))
+    return factorial_reading_of(given).require_right()
+
+
+def factorial_reading_of(given: Path | str) -> Reading[FactorialSpec]:
+    """Read a spec as `load_factorial` does, with what can be used beside its mistakes.
+
+    Raises:
+        SpecError: There is no such file, or it cannot be read.
+    """
+    text, where = spec_text(given, SPECS, "factorial")
+    return read_spec(text, where, FactorialSpec, lambda spec: spec.matrix)
 
 
 def parse_factorial(text: str, where: str) -> FactorialSpec:
@@ -116,10 +127,7 @@ def parse_factorial(text: str, where: str) -> FactorialSpec:
         SpecError: Not YAML, an unknown, missing or repeated field, a wrong type or value, or cells
             that no matrix could have.
     """
-    spec, lines = validated(text, where, FactorialSpec)
-    spec.know(lines)
-    check_names(spec.matrix, lines)
-    return spec
+    return read_spec(text, where, FactorialSpec, lambda spec: spec.matrix).require_right()
 
 
 def canonical_factorial(spec: FactorialSpec) -> str:

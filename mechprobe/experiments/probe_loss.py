@@ -12,7 +12,8 @@ from mechprobe.analysis.regimes import get_preset
 from mechprobe.analysis.unseen import unseen
 from mechprobe.analysis.verdict import over_refusal_warning, over_refusing
 from mechprobe.experiments.probe_columns import probe_columns
-from mechprobe.experiments.probing import BASELINE, ProbeRequest
+from mechprobe.experiments.probe_setup import ProbeRequest
+from mechprobe.experiments.probing import BASELINE
 from mechprobe.experiments.rendered import LABELS
 from mechprobe.probes.folder import ProbeFolder
 from mechprobe.report.words import metric_name, signed

@@ -5,14 +5,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.experiments.loading import load_tokenizer
-from mechprobe.experiments.questions import as_questions, question_rows
-from mechprobe.experiments.rendered import LABELS, SPLITS, prompt_set
-from mechprobe.experiments.spec import PROBE_NAMES, ProbeName
+from mechprobe.experiments.probe_setup import ProbeRequest, setup_or_problems
 from mechprobe.models.load import require_device
 from mechprobe.models.source import resolve_source
 from mechprobe.preflight import (
@@ -26,124 +22,11 @@ from mechprobe.preflight import (
 from mechprobe.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from mechprobe.models.checkpoint import Checkpoint, Kernel
-    from mechprobe.models.rendering import Template
+    from mechprobe.models.checkpoint import Checkpoint
     from mechprobe.probes.battery import Setup
-    from mechprobe.probes.refusal_tokens import RefusalTokens
 
 BASELINE = "baseline"
 """Folder of the baseline's probes, within the cell's."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeRequest:
-    """What a user asks of the probes."""
-
-    model: str
-    out: Path
-    probes: tuple[ProbeName, ...] = PROBE_NAMES
-    baseline: str | None = None
-    prompts: str | None = None
-    """A prompt source; None is the world's for an organism, else the built-in set."""
-    questions: str | None = None
-    """A JSONL file of labelled questions; None is the world's for an organism, else none."""
-    n_questions: int = 200
-    layer: int | None = None
-    kernel: Kernel = "dense"
-    device: str = "cpu"
-    revision: str | None = None
-    expect: str | None = None
-    tokenizer: str | None = None
-    chat_template: Path | None = None
-    template: Template = "chat"
-    fit: int = 128
-    select: int = 32
-    evaluate: int = 100
-    causal: bool = True
-    study: bool = False
-    instrument: str = "hard"
-    refusal_tokens: tuple[str, ...] = ()
-    refusal_preset: str | None = None
-    max_new_tokens: int = 32
-    seed: int = 0
-
-
-def prompt_source(model: str, prompts: str | None) -> str:
-    """The prompts to use where the user names none: an organism knows only its own world."""
-    from mechprobe.controls import is_of_world
-
-    return prompts or ("organism" if is_of_world(model) else "builtin")
-
-
-def make_setup(request: ProbeRequest) -> Setup:
-    """Prompts rendered with the baseline's tokenizer, and everything else that is asked for.
-
-    Raises:
-        MechprobeError: Prompts, questions or refusal tokens cannot be used.
-    """
-    from mechprobe.models.rendering import encode
-    from mechprobe.probes.battery import Setup, prompt_sets
-    from mechprobe.probes.fitting import twin_rows
-
-    tokenizer = load_tokenizer(
-        request.tokenizer or request.baseline or request.model,
-        request.revision,
-        str(request.chat_template) if request.chat_template else None,
-    )
-    source = prompt_source(request.baseline or request.model, request.prompts)
-    tokens = _named_tokens(request, tokenizer)
-    place = None if request.layer is None else (-1, request.layer)
-    wanted = prompt_sets(
-        request.probes, study=request.study, tokens=tokens is not None, place=place is not None
-    )
-    counts = {"fit": request.fit, "select": request.select, "evaluate": request.evaluate}
-    records = {}
-    for name, n in counts.items():
-        if not any(each.startswith(f"{name}/") for each in wanted):
-            continue
-        drawn = prompt_set(source, SPLITS[name], n, request.seed)
-        for label in LABELS:
-            records[f"{name}/{label}"] = [each for each in drawn if each.label == label]
-    setup = Setup(
-        prompts={
-            name: encode(tokenizer, [each.text for each in rows], template=request.template)
-            for name, rows in records.items()
-        },
-        probes=request.probes,
-        study=request.study,
-        twins=twin_rows(records.get("fit/harmful", ()), records.get("fit/harmless", ())),
-        clusters={name: [each.cluster for each in rows] for name, rows in records.items()},
-        tokens=tokens,
-        place=place,
-        causal=request.causal,
-        instrument=request.instrument,
-        max_new_tokens=request.max_new_tokens,
-        seed=request.seed,
-    )
-    asks = "calibration" in request.probes and not request.study
-    asked = request.questions or ("organism" if source == "organism" and asks else None)
-    if asked is None:
-        return setup
-    # a file that was named is read even where nothing is asked: it may not be there
-    questions = as_questions(question_rows(asked, request.n_questions, request.seed))
-    if not asks:
-        return setup
-    texts = [question.prompt for question in questions]
-    return replace(
-        setup, questions=(encode(tokenizer, texts, template=request.template), questions)
-    )
-
-
-def _named_tokens(
-    request: ProbeRequest, tokenizer: PreTrainedTokenizerBase
-) -> RefusalTokens | None:
-    from mechprobe.probes.refusal_presets import named_tokens, preset_tokens
-
-    if request.refusal_preset is not None:
-        return preset_tokens(tokenizer, request.refusal_preset)
-    return named_tokens(tokenizer, request.refusal_tokens) if request.refusal_tokens else None
 
 
 def run_probes(
@@ -168,14 +51,12 @@ def run_probes(
             where headers and names show it.
         RunDirectoryError: Another process probes into `out`; the message says which.
     """
-    require_ready(request)
+    setup = require_ready(request)
     from mechprobe.probes import battery
     from mechprobe.probes.baseline import baseline_warnings
     from mechprobe.probes.folder import ProbeFolder
     from mechprobe.probes.running import locked_folder, run, run_held
 
-    say("rendering prompts")
-    setup = make_setup(request)
     for note in next(iter(setup.prompts.values())).notes:
         warn(f"prompts: {note}")
     here, baseline = ProbeFolder(request.out), None
@@ -204,8 +85,11 @@ def run_probes(
         return run_held(checkpoint, setup, here, baseline, say=say, progress=progress)
 
 
-def require_ready(request: ProbeRequest) -> None:
-    """Check everything that a request names, by headers alone.
+def require_ready(request: ProbeRequest) -> Setup:
+    """Check everything that a request names, by headers and texts alone.
+
+    Returns:
+        What `make_setup` makes.
 
     Raises:
         MechprobeError: Something cannot be used; where there is more than one mistake, a
@@ -249,7 +133,10 @@ def require_ready(request: ProbeRequest) -> None:
             with problems.of("vocabulary"):
                 if renderer is not None:
                     require_same_vocabulary(header, renderer)
+    setup = setup_or_problems(request, problems, renders=renderer is not None)
     problems.require_none()
+    assert setup is not None
+    return setup
 
 
 def _load(request: ProbeRequest, source: str, **more: Any) -> Checkpoint:

@@ -6,10 +6,11 @@ Only headers and names are read, so that `--plan` and a run of days say the same
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import MechprobeError
+from mechprobe.errors import MechprobeError, PreflightError
 from mechprobe.experiments.cell_problems import Needs, add_cell_problems
 from mechprobe.experiments.factorial_prompts import KINDS, add_requests
 from mechprobe.experiments.factorial_spec import FactorialSpec
@@ -18,6 +19,7 @@ from mechprobe.experiments.plan_judges import judge_identity, judge_parts, judge
 from mechprobe.experiments.rendered import draw_rows
 from mechprobe.experiments.sources import is_away
 from mechprobe.experiments.spec import Spec, SuiteTask
+from mechprobe.experiments.spec_reading import Kind, Reading
 from mechprobe.experiments.suite import absent, asked, scoring, wants
 from mechprobe.preflight import Problems, require_writable
 
@@ -63,6 +65,26 @@ def factorial_problems(spec: FactorialSpec, out: Path, *, local_only: bool = Fal
             judge_identity(judge)
     add_cell_problems(spec.matrix, Needs(), problems, local_only=local_only)
     return problems
+
+
+def require_right_spec(reading: Reading[Kind], problems_of: Callable[[Kind], Problems]) -> Kind:
+    """Return a spec; where it is wrong, what else keeps its cells from being measured is said too.
+
+    Args:
+        reading: Of its text.
+        problems_of: `spec_problems` or `factorial_problems`, downloading nothing.
+
+    Raises:
+        PreflightError: One line for each mistake of the spec, then for each of the rest.
+    """
+    if reading.spec is not None and not reading.mistakes:
+        return reading.spec
+    problems = Problems()
+    for mistake in reading.mistakes:
+        problems.add("spec", "", mistake)
+    if reading.spec is not None:
+        problems.add_all(problems_of(reading.spec))
+    raise PreflightError(problems.merged)
 
 
 def _looks_inside(task: SuiteTask) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -21,11 +21,30 @@ class Lines:
     where: str = field(default="", compare=False)
     """The text's name in messages, a path; none where there is no text."""
     root: yaml.Node | None = field(default=None, compare=False)
+    kept: Mapping[Location, Sequence[int]] = field(default_factory=dict, compare=False)
+    """Of lists that lack items, which ones of the text are there."""
+
+    def without(self, content: Any, left_out: Collection[Location]) -> tuple[Any, Lines]:
+        """Return what the text says without some of its fields and items, and their lines."""
+        kept: dict[Location, Sequence[int]] = {}
+        return _without(content, (), left_out, kept), replace(self, kept=kept)
+
+    def original(self, location: Location) -> Location:
+        """Return where in the text a field is that lies here after items were left out."""
+        at: Location = ()
+        for part in location:
+            kept = self.kept.get(at)
+            at = (*at, part if kept is None or isinstance(part, str) else kept[part])
+        return at
+
+    def lacks(self, location: Location) -> bool:
+        """Return whether items of a list were left out."""
+        return self.original(location) in self.kept
 
     def line(self, location: Location) -> int | None:
         """Number of the line of a field, or of what should hold it, from 1."""
         node, line = self.root, None if self.root is None else self.root.start_mark.line
-        for part in location:
+        for part in self.original(location):
             found = _child(node, part)
             if found is None:
                 break
@@ -38,7 +57,7 @@ class Lines:
 
     def place(self, location: Location) -> str:
         """File, line and name of a field, as far as they are known."""
-        return self._at(self.line(location), location)
+        return self._at(self.line(location), self.original(location))
 
     def wrong_key(self) -> SpecError | None:
         """The first field without a name, or that a mapping has twice: YAML keeps the last."""
@@ -59,6 +78,29 @@ def field_name(location: Location) -> str:
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
     return text.lstrip(".") or "the spec"
+
+
+def _without(
+    value: Any,
+    at: Location,
+    left_out: Collection[Location],
+    kept: dict[Location, Sequence[int]],
+) -> Any:
+    """A copy of a value without what is left out in it; the value where that is nothing."""
+    if not any(one[: len(at)] == at for one in left_out):
+        return value
+    if isinstance(value, dict):
+        return {
+            name: _without(one, (*at, name), left_out, kept)
+            for name, one in value.items()
+            if (*at, name) not in left_out
+        }
+    if isinstance(value, list):
+        there = [n for n in range(len(value)) if (*at, n) not in left_out]
+        if len(there) < len(value):
+            kept[at] = there
+        return [_without(value[n], (*at, n), left_out, kept) for n in there]
+    return value
 
 
 def _child(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node] | None:

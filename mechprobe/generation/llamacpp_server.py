@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from mechprobe.models.llamacpp import anchor, open_server
 
 CONTEXT_STEP: Final = 256
 """llama.cpp rounds the context of a sequence up to a multiple of this."""
-_FEW_WEIGHTS: Final = 64 << 20
+_FEW_WEIGHTS: Final = 4 << 20
 """Bytes below which a second thread costs more in barriers than it brings."""
 _MANY_WEIGHTS: Final = 2 << 30
 """Bytes above which the caches of 16 sequences would take gigabytes."""
@@ -39,12 +40,17 @@ def original_context(file: GgufFile) -> tuple[int, int]:
 
 
 def threads_for(path: Path, asked: int | None) -> ThreadChoice:
-    """As many as asked for; else one for a small file, and what is fastest for others."""
+    """As many as asked for; else one for a small file, and what is fastest for others.
+
+    `OMP_NUM_THREADS` is the most that are tried.
+    """
     import psutil
 
     if asked is None and path.stat().st_size < _FEW_WEIGHTS:
         asked = 1
-    return ThreadChoice(asked, int(psutil.cpu_count(logical=False) or 1))
+    most = int(psutil.cpu_count(logical=False) or 1)
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return ThreadChoice(asked, min(most, int(named)) if named.isdecimal() and int(named) else most)
 
 
 def slots_for(path: Path, asked: int | None) -> int:

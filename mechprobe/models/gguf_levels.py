@@ -10,6 +10,9 @@ from typing import Final
 LADDER: Final = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K")
 """The levels of the published study. `F16` is the 16-bit GGUF, `FP16` the transformers folder."""
 
+NEED_IMATRIX: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S")
+"""Levels that llama.cpp's quantizer refuses to write without an importance matrix."""
+
 
 @cache
 def level_numbers() -> Mapping[str, int]:

@@ -9,7 +9,12 @@ from mechprobe.models.export import TARGETS as EXPORTS
 from mechprobe.models.gguf_file import read_gguf
 from mechprobe.models.gguf_info import FLOAT_LEVELS, read_gguf_info
 from mechprobe.models.gguf_names import architecture_of_file
-from mechprobe.models.quantize_gguf import require_level, require_tool, require_unquantized
+from mechprobe.models.quantize_gguf import (
+    require_level,
+    require_no_imatrix,
+    require_tool,
+    require_unquantized,
+)
 from mechprobe.models.source import Source
 from mechprobe.models.weight_files import weight_files
 
@@ -55,8 +60,10 @@ def require_makeable(source: Source, to: str, writer: Writer = "gptqmodel") -> N
         architecture_of_file(source.path, read_gguf(source.path).architecture)
         if to.lower() in TARGETS:
             writer_version(writer)
-        elif require_level(to) != "F16":
-            require_tool()
+        else:
+            require_no_imatrix(level := require_level(to))
+            if level != "F16":
+                require_tool()
         return
     if to.lower() not in TARGETS:
         makeable_level(source, to)
@@ -76,6 +83,7 @@ def require_makeable(source: Source, to: str, writer: Writer = "gptqmodel") -> N
 def makeable_level(source: Source, to: str) -> str:
     """llama.cpp's name of a level, once its quantizer is there; F16 of a folder needs none."""
     level = require_level(to)
+    require_no_imatrix(level)
     if source.kind == "gguf":
         require_unquantized(source.path, source.text)
     if (level, source.kind) != ("F16", "folder"):

@@ -16,7 +16,7 @@ from typing import Final
 from mechprobe.errors import CheckpointError, PrecisionError, require
 from mechprobe.models.checkpoint import QuantInfo
 from mechprobe.models.gguf_info import FLOAT_LEVELS, read_gguf_info
-from mechprobe.models.gguf_levels import LADDER, level_named, level_numbers
+from mechprobe.models.gguf_levels import LADDER, NEED_IMATRIX, level_named, level_numbers
 from mechprobe.progress import Progress, silent
 
 _BINDING: Final = """
@@ -36,6 +36,9 @@ line says why it failed; the exception does not."""
 
 _TENSOR: Final = re.compile(r"\[ *(\d+)/ *(\d+)\]")
 """How llama.cpp begins the line of each tensor: its number and how many there are."""
+
+
+_BY_HAND: Final = "write it with llama.cpp's llama-quantize, and name that .gguf as source"
 
 
 def require_level(text: str) -> str:
@@ -68,7 +71,7 @@ def _run(command: list[str], what: str, names: Mapping[Path, str], progress: Pro
         for path, name in names.items():
             last = last.replace(str(path), name)
         if "imatrix" in last:
-            last += " write it with llama.cpp's llama-quantize, and name that .gguf as source"
+            last += f" {_BY_HAND}"
         raise CheckpointError(f"{what} failed: {last}")
 
 
@@ -78,6 +81,16 @@ def _info(path: Path, name: str) -> QuantInfo:
         return read_gguf_info(path)
     except CheckpointError as error:
         raise type(error)(str(error).replace(str(path), name)) from error
+
+
+def require_no_imatrix(level: str) -> None:
+    """Refuse a level that llama.cpp writes only with an importance matrix.
+
+    Raises:
+        CheckpointError: It is one.
+    """
+    if level in NEED_IMATRIX:
+        raise CheckpointError(f"{level} requires an importance matrix (imatrix); {_BY_HAND}")
 
 
 def require_unquantized(f16: Path, source: str) -> None:

@@ -11,6 +11,7 @@ from typing import Final, Literal, get_args
 from mechprobe.errors import MechprobeError, PreflightError, Problem
 
 Check = Literal[
+    "spec",
     "source",
     "header",
     "precision",
@@ -26,6 +27,7 @@ Check = Literal[
 ]
 CHECKS: Final[Mapping[Check, str]] = MappingProxyType(
     {
+        "spec": "a field, name or baseline of a spec that is wrong",
         "source": "a checkpoint, tokenizer, encoder or classifier that is not there",
         "header": "weights that are truncated, corrupt, split, or not those of the configuration",
         "precision": "a label that the tensors do not have",
@@ -69,6 +71,12 @@ class Problems:
         found = Problem(check, where, str(error))
         if found not in self.listed:
             self._found.append((found, error))
+
+    def add_all(self, others: Problems) -> None:
+        """Take down what another look found."""
+        for problem, error in others._found:
+            if problem not in self.listed:
+                self._found.append((problem, error))
 
     @property
     def listed(self) -> list[Problem]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mechprobe.errors import CheckpointError, PromptFileError, RunDirectoryError, SpecError
-from mechprobe.experiments.probing import ProbeRequest, make_setup, run_probes
+from mechprobe.experiments.probe_setup import ProbeRequest, make_setup
+from mechprobe.experiments.probing import run_probes
 from mechprobe.models.quantize import quantize
 from mechprobe.probes.battery import PROBES
 

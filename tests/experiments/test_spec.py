@@ -7,13 +7,10 @@ from gguf import LlamaFileType
 
 from mechprobe.errors import MechprobeError, SpecError
 from mechprobe.experiments.plan import make_plan
-from mechprobe.experiments.spec import canonical
-from mechprobe.experiments.spec_file import (
-    load_spec,
-    parse_spec,
-    precision_mistake,
-    shipped_specs,
-)
+from mechprobe.experiments.spec import Spec, canonical
+from mechprobe.experiments.spec_file import load_spec, parse_spec, shipped_specs
+from mechprobe.experiments.spec_names import precision_mistake
+from mechprobe.experiments.spec_reading import read_spec
 from mechprobe.models.cell import TRANSFORMERS_PRECISIONS
 from mechprobe.models.gguf_levels import LADDER
 
@@ -234,6 +231,56 @@ def test_every_mistake_of_tasks_and_models_is_named():
     lines = str(caught.value).splitlines()
     for said in ("rouge is taken", "source: must be the same", "Q9 is no precision"):
         assert sum(said in line for line in lines) == 1, lines
+
+
+BROKEN = """
+models:
+  - name: a
+    source: x
+    cells: [{precision: Q9}, {precision: Q8_0, baseline: F16}, {precision: F16}]
+  - {name: b, source: x, devise: cpu, cells: [{precision: FP16}]}
+  - {name: c, source: x, device: gpu, cells: [{precision: FP16}, {precision: Q4_0, baseline: Q8_0}]}
+tasks: {more: [{tusk: bbq}, {task: bbq, answers: none}, {task: reference, items: 0}, {task: xyz}]}
+"""
+
+
+def test_what_is_right_beside_a_mistake_can_be_used():
+    reading = read_spec(BROKEN, "s.yaml", Spec, lambda spec: spec)
+    said = [str(one).removeprefix("s.yaml, ") for one in reading.mistakes]
+    places = [line.split(":")[0] + line.split(":")[1] for line in said]
+    assert places == [
+        "line 2 name",
+        "line 5 models[0].cells[0].precision",
+        "line 6 models[1].devise",
+        "line 7 models[2].device",
+        "line 7 models[2].cells[1].baseline",
+        "line 8 tasks.more[0].tusk",
+        "line 8 tasks.more[2].items",
+    ]
+    left = reading.spec
+    assert [model.name for model in left.models] == ["a", "c"]
+    assert [[cell.precision for cell in model.cells] for model in left.models] == [
+        ["Q8_0", "F16"],
+        ["FP16", "Q4_0"],
+    ]
+    assert [task.task for task in left.tasks.more] == ["bbq", "xyz"]
+    # what is left out does not move the places of the rest
+    assert str(left.mistake(("models", 1, "cells", 1), "x")).startswith(
+        "s.yaml, line 7: models[2].cells[1]: x"
+    )
+    assert str(left.mistake(("tasks", "more", 1), "x")).startswith("s.yaml, line 8: tasks.more[3]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["name: s\n", "name: s\nmodels: 3\n", "name: s\nmodels: [{name: m}]\n", "- a", "a: [", ""],
+)
+def test_nothing_can_be_used_without_models(text):
+    reading = read_spec(text, "s.yaml", Spec, lambda spec: spec)
+    assert reading.spec is None
+    assert len(reading.mistakes) >= 1
+    with pytest.raises(SpecError, match=re.escape(str(reading.mistakes[0]))):
+        reading.require_right()
 
 
 STUDY = """

@@ -233,6 +233,7 @@ def large(f16, monkeypatch):
     """The organism, taken for a file that is worth a second thread."""
     monkeypatch.setattr("mechprobe.generation.llamacpp_server._FEW_WEIGHTS", 0)
     monkeypatch.setattr("psutil.cpu_count", lambda logical: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("mechprobe.generation.threads.WORTH", 100)
     return f16
 
@@ -253,6 +254,15 @@ def test_an_engine_follows_the_measurement_and_its_answers_do_not(
         answers.append(engine.generate(prompts[:10], max_new_tokens=6))
         assert engine.threads == 1
     assert all(found == answers[0] for found in answers)
+
+
+def test_the_environment_names_the_most_threads(large, tokenizer, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with LlamaCppEngine(large, tokenizer) as engine:
+        assert engine.threads == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")  # of nested regions: not one number
+    with LlamaCppEngine(large, tokenizer) as engine:
+        assert engine.threads == 2
 
 
 def test_the_rate_is_that_of_the_first_prompts(large, tokenizer, prompts):

@@ -48,6 +48,58 @@ def test_the_table_of_the_docs_is_the_registry():
         assert f"\ndef {test}(" in (ROOT / file).read_text()
 
 
+def test_fields_and_names_beside_files(command, tmp_path):
+    """What is wrong with a spec does not hide what is wrong with the files it names."""
+    path = spec(tmp_path, "precision: Q8_0, quantise: Q8_0")
+    path.write_text(
+        path.read_text() + "  # and a model whose file is missing\n" + "threads: none\n"
+    )
+    text = path.read_text().replace(
+        "prompts:", "  - {name: n, source: runs/typo.gguf, cells: [{precision: F16}]}\nprompts:", 1
+    )
+    path.write_text(text)
+    found = problems(command, path)
+    assert [(check, where) for check, where, _ in found] == [
+        ("spec", ""), ("spec", ""), ("source", "prompts/n, n/F16@llama.cpp"),
+    ]  # fmt: skip
+    for (_, _, said), part in zip(
+        found, ("cells[1].quantise: unknown field", "threads: ", "no such file"), strict=True
+    ):
+        assert part in said
+    path.write_text("name: s")
+    assert [(check, said) for check, _, said in problems(command, path)] == [
+        ("spec", f"{path}, line 1: models: this field is missing")
+    ]
+    factorial = tmp_path / "f.yaml"
+    factorial.write_text(
+        "name: f\nharmful: {source: nowhere.csv}\njudges: [{judge: rulez}]\nsamples: 1\n"
+        "models: [{name: n, source: runs/typo.gguf, cells: [{precision: F16}]}]\n"
+    )
+    code, lines, out = command("factorial", factorial, "--json")
+    assert (code, len(lines)) == (2, 4)
+    assert [one["check"] for one in json.loads(out)["problems"]] == [
+        "spec", "prompts", "scorer", "source",
+    ]  # fmt: skip
+
+
+def test_a_probe_names_all_that_its_request_lacks(command, tmp_path):
+    template = tmp_path / "none.jinja"
+    code, lines, _ = command(
+        "probe", "all", "-m", MODEL, "--prompts", "nowhere.jsonl", "--questions", "no.jsonl",
+        "--refusal-token", "qqqq", "--refusal-token", "id:99999", "--layer", "77",
+        "--expect", "Q4_0", "--out", tmp_path / "out",
+    )  # fmt: skip
+    said = "\n".join(lines)
+    assert code == 2
+    for part in ("nowhere.jsonl", "no.jsonl", "qqqq", "99999", "77", "Q4_0 was asked for"):
+        assert part in said
+    assert len(lines) == 6
+    code, lines, _ = command(
+        "probe", "all", "-m", MODEL, "--chat-template", template, "--prompts", "nowhere.jsonl"
+    )
+    assert (code, len(lines)) == (2, 2)
+
+
 def test_a_typo_in_a_path(command, tmp_path):
     said = "runs/typo.gguf: no such file or folder; a file on the hub is hf:org/repo/file.gguf"
     line = f"mechprobe: {said}"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mechprobe.behavior.multiple_choice import as_question
-from mechprobe.experiments.probing import ProbeRequest, run_probes
+from mechprobe.experiments.probe_setup import ProbeRequest
+from mechprobe.experiments.probing import run_probes
 from mechprobe.experiments.quantization import quantize
 from mechprobe.models.load import load_checkpoint
 from mechprobe.models.rendering import encode

@@ -108,6 +108,8 @@ def read_table(source: str | Path, *, header: tuple[str, ...] = ()) -> Table:
         head, rows = _yaml(read_text(path, name), name)
     elif ending == ".parquet":
         rows = _parquet(path, name)
+    elif not path.exists():
+        raise PromptFileError(f"{name}: no such file")
     else:
         raise PromptFileError(f"{name}: not a table; give a file that ends in {_ENDINGS}")
     records = tuple(rows)

@@ -8,9 +8,12 @@ import pytest
 
 from mechprobe.errors import CheckpointError, CheckpointWarning
 from mechprobe.models.gguf_info import read_gguf_info
+from mechprobe.models.gguf_levels import NEED_IMATRIX
 from mechprobe.models.load import load_checkpoint
+from mechprobe.models.makeable import require_makeable
 from mechprobe.models.quantize import quantize
 from mechprobe.models.quantize_gguf import quantize_gguf
+from mechprobe.models.source import resolve_source
 
 
 def test_the_tool_is_recorded_beside_the_file(tiny_gguf):
@@ -37,12 +40,17 @@ def test_levels_outside_the_ladder(tiny_gguf, tmp_path, asked, level):
     assert read_gguf_info(made).precision == level
 
 
-def test_a_level_that_needs_an_importance_matrix_is_known_by_name(tiny_gguf, tmp_path):
-    with pytest.raises(
-        CheckpointError, match=r"requires an imatrix! write it with llama.cpp's llama-quantize"
-    ):
-        quantize_gguf(tiny_gguf(), "IQ2_XXS", tmp_path / "m.gguf")
+@pytest.mark.parametrize("level", NEED_IMATRIX)
+def test_a_level_that_needs_an_importance_matrix_is_known_by_name(tiny_gguf, tmp_path, level):
+    by_hand = "write it with llama.cpp's llama-quantize, and name that .gguf as source"
+    with pytest.raises(CheckpointError, match=f"requires an imatrix! {by_hand}"):
+        quantize_gguf(tiny_gguf(), level, tmp_path / "m.gguf")
     assert list(tmp_path.iterdir()) == []
+    source = resolve_source(str(tiny_gguf()))
+    with pytest.raises(
+        CheckpointError, match=f"^{level} requires an importance matrix .*{by_hand}"
+    ):
+        require_makeable(source, level.lower())
 
 
 def test_unknown_level(tiny_gguf, tmp_path):
