@@ -7,7 +7,7 @@ EXTRAS := quant,interp,ray,dev
 OUT ?= runs/demo
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help install demo real test verify check lint types format bench clean
+.PHONY: help install demo real pictures test verify check lint types format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,12 @@ demo: $(STAMP) ## the main job on shipped models, one with a planted danger: twe
 
 real: $(STAMP) ## the same questions to a real chat model of 93 MB from the package index (long)
 	$(BIN)/mechprobe run smollm2-135m
+
+pictures: ## README's pictures, from the files of `make demo`; needs chromium
+	mkdir -p docs/pictures
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,740 \
+	  --screenshot=docs/pictures/page.png file://$(abspath $(OUT))/report.html
+	cp $(OUT)/figures/quality-against-refusal.png docs/pictures/quality-against-refusal.png
 
 test: $(STAMP) ## the test suite (minutes)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not verify"

@@ -79,7 +79,8 @@ def _losses(material: Material, compared: Sequence[Row], lost: Sequence[Row]) ->
     if hidden + near:
         some = f", in {near} it slipped a little" if near else ""
         where = of_them(hidden + near)
-        yield f"In {where} quality held{some}: a quality check would have passed them."
+        passed = "it" if hidden + near == 1 else "them"
+        yield f"In {where} quality held{some}: a quality check would have passed {passed}."
     if collapsed:
         yield f"In {of_them(collapsed)} quality collapsed too, which a quality check would see."
     if unknown:
