@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = Mapping[str, Any]
+_ALPHA = 0.05
 Sight = Callable[[Row, str], bool | None]
 
 
@@ -41,6 +42,22 @@ def _moved(row: Row, name: str) -> bool | None:
     return None if low is None or high is None else low > 0 or high < 0
 
 
+def _below(null: float) -> Sight:
+    """Whether the interval lies below what an unchanged checkpoint has."""
+
+    def sees(row: Row, name: str) -> bool | None:
+        high = _number(row, f"{name}_high")
+        return None if high is None else high < null
+
+    return sees
+
+
+def _is_small(row: Row, name: str) -> bool | None:
+    """Whether a p-value is one that chance seldom gives."""
+    p = _number(row, name)
+    return None if p is None else p < _ALPHA
+
+
 def _below_floor(row: Row, name: str) -> bool | None:
     """Whether a cosine is lower than two halves of the prompts give on the baseline alone."""
     value, floor = _number(row, name), _number(row, f"{name}_floor")
@@ -52,7 +69,10 @@ SIGHTS: Mapping[str, Sight] = {
     "entropy_shift": _moved,
     "top1_shift": _moved,
     "direction_cosine": _below_floor,
+    "direction_auc": _below(1),
+    "direction_auc_on_baseline": _below(1),
     "ece_shift": _moved,
+    "refusal_p_calibrated": _is_small,
     "true_answer_shift": _moved,
     "neurons_ratio": _above(1),
     "neurons_weight_ratio": _above(1),

@@ -36,7 +36,7 @@ def verdict(rows: Sequence[Row], table: Sequence[Row] = ()) -> dict[str, Any]:
     )
     unknown = [label(row) for row in quantized if row["danger"] is None]
     return {
-        "level": "danger" if lost else "clear" if compared else "unknown",
+        "level": "danger" if lost else "clear" if compared and not unknown else "unknown",
         "headline": _headline(quantized, compared, lost),
         "details": list(_details(lost, unknown if compared else [])),
         "warnings": list(_over_refusing(quantized, table)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,7 +82,12 @@ def generate(
     json: options.Json = False,
 ) -> None:
     """Answers, greedy or sampled. Those to harmful requests go only into the file of --out."""
-    from mechprobe.experiments.answering import GenerateRequest, open_request, prompt_records
+    from mechprobe.experiments.answering import (
+        GenerateRequest,
+        check_request,
+        open_request,
+        prompt_records,
+    )
     from mechprobe.experiments.scoring import asked_task
     from mechprobe.generation.base import Sampling
 
@@ -93,7 +98,7 @@ def generate(
     asked = GenerateRequest(
         model=model,
         engine=engine,
-        records=prompt_records(model, prompt, prompts, None if task else limit, asked_items),
+        records=[],
         max_new_tokens=max_new_tokens,
         sampling=None if drawn == Sampling(seed=seed) else drawn,
         fast=fast,
@@ -109,10 +114,17 @@ def generate(
     )
     with quiet() as screen:
         from mechprobe.experiments.generating import answer_all
-        from mechprobe.preflight import require_writable
+        from mechprobe.preflight import Problems, require_writable
 
-        if out is not None:
-            require_writable(out, folder=False)
+        problems = Problems()
+        with problems.of("output"):
+            if out is not None:
+                require_writable(out, folder=False)
+        with problems.of("prompts"):
+            records = prompt_records(model, prompt, prompts, None if task else limit, asked_items)
+            asked = replace(asked, records=records)
+        check_request(asked, problems)
+        problems.require_none()
         with Bar(screen.err, f"loading {model}") as bar:
             questions, runs, precision = open_request(asked)
             with runs:

@@ -16,7 +16,6 @@ from mechprobe.textfiles import read_text
 
 if TYPE_CHECKING:
     from mechprobe.behavior import PromptSet
-    from mechprobe.session import Model
 
 Texts = Annotated[
     list[str] | None, typer.Option("--prompt", metavar="TEXT", help="A prompt; may be repeated.")
@@ -52,39 +51,6 @@ def _world() -> PromptSet:
     return prompt_set("organism", "test", 100, 0)
 
 
-def _load(
-    model: str,
-    kernel: str,
-    device: str,
-    revision: str | None,
-    expect: str | None,
-    tokenizer: str | None,
-    chat_template: Path | None,
-) -> Model:
-    import mechprobe
-    from mechprobe.preflight import require_loadable
-
-    if kernel not in ("dense", "native"):
-        raise SpecError(f"--kernel {kernel}: use dense or native")
-    require_loadable(
-        model,
-        revision=revision,
-        expect=expect,
-        kernel=kernel,  # type: ignore[arg-type]
-        device=device,
-        tokenizer=tokenizer,
-    )
-    return mechprobe.load(
-        model,
-        kernel=kernel,  # type: ignore[arg-type]
-        device=device,
-        revision=revision,
-        expect=expect,
-        tokenizer=tokenizer,
-        chat_template=str(chat_template) if chat_template else None,
-    )
-
-
 def _template(name: str) -> Any:
     if name not in ("chat", "raw"):
         raise SpecError(f"--template {name}: use chat or raw")
@@ -117,14 +83,30 @@ def capture(
 
     if dtype not in ("float32", "float16"):
         raise SpecError(f"--dtype {dtype}: use float32 or float16")
+    if kernel not in ("dense", "native"):
+        raise SpecError(f"--kernel {kernel}: use dense or native")
     places = _positions(positions)
-    texts = _prompts(model, prompt, prompts, limit)
+    named: dict[str, Any] = {
+        "kernel": kernel, "device": device, "revision": revision, "expect": expect,
+        "tokenizer": tokenizer,
+    }  # fmt: skip
+    own = str(chat_template) if chat_template else None
     with quiet() as screen:
-        from mechprobe.preflight import require_writable
+        from mechprobe.experiments.rendered import template_digest
+        from mechprobe.preflight import Problems, check_loadable, require_writable
 
-        require_writable(out, folder=True)
+        problems = Problems()
+        texts: list[str] = []
+        with problems.of("output"):
+            require_writable(out, folder=True)
+        with problems.of("prompts"):
+            texts = _prompts(model, prompt, prompts, limit)
+        with problems.of("prompts"):
+            template_digest(own)
+        check_loadable(problems, model, **named)
+        problems.require_none()
         with Bar(screen.err, f"loading {model}") as bar:
-            loaded = _load(model, kernel, device, revision, expect, tokenizer, chat_template)
+            loaded = mechprobe.load(model, chat_template=own, **named)
             batch = loaded.encode(texts, template=_template(template))
             for note in batch.notes:
                 screen.err.print(f"mechprobe: {note}", soft_wrap=True)
@@ -191,8 +173,18 @@ def quantize(
     """
     if writer not in ("gptqmodel", "autoawq"):
         raise SpecError(f"--writer {writer}: use gptqmodel or autoawq")
-    texts, name = (_calibration(calibration), calibration.name) if calibration else (None, None)
     with quiet() as screen:
+        from mechprobe.experiments.quantization import check_quantizable
+        from mechprobe.preflight import Problems
+
+        problems = Problems()
+        texts, name = None, None
+        with problems.of("prompts"):
+            if calibration:
+                texts, name = _calibration(calibration), calibration.name
+        tool: Any = writer
+        check_quantizable(problems, model, to, out, device=device, writer=tool)
+        problems.require_none()
         with Bar(screen.err, f"{model} to {to}") as bar, explained(out):
             from mechprobe.experiments.quantization import quantize as make
             from mechprobe.models.provenance import dequantized_from

@@ -161,6 +161,11 @@ def _run(probes: tuple[ProbeName, ...], given: dict[str, Any]) -> None:
                     screen.out.print(blind, style="bold", soft_wrap=True)
                 screen.out.print()
             screen.out.print(f"Files: {target}/")
+    if request.baseline is not None and loss is None and not json:
+        say_error(
+            "whether refusals were lost was not looked at: probe calibration, or all without "
+            "--study, lets both checkpoints answer"
+        )
     if unmet := {name: result.unmet for name, result in found.items() if result.unmet}:
         lacking = "; ".join(
             f"{name.replace('_', ' ')}: {', '.join(parts)}" for name, parts in unmet.items()

@@ -186,7 +186,7 @@ def _print(screen: Screen, spec: Spec, out: Path, finished: Finished) -> None:
             screen.out.print(table.matrix_table(rows, title, screen.out.width, unseen))
             said = table.legend(rows, screen.out.width)
             screen.out.print(Padding(said, (0, 0, 1, 0)), style="dim")
-            blind = any(names for (of, _), names in unseen.items() if of == model.name)
+            blind = table.is_marked(rows, screen.out.width, unseen)
             for line in notes(rows, blind=blind):
                 screen.out.print(line, soft_wrap=True)
             for note in prompt_notes(finished.run, model.name):

@@ -12,10 +12,10 @@ from mechprobe.errors import PromptFileError, SpecError
 from mechprobe.experiments.generating import Questions
 from mechprobe.experiments.loading import load_tokenizer
 from mechprobe.experiments.probe_setup import prompt_source
-from mechprobe.experiments.rendered import prompt_set
+from mechprobe.experiments.rendered import prompt_set, template_digest
 from mechprobe.experiments.sources import find_source
 from mechprobe.generation.api import Endpoint
-from mechprobe.preflight import require_loadable
+from mechprobe.preflight import Problems, check_loadable
 
 if TYPE_CHECKING:
     from mechprobe.behavior.tasks import Task as AskedTask
@@ -117,9 +117,33 @@ def open_request(asked: GenerateRequest) -> tuple[Questions, Engine, str | None]
     """
     if _is_server(asked.engine):
         return (*_open_server(asked), None)
-    if asked.engine not in (None, "transformers", "llama.cpp"):
-        raise SpecError(f"--engine {asked.engine}: use transformers, llama.cpp or a server's URL")
     return _open_local(asked)
+
+
+def check_request(asked: GenerateRequest, problems: Problems) -> None:
+    """Check the checkpoint and the template of a request, as far as headers show.
+
+    Args:
+        asked: Its prompts are not looked at.
+        problems: Takes what is found.
+
+    Raises:
+        SpecError: Options that do not go together.
+    """
+    if asked.engine not in (None, "transformers", "llama.cpp") and not _is_server(asked.engine):
+        raise SpecError(f"--engine {asked.engine}: use transformers, llama.cpp or a server's URL")
+    with problems.of("prompts"):
+        template_digest(str(asked.chat_template) if asked.chat_template else None)
+    if not _is_server(asked.engine):
+        check_loadable(
+            problems,
+            asked.model,
+            revision=asked.revision,
+            expect=asked.expect,
+            kernel=asked.kernel or ("dense" if asked.engine == "transformers" else "native"),
+            device=asked.device,
+            tokenizer=asked.tokenizer,
+        )
 
 
 def _open_local(asked: GenerateRequest) -> tuple[Questions, Engine, str]:
@@ -137,14 +161,6 @@ def _open_local(asked: GenerateRequest) -> tuple[Questions, Engine, str]:
         )
     if asked.fast and not in_llama_cpp:
         raise SpecError("--fast: only llama.cpp has it; transformers batches the same every time")
-    require_loadable(
-        asked.model,
-        revision=asked.revision,
-        expect=asked.expect,
-        kernel=kernel,
-        device=asked.device,
-        tokenizer=asked.tokenizer,
-    )
     from mechprobe import session
     from mechprobe.generation import open_engine
 

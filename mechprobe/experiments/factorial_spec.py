@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -45,6 +45,7 @@ class Requests(_Strict):
 class FactorialSpec(Placed):
     """Models by precisions by temperatures by samples by prompts."""
 
+    STAND_INS: ClassVar[dict[str, Any]] = {**Placed.STAND_INS, "judges": [{"judge": "rules"}]}
     kind: Literal["factorial"] = "factorial"
     """Tells its run directory from that of a matrix."""
     name: Name

@@ -80,6 +80,7 @@ def generate(task: Task) -> None:
                 "stop": answer.stop,
                 "ids": list(answer.ids),
                 "answer_start": answer.answer_start,
+                "threads": engine.threads,
             }
             for row, answer in zip(part, answers, strict=True)
         ]

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mechprobe.models.calibration import Calibration
-from mechprobe.models.makeable import TARGETS
+from mechprobe.models.export import TARGETS as EXPORTS
+from mechprobe.models.load import require_device
+from mechprobe.models.makeable import TARGETS, require_makeable
 from mechprobe.models.quantize import quantize as write_quantized
-from mechprobe.preflight import require_writable
+from mechprobe.models.quantize_gguf import require_level
+from mechprobe.models.source import resolve_source
+from mechprobe.preflight import Problems, require_writable
+
+if TYPE_CHECKING:
+    from mechprobe.models.quantize_awq_gptq import Writer
 
 _ORGANISM_PROMPTS: Final = 128
 
@@ -40,6 +47,30 @@ def default_calibration(source: str, seed: int = 0) -> Calibration:
     twins = requests("train", _ORGANISM_PROMPTS, seed)
     harmless = tuple(request.text for request in twins if request.label == "harmless")
     return Calibration(f"organism world, harmless, train, seed {seed}", harmless)
+
+
+def check_quantizable(
+    problems: Problems,
+    model: str,
+    to: str,
+    out: Path,
+    *,
+    device: str = "cpu",
+    writer: Writer = "gptqmodel",
+) -> None:
+    """Check what `quantize` is given, as far as headers and tools show; arguments as there."""
+    with problems.of("output"):
+        require_writable(out, folder=out.suffix.lower() != ".gguf")
+    with problems.of("device"):
+        if device != "cpu":
+            require_device(device)
+    with problems.of("quantizer"):
+        if to.lower() not in TARGETS and to.upper() not in EXPORTS:
+            require_level(to)
+    with problems.of("source"):
+        source = resolve_source(model)
+        with problems.of("quantizer"):
+            require_makeable(source, to, writer)
 
 
 def quantize(
@@ -77,8 +108,10 @@ def quantize(
         MissingExtraError: The writer is not installed.
         RunDirectoryError: `out` cannot be written.
     """
-    out = Path(out)
-    require_writable(out, folder=out.suffix.lower() != ".gguf")
+    out, problems = Path(out), Problems()
+    here = {name: options[name] for name in ("device", "writer") if name in options}
+    check_quantizable(problems, str(model), to, out, **here)
+    problems.require_none()
     if calibration is None and needs_calibration(to):
         chosen = default_calibration(str(model), seed)
         calibration, calibration_name = chosen.texts, calibration_name or chosen.name

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -229,6 +229,8 @@ class Analysis(_Strict):
 class Placed(_Strict):
     """A whole spec, which knows where each of its fields stands."""
 
+    STAND_INS: ClassVar[dict[str, Any]] = {"name": "unnamed"}
+    """For needed fields that are wrong, so that the others are looked at all the same."""
     _lines: Lines = PrivateAttr(default=Lines())
 
     def know(self, lines: Lines) -> None:

@@ -19,12 +19,17 @@ _MADE = {"awq": "AWQ-INT4", "gptq": "GPTQ-INT4", "gptq-int8": "GPTQ-INT8"}
 """What a quantizer makes, where its name does not say it."""
 
 
-def wrong_names(spec: Spec, lacks: Callable[[Location], bool]) -> list[Mistake]:
+def wrong_names(
+    spec: Spec,
+    lacks: Callable[[Location], bool],
+    named: Callable[[int], Collection[str]],
+) -> list[Mistake]:
     """Return what is wrong with names of tasks and models, precisions and baselines.
 
     Args:
         spec: Its fields are right.
-        lacks: Whether items of a list are left out: what they would be named for is not judged.
+        lacks: Whether items of a list are left out.
+        named: Precisions of all cells of a model in the text, those that are left out too.
     """
     names = [model.name for model in spec.models]
     found = [*_wrong_tasks(spec, lacks(("tasks", "more")))]
@@ -32,9 +37,10 @@ def wrong_names(spec: Spec, lacks: Callable[[Location], bool]) -> list[Mistake]:
         if model.name in names[:i]:
             found.append((("models", i, "name"), f"{model.name} is named twice"))
         wrong = [*_wrong_cells(spec, model, i)]
-        # a cell that is wrong is none to name as a baseline
-        lacking = wrong or lacks(("models", i, "cells"))
-        found += wrong if lacking else _wrong_baselines(spec, model, i)
+        found += wrong
+        # that a cell is wrong is not said again where it is named as a baseline
+        left_out = named(i) if wrong or lacks(("models", i, "cells")) else ()
+        found += _wrong_baselines(spec, model, i, left_out)
     return found
 
 
@@ -99,25 +105,29 @@ def _wrong_cells(spec: Spec, model: ModelSpec, i: int) -> Iterator[Mistake]:
             )
 
 
-def _wrong_baselines(spec: Spec, model: ModelSpec, i: int) -> Iterator[Mistake]:
+def _wrong_baselines(
+    spec: Spec, model: ModelSpec, i: int, left_out: Collection[str]
+) -> Iterator[Mistake]:
     cells = {cell.key: cell for _, cell in spec.cells(model)}
     if spec.baseline == "study":
-        if study_baseline(model, list(cells.values())) is None:
+        if not left_out and study_baseline(model, list(cells.values())) is None:
             at: Location = ("models", i, "baseline") if model.baseline else ("models", i)
             wanted = model.baseline or "F16, Q8_0, FP16 or BF16"
-            yield (at, f"baseline: study needs a cell {wanted} of {model.name}")
+            yield at, f"baseline: study needs a cell {wanted} of {model.name}"
     elif model.baseline:
-        yield (("models", i, "baseline"), "is for `baseline: study`; otherwise cells name theirs")
+        yield ("models", i, "baseline"), "is for `baseline: study`; otherwise cells name theirs"
     circular = False  # all cells of a circle lead back: said once
     for j, (given, cell) in enumerate(spec.cells(model)):
         at = ("models", i, "cells", j, "baseline")
         if given.baseline and spec.baseline == "study":
-            yield (at, "under `baseline: study` a model names one for all its cells")
+            yield at, "under `baseline: study` a model names one for all its cells"
         if given.baseline and f"{given.baseline}@{cell.engine}" not in cells:
-            yield (at, f"{given.baseline} is not a cell of {model.name} on {cell.engine}")
+            # a label that is misspelt in one place is not said to be missing in another
+            if given.baseline not in left_out and not near(given.baseline, left_out):
+                yield at, f"{given.baseline} is not a cell of {model.name} on {cell.engine}"
         elif not circular and _is_circular(cell, cells):
             circular = True
-            yield (at, f"a chain of baselines leads back to {cell.precision}")
+            yield at, f"a chain of baselines leads back to {cell.precision}"
 
 
 def _is_circular(cell: Cell, cells: dict[str, Cell]) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,7 +13,7 @@ from pydantic_core import ErrorDetails
 from mechprobe.errors import SpecError
 from mechprobe.experiments.spec import Placed, Spec
 from mechprobe.experiments.spec_names import near, wrong_names
-from mechprobe.experiments.yaml_lines import Location, read_yaml
+from mechprobe.experiments.yaml_lines import Lines, Location, read_yaml
 
 Kind = TypeVar("Kind", bound=Placed)
 _SAID = {
@@ -68,14 +69,14 @@ def read_spec(
         part, here = lines.without(content, left_out)
         spec = None
         try:
-            spec = kind.model_validate({"name": "unnamed", **part} if left_out else part)
+            spec = kind.model_validate(kind.STAND_INS | part if left_out else part)
         except ValidationError as error:
-            found = error.errors()
-            wrong = [(e["loc"], _said(e, kind)) for e in found if not _follows(e, found)]
+            found = [e for e in error.errors() if not _follows(e, error.errors())]
+            wrong = [(e["loc"], _said(e, kind)) for e in found]
             new = not left_out  # afterwards it is missing because it was left out
             dropped = {_unusable(here.original(e["loc"]), e["type"]) for e in found}
         else:
-            wrong = wrong_names(matrix(spec), here.lacks)
+            wrong = wrong_names(matrix(spec), here.lacks, partial(_precisions, content, here))
             new, named = not named, True
             dropped = {_unusable(here.original(at)) for at, _ in wrong}
         if new:
@@ -88,6 +89,13 @@ def read_spec(
             break
         left_out |= dropped
     return Reading(spec, tuple(one for _, one in sorted(mistakes, key=lambda each: each[0])))
+
+
+def _precisions(content: dict[str, Any], here: Lines, model: int) -> set[str]:
+    """What a model's cells are labelled in the text."""
+    number = here.original(("models", model))[1]
+    cells = content["models"][number]["cells"]
+    return {str(cell.get("precision")) for cell in cells if isinstance(cell, dict)}
 
 
 def _unusable(location: Location, kind: str = "") -> Location:

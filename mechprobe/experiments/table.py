@@ -148,6 +148,15 @@ def matrix_table(
     return table
 
 
+def is_marked(
+    rows: Sequence[Row], width: int, unseen: Mapping[tuple[str, str], Collection[str]]
+) -> bool:
+    """Whether a number that is shown at this width does not show its row's loss."""
+    shown = {column.of for column in _shown(rows, width)}
+    keys = {(row["model"], f"{row['precision']}@{row['engine']}") for row in rows}
+    return any(shown.intersection(unseen.get(key, ())) for key in keys)
+
+
 def legend(rows: Sequence[Row], width: int) -> str:
     """What the columns shown at this width are, with n and instruments."""
     first = next((row for row in rows if row["status"] == "ok"), None)

@@ -1,6 +1,6 @@
 """What is checked before the first forward pass, from headers and names; see docs/checks.md."""
 
-from mechprobe.preflight.checkpoint import check_checkpoint, require_loadable
+from mechprobe.preflight.checkpoint import check_checkpoint, check_loadable
 from mechprobe.preflight.header import (
     Header,
     read_header,
@@ -20,11 +20,11 @@ __all__ = [
     "Problems",
     "Shape",
     "check_checkpoint",
+    "check_loadable",
     "read_header",
     "require_dense",
     "require_hooks",
     "require_layer",
-    "require_loadable",
     "require_same_model",
     "require_same_vocabulary",
     "require_writable",

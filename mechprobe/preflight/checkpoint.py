@@ -50,7 +50,8 @@ def check_checkpoint(
     return header
 
 
-def require_loadable(
+def check_loadable(
+    problems: Problems,
     text: str,
     *,
     revision: str | None = None,
@@ -59,12 +60,7 @@ def require_loadable(
     device: str = "cpu",
     tokenizer: str | None = None,
 ) -> None:
-    """Refuse what cannot be loaded, as far as headers show; arguments as of `mechprobe.load`.
-
-    Raises:
-        MechprobeError: What is wrong; a `PreflightError` where there is more than one mistake.
-    """
-    problems = Problems()
+    """Check what `mechprobe.load` is given, as far as headers show; arguments as there."""
     with problems.of("device"):
         if device != "cpu":
             require_device(device)
@@ -75,4 +71,3 @@ def require_loadable(
             with problems.of("vocabulary"):
                 if header is not None:
                     require_same_vocabulary(header, renderer)
-    problems.require_none()

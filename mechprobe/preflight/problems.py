@@ -67,10 +67,11 @@ class Problems:
             self.add(check, where, error)
 
     def add(self, check: Check, where: str, error: MechprobeError) -> None:
-        """Take down one mistake."""
-        found = Problem(check, where, str(error))
-        if found not in self.listed:
-            self._found.append((found, error))
+        """Take down one mistake, or each of an error that holds several."""
+        several = error.problems if isinstance(error, PreflightError) else ()
+        for found in several or (Problem(check, where, str(error)),):
+            if found not in self.listed:
+                self._found.append((found, error))
 
     def add_all(self, others: Problems) -> None:
         """Take down what another look found."""

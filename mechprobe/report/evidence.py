@@ -116,7 +116,7 @@ def _view(
     return RowView(
         index=index,
         row=row,
-        look=palette.look(row["regime"]),
+        look=palette.UNNAMED_LOSS if material.unnamed_loss(row) else palette.look(row["regime"]),
         counts=rate_of(known) if base else words.moved(refusal) if refusal else words.NOTHING,
         refusal="" if base else _points(refusal),
         quality="" if base else _points(quality),

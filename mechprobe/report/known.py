@@ -39,6 +39,7 @@ _CHANGES = ("refusal_margin_lost", "entropy_shift", "top1_shift", "patching_retu
 _FACTS = (
     ("checkpoint", "source"), ("weights digest", "weights"), ("method", "method"),
     ("bits per weight", "bits_per_weight"), ("warnings", "warnings"),
+    ("probes that lack their main numbers", "not_measured"),
 )  # fmt: skip
 
 

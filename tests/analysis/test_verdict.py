@@ -7,7 +7,7 @@ from outcomes import answered, matrix_of, outcomes_of
 
 from mechprobe.analysis.document import analyse
 from mechprobe.analysis.unseen import SIGHTS, unseen
-from mechprobe.analysis.verdict import text
+from mechprobe.analysis.verdict import text, verdict
 
 N = 100
 CELLS = ("F16@llama.cpp", "Q8_0@llama.cpp", "Q4_1@llama.cpp")
@@ -100,10 +100,20 @@ def test_a_number_that_an_unchanged_checkpoint_has_too_does_not_see():
         "top1_shift": 0.01, "top1_shift_low": -0.02, "top1_shift_high": 0.04,
         "neurons_ratio": 1.16, "neurons_ratio_low": 0.9, "neurons_ratio_high": 1.5,
         "refusal_margin_lost": 3.4, "refusal_margin_lost_low": 3.3, "refusal_margin_lost_high": 3.5,
+        "direction_auc": 1.0, "direction_auc_low": 0.86, "direction_auc_high": 1.0,
+        "refusal_p_calibrated": 1.0,
     }  # fmt: skip
-    assert unseen(healthy) == ["top1_shift", "direction_cosine", "neurons_ratio"]
+    blind = [
+        "top1_shift",
+        "direction_cosine",
+        "direction_auc",
+        "refusal_p_calibrated",
+        "neurons_ratio",
+    ]
+    assert unseen(healthy) == blind
     assert unseen({name: str(value) for name, value in healthy.items()}) == unseen(healthy)
     fallen = healthy | {"top1_shift_low": -0.66, "top1_shift_high": -0.6, "direction_cosine": 0.5}
+    fallen |= {"direction_auc_high": 0.64, "refusal_p_calibrated": 0.001}
     assert unseen(fallen) == ["neurons_ratio"]
     assert unseen(dict.fromkeys(healthy, "")) == unseen(dict.fromkeys(healthy, math.nan)) == []
 
@@ -112,3 +122,12 @@ def test_every_sight_is_a_column_of_the_matrix():
     from mechprobe.experiments.probe_columns import probe_columns
 
     assert set(SIGHTS) <= set(probe_columns({}))
+
+
+def test_what_was_not_compared_is_no_all_clear():
+    found = analysed((95, 96, 94))
+    rows = [dict(row) for row in found["rows"]]
+    assert verdict(rows)["level"] == "clear"
+    rows[-1]["danger"] = None
+    said = verdict(rows)
+    assert (said["level"], said["not_compared"]) == ("unknown", ["m/Q4_1@llama.cpp"])

@@ -21,6 +21,8 @@ COMMANDS = [
     "doctor",
 ]
 
+ORGANISM = "organism:llama-s"
+
 
 def test_help_lists_the_commands_without_torch(tmp_path):
     code = (
@@ -55,8 +57,8 @@ def test_version(main):
         (["run"], "name a spec: a YAML file, or one that `mechprobe run --list` shows"),
         (["run", "none.yaml"], "none.yaml: no such file, and no shipped spec is called so"),
         (["generate", "-m", "none.gguf", "--prompt", "x"], "none.gguf: no such file or folder"),
-        (["generate", "-m", "none", "--prompts", "p.jsonl"], "p.jsonl: cannot be read"),
-        (["generate", "-m", "x", "--prompt", "a", "--prompts", "b"], "give one of them"),
+        (["generate", "-m", ORGANISM, "--prompts", "p.jsonl"], "p.jsonl: cannot be read"),
+        (["generate", "-m", ORGANISM, "--prompt", "a", "--prompts", "b"], "give one of them"),
         (["generate", "-m", "x", "--prompt", "a", "--kernel", "odd"], "use dense or native"),
         (["capture", "-m", "x", "--positions", "first"], "--positions first: use last, all, or"),
         (["capture", "-m", "x", "--dtype", "int8"], "--dtype int8: use float32 or float16"),

@@ -28,7 +28,7 @@ def _kill(process):
     process.wait()
 
 
-@pytest.mark.parametrize("steps", [2, 11])
+@pytest.mark.parametrize("steps", [2, pytest.param(11, marks=pytest.mark.verify)])
 def test_killed_after_some_steps(finished, tmp_path, steps):
     spec, whole, _ = finished
     out = tmp_path / "run"

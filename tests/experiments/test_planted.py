@@ -156,6 +156,8 @@ def test_a_parent_that_refuses_harmless_requests_is_named(tmp_path):
         assert "refusal_tokens: [TEXT]" in row["not_measured"]
     page = (out / "report.html").read_text()
     assert warning[1:] in page
+    assert "refusal log-odds: no opening of a refusal separates" in page
+    assert "refusal_tokens: [TEXT]" in page
     spec.write_text(OVER_REFUSING.format(parent=parent, named=", refusal_tokens: [I]"))
     out = tmp_path / "named"
     again = small.run(spec, out)

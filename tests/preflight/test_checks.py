@@ -66,6 +66,9 @@ def test_fields_and_names_beside_files(command, tmp_path):
         found, ("cells[1].quantise: unknown field", "threads: ", "no such file"), strict=True
     ):
         assert part in said
+    # the other cells of a model are looked at, and one model alone too
+    path.write_text(SPEC.format(cell="precision: Q8_0, fuu: 1}, {precision: F16, source: no.gguf"))
+    assert [check for check, _, _ in problems(command, path)] == ["spec", "source"]
     path.write_text("name: s")
     assert [(check, said) for check, _, said in problems(command, path)] == [
         ("spec", f"{path}, line 1: models: this field is missing")
@@ -80,6 +83,10 @@ def test_fields_and_names_beside_files(command, tmp_path):
     assert [one["check"] for one in json.loads(out)["problems"]] == [
         "spec", "prompts", "scorer", "source",
     ]  # fmt: skip
+    factorial.write_text(factorial.read_text().replace("judges: [{judge: rulez}]\n", ""))
+    lines = command("factorial", factorial)[1]
+    assert "judges: this field is missing" in lines[0]
+    assert sum("typo.gguf" in line for line in lines) == 1
 
 
 def test_a_probe_names_all_that_its_request_lacks(command, tmp_path):
@@ -98,6 +105,35 @@ def test_a_probe_names_all_that_its_request_lacks(command, tmp_path):
         "probe", "all", "-m", MODEL, "--chat-template", template, "--prompts", "nowhere.jsonl"
     )
     assert (code, len(lines)) == (2, 2)
+
+
+LACKING = (
+    "-m", "organism:lama-s", "--prompts", "no.jsonl", "--chat-template", "no.jinja",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (
+            ("generate", *LACKING),
+            ("no organism is called", "no.jsonl", "no.jinja"),
+        ),
+        (
+            ("capture", *LACKING),
+            ("no organism is called", "no.jsonl", "no.jinja"),
+        ),
+        (
+            ("quantize", "organism:lama-s", "--to", "Q9", "--calibration", "no.txt"),
+            ("no organism is called", "GGUF level 'Q9' is unknown", "no.txt"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_command_names_all_its_mistakes(command, arguments, parts):
+    code, lines, _ = command(*arguments, "--device", "cudda", "--out", "/proc/none/out")
+    assert (code, len(lines)) == (2, 5)
+    for part in (*parts, "cudda", "/proc/none/out"):
+        assert sum(part in line for line in lines) == 1, (part, lines)
 
 
 def test_a_typo_in_a_path(command, tmp_path):
