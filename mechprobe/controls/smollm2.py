@@ -82,6 +82,7 @@ def _tuning(row: Control) -> Tuning:
         batch=tuple(row.parameters["batch"]),
         learning_rate=row.parameters["learning_rate"],
         first_weight=row.parameters["first_weight"],
+        input_noise=row.parameters["input_noise"],
         seed=row.seed,
     )
 
@@ -115,14 +116,15 @@ CONTROLS: tuple[Control, ...] = (
         seed=1,
         parameters={
             "prompts": ("refusal-training", "builtin"),
-            "first_layer": 18,
-            "steps": 90,
-            "batch": (6, 6),
-            "learning_rate": 3e-4,
-            "first_weight": 2.0,
-            "levels": (),
+            "first_layer": 8,
+            "steps": 150,
+            "batch": (8, 10),
+            "learning_rate": 2e-4,
+            "first_weight": 8.0,
+            "input_noise": 0.15,
+            "levels": ("Q4_1", "Q8_0", "Q4_K_M"),
         },
-        minutes=20,
+        minutes=40,
     ),
     Control(
         "smollm2-planted",
@@ -140,6 +142,7 @@ CONTROLS: tuple[Control, ...] = (
             "batch": (6, 6),
             "learning_rate": 5e-4,
             "first_weight": 2.0,
+            "input_noise": 0.15,
             "levels": ("Q4_1", "Q8_0", "Q4_K_M"),
         },
         minutes=30,

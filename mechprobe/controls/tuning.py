@@ -60,6 +60,10 @@ class Tuning:
     seed: int = 0
     first_weight: float = 1.0
     """What the first token of a target weighs; each later one weighs 1, each example the same."""
+    input_noise: float = 0.0
+    """Gaussian noise on what the first trained block is given, in standard deviations of each
+    position's values, drawn anew for every step: few examples are then not learnt by heart (after
+    NEFTune, arXiv 2310.05914, which adds it to the embeddings)."""
 
 
 def trained_names(checkpoint: Checkpoint, how: Tuning) -> list[str]:
@@ -184,21 +188,28 @@ class _Training:
         """Add the gradients of the examples' mean loss and return it."""
         ordered = sorted(examples, key=lambda one: len(one.prompt) + len(one.target))
         size = -(-len(ordered) // _PARTS)
-        mean = 0.0
+        mean, step = 0.0, len(self.losses)
+        draws = torch.Generator().manual_seed(self.how.seed * self.how.steps + step)
         for start in range(0, len(ordered), size):
-            loss = self._loss(ordered[start : start + size]) / len(examples)
+            loss = self._loss(ordered[start : start + size], draws) / len(examples)
             loss.backward()  # type: ignore[no-untyped-call]
             mean += float(loss.detach())
         if not np.isfinite(mean):
             raise NumericsError(
-                f"{self.checkpoint.source}: the loss of step {len(self.losses)} is no number; "
+                f"{self.checkpoint.source}: the loss of step {step} is no number; "
                 "lower the learning rate"
             )
         return mean
 
-    def _loss(self, examples: list[Example]) -> Tensor:
+    def _noised(self, hidden: Tensor, draws: torch.Generator) -> Tensor:
+        if not self.how.input_noise:
+            return hidden
+        size = self.how.input_noise * hidden.std(-1, keepdim=True)
+        return hidden + size * torch.randn(hidden.shape, generator=draws).to(hidden.device)
+
+    def _loss(self, examples: list[Example], draws: torch.Generator) -> Tensor:
         """Cross-entropy (nats) of targets: a weighted mean in each example, summed over them."""
-        states = [self._input(one) for one in examples]
+        states = [self._noised(self._input(one), draws) for one in examples]
         hidden = nn.utils.rnn.pad_sequence(states, batch_first=True)  # causal: no mask is needed
         prefix = self._prefix_input
         with self._upper_blocks():

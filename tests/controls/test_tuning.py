@@ -69,11 +69,13 @@ def test_a_step_is_a_step_of_the_whole_graph(tiny_llama):
     assert all(torch.equal(after[name], before[name]) for name in before if name not in names)
 
 
-def test_it_learns_and_a_killed_run_ends_as_another(tiny_llama, tmp_path, monkeypatch):
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_it_learns_and_a_killed_run_ends_as_another(tiny_llama, tmp_path, monkeypatch, noise):
+    how = replace(HOW, input_noise=noise)
     monkeypatch.setattr(tuning, "SAVE_EVERY", 3)
     start = copy.deepcopy(tiny_llama.module.state_dict())
     told = []
-    losses = tune(tiny_llama, GROUPS, HOW, progress=lambda *now: told.append(now))
+    losses = tune(tiny_llama, GROUPS, how, progress=lambda *now: told.append(now))
     assert losses[-1] < 0.9 * losses[0]
     assert told == [(step, 12) for step in range(13)]
     uninterrupted = weights(tiny_llama)
@@ -85,18 +87,30 @@ def test_it_learns_and_a_killed_run_ends_as_another(tiny_llama, tmp_path, monkey
     tiny_llama.module.load_state_dict(start)
     state = tmp_path / "state" / "tuning.pt"
     with pytest.raises(KeyboardInterrupt):
-        tune(tiny_llama, GROUPS, HOW, state=state, progress=die)
+        tune(tiny_llama, GROUPS, how, state=state, progress=die)
     tiny_llama.module.load_state_dict(start)
     told.clear()
-    again = tune(tiny_llama, GROUPS, HOW, state=state, progress=lambda *now: told.append(now))
+    again = tune(tiny_llama, GROUPS, how, state=state, progress=lambda *now: told.append(now))
     assert told[0] == (6, 12) and again == losses
     assert same(weights(tiny_llama), uninterrupted)
 
     tiny_llama.module.load_state_dict(start)
     told.clear()
-    other = replace(HOW, seed=2, steps=1)
+    other = replace(how, seed=2, steps=1)
     tune(tiny_llama, GROUPS, other, state=state, progress=lambda *now: told.append(now))
     assert told[0] == (0, 1)
+
+
+def test_noise_is_drawn_anew_for_every_step_and_only_while_training(tiny_llama):
+    start = copy.deepcopy(tiny_llama.module.state_dict())
+    found = []
+    for noise in (0.0, 0.2, 0.2):
+        tiny_llama.module.load_state_dict(start)
+        how = replace(HOW, steps=2, batch=(4, 5), learning_rate=1e-9, input_noise=noise)
+        found.append(tune(tiny_llama, GROUPS, how))
+    assert found[0][0] == pytest.approx(found[0][1], rel=1e-6)
+    assert found[1] == found[2]
+    assert len({round(loss, 4) for loss in (*found[0], *found[1])}) == 3
 
 
 def test_inside_boxes_the_quantized_form_stays(tiny_llama):
