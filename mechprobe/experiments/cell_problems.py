@@ -19,6 +19,7 @@ from mechprobe.models.gguf_names import architecture_of_model
 from mechprobe.models.load import require_device
 from mechprobe.models.makeable import TARGETS, require_makeable
 from mechprobe.models.precision import check_expected
+from mechprobe.models.remote import require_there
 from mechprobe.models.source import Source, resolve_source
 from mechprobe.preflight import (
     Header,
@@ -58,14 +59,18 @@ def add_cell_problems(
         matrix: Models and cells.
         needs: What is asked of them.
         problems: Takes what is found.
-        local_only: Download nothing; what is still on the hub or untrained is not looked at.
+        local_only: Download nothing; of what is still on the hub it is asked only whether it is
+            there, what is untrained is not looked at.
     """
     waiting = set(unmade_sources(matrix))
 
     def find(text: str, revision: str | None, where: str) -> Source | None:
-        if text in waiting or (local_only and is_away(text, revision)):
+        if text in waiting:
             return None
         try:
+            if local_only and is_away(text, revision):
+                require_there(text, revision)
+                return None
             return resolve_source(text, revision=revision, local_only=local_only)
         except CheckpointError as error:
             problems.add("source", where, error)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import escape
@@ -14,13 +14,14 @@ from typing import Literal
 
 from mechprobe.errors import CheckpointError
 from mechprobe.models.control_source import CONTROL, control_path
+from mechprobe.models.hub import hub_errors, hub_info
 from mechprobe.models.located import located
 from mechprobe.models.weight_files import weight_files
 from mechprobe.models.wheel import PREFIX as WHEEL
 from mechprobe.models.wheel import file_from_wheel, wheel_bytes
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
-_HUB_FILE = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/(.+\.gguf)\Z")
+HUB_FILE = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/(.+\.gguf)\Z")
 _BESIDE = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 """What is downloaded beside the weights."""
 _ALL, _PICKLES = ["*.safetensors"], ["*.bin", "*.pt"]
@@ -71,7 +72,7 @@ def resolve_source(
         return Source(text, "folder", organism_path(text.removeprefix("organism:")), None)
     if text.startswith(CONTROL):
         return Source(text, "folder", control_path(text.removeprefix(CONTROL)), None)
-    if match := _HUB_FILE.match(text):
+    if match := HUB_FILE.match(text):
         return Source(
             text, "gguf", _download_file(match[1], match[2], revision, local_only), revision
         )
@@ -129,7 +130,7 @@ def _download_folder(
     from huggingface_hub import snapshot_download
 
     beside = [*_BESIDE, *more]
-    with _hub_errors(repo, revision):
+    with hub_errors(repo, revision):
         folder = Path(
             snapshot_download(
                 repo, revision=revision, allow_patterns=beside, local_files_only=local_only
@@ -148,7 +149,7 @@ def _download_folder(
             weight_files(folder, allow_pickle=allow_pickle)
             return folder
     weights = _weights(names or (), folder, allow_pickle)
-    with _hub_errors(repo, revision):
+    with hub_errors(repo, revision):
         snapshot_download(
             repo,
             revision=folder.name,
@@ -187,44 +188,13 @@ def _weights(names: Iterable[str], folder: Path, allow_pickle: bool) -> list[str
 def _download_file(repo: str, filename: str, revision: str | None, local_only: bool) -> Path:
     from huggingface_hub import hf_hub_download
 
-    with _hub_errors(repo, revision):
+    with hub_errors(repo, revision):
         return Path(hf_hub_download(repo, filename, revision=revision, local_files_only=local_only))
-
-
-@contextmanager
-def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
-    """Turn the hub's errors into one line each."""
-    from huggingface_hub import errors as hub
-
-    what = repo if revision is None else f"{repo} at {revision}"
-    try:
-        yield
-    except hub.GatedRepoError as error:
-        raise CheckpointError(
-            f"{what}: gated; accept its terms on its hub page, then run: hf auth login"
-        ) from error
-    except hub.RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{what}: no such file or folder here, and no such public repository on the hub "
-            "(a private one needs: hf auth login)"
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise CheckpointError(f"{what}: the hub has no such revision") from error
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
-        raise CheckpointError(
-            f"{what}: no such file or folder here, not in the cache, and the hub is out of reach "
-            "or switched off (HF_HUB_OFFLINE); name a local folder, or go online once"
-        ) from error
-    except hub.EntryNotFoundError as error:
-        raise CheckpointError(f"{what}: the repository lacks that file") from error
-    except (hub.HfHubHTTPError, hub.HFValidationError, OSError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{what}: download failed: {line}") from error
 
 
 def is_hub_source(text: str) -> bool:
     """Whether a source is asked of the hub: no path of this machine is called so."""
-    if _HUB_FILE.match(text):
+    if HUB_FILE.match(text):
         return True
     named = _HUB_ID.match(text) is not None and not text.lower().endswith(".gguf")
     return named and not Path(text).expanduser().exists()
@@ -251,7 +221,7 @@ def download_bytes(text: str, revision: str | None = None) -> int | None:
 
     if text.startswith(WHEEL):
         return wheel_bytes(text)
-    match = _HUB_FILE.match(text)
+    match = HUB_FILE.match(text)
     repo = match[1] if match else text
     files = _listed(repo, revision)
     if files is None:
@@ -260,7 +230,7 @@ def download_bytes(text: str, revision: str | None = None) -> int | None:
         wanted = [escape(match[2])]
     else:
         wanted = [*_BESIDE, *_ALL]
-        with suppress(CheckpointError), _hub_errors(repo, revision):  # gated: as much as it may be
+        with suppress(CheckpointError), hub_errors(repo, revision):  # gated: as much as it may be
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_NAMING))
             wanted = [*_BESIDE, *_weights(files, folder, allow_pickle=False)]
     sizes = [size for name, size in files.items() if any(fnmatch(name, one) for one in wanted)]
@@ -273,17 +243,10 @@ def _listed(repo: str, revision: str | None) -> dict[str, int | None] | None:
     Raises:
         CheckpointError: The hub is out of reach.
     """
-    from huggingface_hub import HfApi
     from huggingface_hub import errors as hub
 
     try:
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10)
+        info = hub_info(repo, revision)
     except (hub.HfHubHTTPError, hub.HFValidationError):
         return None
-    except Exception as error:
-        # what the hub's client raises without a connection depends on its HTTP library
-        network = isinstance(error, OSError) or "http" in type(error).__module__
-        if not network and not isinstance(error, hub.OfflineModeIsEnabled):
-            raise
-        raise CheckpointError(f"{repo}: the hub is out of reach") from error
     return {file.rfilename: file.size for file in info.siblings or ()}

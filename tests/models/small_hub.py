@@ -34,6 +34,11 @@ def hub(repo, files):
                 ])  # fmt: skip
             elif path.startswith(f"/api/models/{repo}"):
                 self.send({"id": repo, "sha": COMMIT, "siblings": sizes})
+            elif path.startswith("/api/models/"):
+                self.send_response(404)
+                self.send_header("X-Error-Code", "RepoNotFound")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
             elif (name := path.removeprefix(f"/{repo}/resolve/{COMMIT}/")) not in files:
                 self.send_error(404)
             else:

@@ -8,6 +8,9 @@ import pytest
 from huggingface_hub import constants
 
 from mechprobe.errors import CheckpointError, MechprobeError
+from mechprobe.experiments.spec_file import parse_spec
+from mechprobe.experiments.spec_problems import spec_problems
+from mechprobe.models.remote import require_there
 from mechprobe.models.source import download_bytes, resolve_source
 from mechprobe.models.weight_files import weight_files
 
@@ -125,3 +128,34 @@ def test_a_snapshot_has_the_weights_that_loading_reads(kind, tmp_path, monkeypat
     assert size == sum(len(files[name]) for name in there)
     if weights:
         assert [file.name for file in weight_files(folder).files] == weights
+
+
+def test_what_the_hub_lacks_is_known_before_a_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with hub("org/name", {"config.json": b"{}", "deep/m.gguf": b"GGUF"}) as (address, given):
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        for there in ("org/name", "hf:org/name/deep/m.gguf", "organism:llama-s", str(tmp_path)):
+            require_there(there)
+        with pytest.raises(CheckpointError, match="no such public repository on the hub"):
+            require_there("org/nam")
+        with pytest.raises(CheckpointError, match="no such public repository on the hub"):
+            require_there("hf:org/nam/m.gguf")
+        with pytest.raises(CheckpointError, match=r"name/m\.gguf: the repository lacks that file"):
+            require_there("hf:org/name/m.gguf")
+        # so does a plan, which names all of them
+        monkeypatch.chdir(tmp_path)
+        spec = parse_spec(
+            "name: s\nmodels: [{name: m, source: 'organism:llama-s', cells: [{precision: FP16}, "
+            "{precision: BF16, source: org/nam}, "
+            "{precision: Q4_0, source: 'hf:org/name/x.gguf'}]}]",
+            "s",
+        )
+        found = spec_problems(spec, tmp_path / "run", local_only=True).listed
+        assert [(one.check, one.where) for one in found] == [
+            ("source", "m/BF16@transformers"), ("source", "m/Q4_0@llama.cpp"),
+        ]  # fmt: skip
+    assert given == []
+    require_there("org/nam")  # the hub is out of reach now: nobody knows
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    require_there("hf:org/nam/m.gguf")
