@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 from mechprobe.report import palette
@@ -34,6 +35,9 @@ def make_report(material: Material) -> Report:
     figures, svg = drawn_files(drawings(material, parts))
     views = row_views(material)
     script = asset("report.js")
+    unnamed = [row for row in material.rows if material.unnamed_loss(row)]
+    counts = Counter(material.document["regimes"]["counts"])
+    counts -= Counter(row["regime"] for row in unnamed)  # these have a line of their own
     html = template("report.html.jinja").render(
         name=material.name,
         top=headline(material),
@@ -41,9 +45,9 @@ def make_report(material: Material) -> Report:
         most_missing=MOST_MISSING,
         regimes={**palette.REGIMES, **_unknown(material)},
         unnamed=palette.UNNAMED_LOSS,
-        unnamed_count=sum(map(material.unnamed_loss, material.rows)),
-        present={row["regime"] for row in material.rows},
-        counts=material.document["regimes"]["counts"],
+        unnamed_count=len(unnamed),
+        present={row["regime"] for row in material.rows if not material.unnamed_loss(row)},
+        counts=counts,
         heat=found,
         bins=palette.BINS,
         shades=_SHADES,

@@ -13,6 +13,7 @@ from mechprobe.experiments import made
 from mechprobe.experiments.quantization import default_calibration
 from mechprobe.experiments.sources import find_source
 from mechprobe.models.source import resolve_source
+from mechprobe.organisms import organism_path
 from mechprobe.organisms.world import requests
 
 ORGANISM = "organism:llama-s"
@@ -82,16 +83,16 @@ def test_the_command_quantizes_as_the_run_does(in_run, tmp_path):
 
 
 def test_python_has_the_default_too(tmp_path, monkeypatch):
-    asked = {}
+    asked, folder = {}, str(organism_path("llama-s"))
     monkeypatch.setattr(
         "mechprobe.experiments.quantization.write_quantized",
         lambda *args, **options: asked.update(options),
     )
     for to in ("awq", "gptq", "GPTQ-INT8"):
-        mp.quantize("some/folder", to, tmp_path / "out", group_size=32)
-        assert asked["calibration"] == default_calibration("some/folder").texts
+        mp.quantize(folder, to, tmp_path / "out", group_size=32)
+        assert asked["calibration"] == default_calibration(folder).texts
         assert (asked["calibration_name"], asked["group_size"]) == ("builtin harmless train", 32)
-    mp.quantize("some/folder", "Q4_K_M", tmp_path / "out")
+    mp.quantize(folder, "Q4_K_M", tmp_path / "out")
     assert asked["calibration"] is None
-    mp.quantize("some/folder", "gptq", tmp_path / "out", calibration=["a"])
+    mp.quantize(folder, "gptq", tmp_path / "out", calibration=["a"])
     assert (asked["calibration"], asked["calibration_name"]) == (["a"], None)
