@@ -101,7 +101,7 @@ class LlamaCppEngine:
             n_ctx: Tokens of context for each sequence; None fits the longest prompt.
             parallel: Sequences decoded together; None takes 16, and 8 for files above 2 GiB, whose
                 caches are large.
-            threads: None takes one for files below 4 MiB; else what is fastest on the first
+            threads: None takes one for files below 1 MiB; else what is fastest on the first
                 prompts of a long call, of all cores, half of them, and so on.
             fast: Reruns need not give identical text; see above.
 

@@ -20,7 +20,7 @@ from mechprobe.models.llamacpp import anchor, open_server
 
 CONTEXT_STEP: Final = 256
 """llama.cpp rounds the context of a sequence up to a multiple of this."""
-_FEW_WEIGHTS: Final = 4 << 20
+_FEW_WEIGHTS: Final = 1 << 20
 """Bytes below which a second thread costs more in barriers than it brings."""
 _MANY_WEIGHTS: Final = 2 << 30
 """Bytes above which the caches of 16 sequences would take gigabytes."""
