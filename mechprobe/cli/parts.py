@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,10 +12,10 @@ from mechprobe.cli.terminal import quiet
 from mechprobe.errors import PromptFileError, SpecError
 from mechprobe.journal import explained
 from mechprobe.progress import Bar
-from mechprobe.textfiles import read_text
 
 if TYPE_CHECKING:
     from mechprobe.behavior import PromptSet
+    from mechprobe.models.quantize_awq_gptq import Writer
 
 Texts = Annotated[
     list[str] | None, typer.Option("--prompt", metavar="TEXT", help="A prompt; may be repeated.")
@@ -174,17 +174,6 @@ def quantize(
     if writer not in ("gptqmodel", "autoawq"):
         raise SpecError(f"--writer {writer}: use gptqmodel or autoawq")
     with quiet() as screen:
-        from mechprobe.experiments.quantization import check_quantizable
-        from mechprobe.preflight import Problems
-
-        problems = Problems()
-        texts, name = None, None
-        with problems.of("prompts"):
-            if calibration:
-                texts, name = _calibration(calibration), calibration.name
-        tool: Any = writer
-        check_quantizable(problems, model, to, out, device=device, writer=tool)
-        problems.require_none()
         with Bar(screen.err, f"{model} to {to}") as bar, explained(out):
             from mechprobe.experiments.quantization import quantize as make
             from mechprobe.models.provenance import dequantized_from
@@ -193,9 +182,9 @@ def quantize(
                 model,
                 to,
                 out,
-                calibration=texts,
-                calibration_name=name,
-                writer=writer,
+                calibration=calibration,
+                calibration_name=calibration.name if calibration else None,
+                writer=cast("Writer", writer),
                 group_size=group_size,
                 device=device,
                 seed=seed,
@@ -207,12 +196,3 @@ def quantize(
             origin = dequantized_from(path)
             said = f", dequantized from {origin} first" if origin else ""
             screen.out.print(f"Wrote {path}{said}", soft_wrap=True)
-
-
-def _calibration(path: Path) -> list[str]:
-    from mechprobe.behavior import load_prompts
-
-    if path.suffix in (".jsonl", ".ndjson"):
-        return [record.text for record in load_prompts(path)]
-    lines = read_text(path, PromptFileError).split("\n")
-    return [line for line in lines if line.strip()]

@@ -62,8 +62,8 @@ class Tuning:
     """What the first token of a target weighs; each later one weighs 1, each example the same."""
     input_noise: float = 0.0
     """Gaussian noise on what the first trained block is given, in standard deviations of each
-    position's values, drawn anew for every step: few examples are then not learnt by heart (after
-    NEFTune, arXiv 2310.05914, which adds it to the embeddings)."""
+    position's values, drawn anew for every step (after NEFTune, arXiv 2310.05914, which adds
+    uniform noise to the embeddings)."""
 
 
 def trained_names(checkpoint: Checkpoint, how: Tuning) -> list[str]:

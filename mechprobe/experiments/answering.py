@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import PromptFileError, SpecError
+from mechprobe.errors import MechprobeError, PromptFileError, SpecError
 from mechprobe.experiments.generating import Questions
 from mechprobe.experiments.loading import load_tokenizer
 from mechprobe.experiments.probe_setup import prompt_source
@@ -135,24 +136,35 @@ def check_request(asked: GenerateRequest, problems: Problems) -> None:
     with problems.of("prompts"):
         template_digest(str(asked.chat_template) if asked.chat_template else None)
     if not _is_server(asked.engine):
+        gguf = False
+        with contextlib.suppress(MechprobeError):  # what cannot be found is said below
+            gguf = _is_gguf(asked)
         check_loadable(
             problems,
             asked.model,
             revision=asked.revision,
             expect=asked.expect,
-            kernel=asked.kernel or ("dense" if asked.engine == "transformers" else "native"),
+            kernel=_kernel(asked, gguf),
             device=asked.device,
             tokenizer=asked.tokenizer,
         )
 
 
+def _is_gguf(asked: GenerateRequest) -> bool:
+    return find_source(asked.model, asked.revision)[0].kind == "gguf"
+
+
+def _kernel(asked: GenerateRequest, gguf: bool) -> Kernel:
+    """The kernel of a request: native unless it names one, or transformers for a GGUF file."""
+    named: Kernel | None = asked.kernel
+    return named or ("dense" if gguf and asked.engine == "transformers" else "native")
+
+
 def _open_local(asked: GenerateRequest) -> tuple[Questions, Engine, str]:
-    kernel: Kernel = asked.kernel or "native"
-    gguf = find_source(asked.model, asked.revision)[0].kind == "gguf"
-    if asked.engine == "transformers" and gguf:
-        if asked.kernel == "native":
-            raise SpecError(f"{asked.model}: transformers runs a GGUF file with --kernel dense")
-        kernel = "dense"
+    gguf = _is_gguf(asked)
+    kernel = _kernel(asked, gguf)
+    if asked.engine == "transformers" and gguf and kernel == "native":
+        raise SpecError(f"{asked.model}: transformers runs a GGUF file with --kernel dense")
     in_llama_cpp = gguf and kernel == "native"
     if asked.engine == "llama.cpp" and not in_llama_cpp:
         raise SpecError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from mechprobe.errors import CheckpointError, MissingExtraError
 from mechprobe.experiments import made
@@ -62,14 +63,14 @@ def add_cell_problems(
         local_only: Download nothing; of what is still on the hub it is asked only whether it is
             there, what is untrained is not looked at.
     """
-    waiting = set(unmade_sources(matrix))
+    waiting, ask_once = set(unmade_sources(matrix)), cache(require_there)
 
     def find(text: str, revision: str | None, where: str) -> Source | None:
         if text in waiting:
             return None
         try:
             if local_only and is_away(text, revision):
-                require_there(text, revision)
+                ask_once(text, revision)
                 return None
             return resolve_source(text, revision=revision, local_only=local_only)
         except CheckpointError as error:

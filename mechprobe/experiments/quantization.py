@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mechprobe.errors import PromptFileError
 from mechprobe.models.calibration import Calibration
 from mechprobe.models.export import TARGETS as EXPORTS
 from mechprobe.models.load import require_device
@@ -14,6 +15,7 @@ from mechprobe.models.quantize import quantize as write_quantized
 from mechprobe.models.quantize_gguf import require_level
 from mechprobe.models.source import resolve_source
 from mechprobe.preflight import Problems, require_writable
+from mechprobe.textfiles import read_text
 
 if TYPE_CHECKING:
     from mechprobe.models.quantize_awq_gptq import Writer
@@ -49,16 +51,8 @@ def default_calibration(source: str, seed: int = 0) -> Calibration:
     return Calibration(f"organism world, harmless, train, seed {seed}", harmless)
 
 
-def check_quantizable(
-    problems: Problems,
-    model: str,
-    to: str,
-    out: Path,
-    *,
-    device: str = "cpu",
-    writer: Writer = "gptqmodel",
-) -> None:
-    """Check what `quantize` is given, as far as headers and tools show; arguments as there."""
+def _check(problems: Problems, model: str, to: str, out: Path, device: str, writer: Writer) -> None:
+    """Take down what is wrong with a request, as far as headers and installed tools show."""
     with problems.of("output"):
         require_writable(out, folder=out.suffix.lower() != ".gguf")
     with problems.of("device"):
@@ -73,13 +67,26 @@ def check_quantizable(
             require_makeable(source, to, writer)
 
 
+def _calibration(given: Sequence[str] | Path | None) -> Sequence[str] | None:
+    """The prompts, read where a file is given."""
+    if not isinstance(given, Path):
+        return given
+    if given.suffix in (".jsonl", ".ndjson"):
+        from mechprobe.behavior import load_prompts
+
+        return [record.text for record in load_prompts(given)]
+    return [line for line in read_text(given, PromptFileError).split("\n") if line.strip()]
+
+
 def quantize(
     model: str | Path,
     to: str,
     out: str | Path,
     *,
-    calibration: Sequence[str] | None = None,
+    calibration: Sequence[str] | Path | None = None,
     calibration_name: str | None = None,
+    device: str = "cpu",
+    writer: Writer = "gptqmodel",
     seed: int = 0,
     **options: Any,
 ) -> Path:
@@ -94,10 +101,13 @@ def quantize(
         to: `awq`, `gptq`, `gptq-int8`, or any level that llama.cpp writes: `F16`, `Q4_0`, ….
             `FP16` and `FP32` are the folder that `mechprobe.export` writes.
         out: The folder to write; for GGUF levels a `.gguf` file, or a folder to put one in.
-        calibration: User messages for AWQ and GPTQ; None takes `default_calibration`.
+        calibration: User messages for AWQ and GPTQ, or a file of them, one a line or JSONL; None
+            takes `default_calibration`.
         calibration_name: What the record calls them.
         seed: Of default prompts and writer.
-        options: Of `mechprobe.models.quantize.quantize`: `writer`, `group_size`, `device`, …
+        device: Where the quantizer computes.
+        writer: As of `mechprobe.models.quantize.quantize`.
+        options: Of the same: `group_size`, `symmetric`, `desc_act`, …
 
     Returns:
         `out`, or the `.gguf` file inside it.
@@ -108,19 +118,22 @@ def quantize(
         MissingExtraError: The writer is not installed.
         RunDirectoryError: `out` cannot be written.
     """
-    out, problems = Path(out), Problems()
-    here = {name: options[name] for name in ("device", "writer") if name in options}
-    check_quantizable(problems, str(model), to, out, **here)
+    out, problems, texts = Path(out), Problems(), None
+    with problems.of("prompts"):
+        texts = _calibration(calibration)
+    _check(problems, str(model), to, out, device, writer)
     problems.require_none()
-    if calibration is None and needs_calibration(to):
+    if texts is None and needs_calibration(to):
         chosen = default_calibration(str(model), seed)
-        calibration, calibration_name = chosen.texts, calibration_name or chosen.name
+        texts, calibration_name = chosen.texts, calibration_name or chosen.name
     return write_quantized(
         str(model),
         to,
         out,
-        calibration=calibration,
+        calibration=texts,
         calibration_name=calibration_name,
+        device=device,
+        writer=writer,
         seed=seed,
         **options,
     )

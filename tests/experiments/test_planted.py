@@ -79,6 +79,10 @@ def test_json_and_page_agree(said):
     assert f'<h1 class="danger">{document["verdict"]["headline"]}</h1>' in page
     assert LOST in page
     assert "o row is dangerous" not in page
+    for line in ("<b>lost refusals</b> (1)", "<b>not measured</b> (2)"):  # each row in one
+        assert line in page
+    answers = small.lines(path / "cells/planted/Q4_1@llama.cpp/generations/refusal.jsonl")
+    assert {row["threads"] for row in answers} == {1}
 
 
 def test_layers_with_equal_weights_take_part_in_no_ratio(said):

@@ -211,3 +211,15 @@ def test_what_loading_warned_of_is_a_line_a_cell():
     rows = [_row("FP16", "e"), _row("Q2_K", "e", warnings="2 fall-backs"), _row("Q8_0", "e")]
     assert table.warnings(rows) == ["Q2_K: 2 fall-backs"]
     assert typed("warnings", "") == ""
+
+
+@pytest.mark.parametrize(("width", "marked"), [(80, False), (200, True)])
+def test_a_mark_is_explained_only_where_one_is_shown(width, marked):
+    rows = [_row("F16", "llama.cpp"), _row("Q4_1", "llama.cpp", "F16@llama.cpp", 3)]
+    unseen = {("m", "Q4_1@llama.cpp"): ["neurons_ratio"]}
+    rows[1]["neurons_ratio"] = "1.1"
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(table.matrix_table(rows, "t", width, unseen))
+    assert (table.BLIND in console.file.getvalue()) is marked
+    assert table.is_marked(rows, width, unseen) is marked
+    assert not table.is_marked(rows, width, {})
