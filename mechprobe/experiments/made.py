@@ -25,7 +25,7 @@ from mechprobe.models.located import lying_at
 from mechprobe.progress import Progress, silent
 from mechprobe.textfiles import parse_json
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised when `mechprobe.models.quantize` writes something else from the same input."""
 
 

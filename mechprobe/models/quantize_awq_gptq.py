@@ -28,6 +28,9 @@ Writer = Literal["gptqmodel", "autoawq"]
 THREADS: Final = 2
 """Of every sum that the writers take on a CPU, whatever the machine has: GPTQ's Hessians differ in
 their last bits with the number of threads, and its rounding then takes another path."""
+_ANY_X86: Final = {"MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""Of the writers on a CPU: each kind of processor otherwise takes sums of its own (as above). No
+other mode of MKL holds on AMD; the price is not measurable beside the rest."""
 _NAMES: Final = {"gptqmodel": "GPTQModel", "autoawq": "AutoAWQ"}
 _EXTRAS: Final = {"gptqmodel": "quant", "autoawq": "autoawq"}
 
@@ -101,6 +104,8 @@ def write(job: Job, source: str, *, verbose: bool = False, progress: Progress = 
     if job.writer == "autoawq" and (scheme.method, scheme.bits) != ("awq", 4):
         raise CheckpointError("AutoAWQ writes 4-bit AWQ alone; use writer='gptqmodel'")
     environment = dict(os.environ)
+    if job.device == "cpu":
+        environment |= _ANY_X86 | _atens_kernels()
     environment.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # it fails on two cores without it
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     with tempfile.TemporaryDirectory(prefix="mechprobe-") as scratch, _told(progress) as pipe:
@@ -126,6 +131,13 @@ def write(job: Job, source: str, *, verbose: bool = False, progress: Progress = 
             f"{source}: {_NAMES[job.writer]} cannot quantize it to {scheme.method.upper()} "
             f"{scheme.bits}-bit: {said}"
         )
+
+
+def _atens_kernels() -> dict[str, str]:
+    """Have ATen use AVX2 wherever there is AVX2, AVX-512 or not."""
+    import torch
+
+    return {"ATEN_CPU_CAPABILITY": "avx2"} if torch.cpu._is_avx2_supported() else {}
 
 
 @contextmanager

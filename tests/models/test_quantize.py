@@ -60,15 +60,19 @@ def test_gptq_is_self_contained_recorded_and_quiet(plain, tmp_path, capfd):
 
 
 @needs("gptqmodel")
-def test_the_result_knows_nothing_of_the_machines_threads(plain, tmp_path, monkeypatch):
-    def written(threads):
+def test_the_result_knows_nothing_of_the_machines_threads_and_instructions(
+    plain, tmp_path, monkeypatch
+):
+    def written(threads, aten, mkl):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         monkeypatch.setenv("MKL_NUM_THREADS", threads)
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", aten)
+        monkeypatch.setenv("MKL_CBWR", mkl)
         out = quantize(str(plain()), "gptq", tmp_path / threads, calibration=LINES, group_size=64)
         assert json.loads((out / "mechprobe_quantize.json").read_text())["threads"] == 2
         return (out / "model.safetensors").read_bytes()
 
-    assert written("1") == written("3")
+    assert written("1", "default", "COMPATIBLE") == written("3", "avx512", "AUTO")
 
 
 @needs("gptqmodel")
