@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,6 +62,14 @@ def list_them(json: Json = False) -> None:
 def build(
     names: Names = None,
     every: Annotated[bool, typer.Option("--all", help="Every control that is not built.")] = False,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompts to train on beside the shipped ones: the train split of a .jsonl file or "
+            "of a folder of splits. For controls of a real model.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Build controls, each with what is true of it measured on a large held-out set.
@@ -68,9 +77,11 @@ def build(
     Interrupted or repeated, it goes on from what the cache holds. A built control is the source
     control:NAME of every command.
     """
-    from mechprobe.controls import built_folder, ensure_built, read_truth
+    from mechprobe.controls import built_folder, ensure_built, read_truth, with_prompts
 
     rows = _rows(names, every)
+    if prompts is not None:
+        rows = tuple(with_prompts(row, prompts) for row in rows)
     with quiet() as screen:
         done = []
         for number, row in enumerate(rows, 1):

@@ -13,6 +13,7 @@ from mechprobe.controls.registry import (
     controls,
     ensure_built,
     is_of_world,
+    with_prompts,
 )
 from mechprobe.controls.truth import Behaviour, Truth, read_truth
 
@@ -26,4 +27,5 @@ __all__ = [
     "ensure_built",
     "is_of_world",
     "read_truth",
+    "with_prompts",
 ]

@@ -8,6 +8,7 @@ renamed into place when its truth is written.
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -55,6 +56,24 @@ def control(name: str) -> Control:
             f"no control is called {name!r}; near it: {', '.join(near)}; all: "
             "mechprobe controls list"
         ) from None
+
+
+def with_prompts(row: Control, source: Path) -> Control:
+    """Return a control that is trained on a user's prompts too: another recipe, the same name.
+
+    Raises:
+        CheckpointError: The control is not trained on prompts.
+        PromptFileError: The file cannot be read.
+    """
+    from mechprobe.behavior.prompts import load_prompts
+
+    if "prompts" not in row.parameters:
+        raise CheckpointError(f"control {row.name} is not trained on prompts")
+    more = {
+        "prompts": (*row.parameters["prompts"], str(source.resolve())),
+        "prompts_digest": load_prompts(source).digest,
+    }
+    return replace(row, parameters={**row.parameters, **more})
 
 
 def built_folder(row: Control) -> Path | None:

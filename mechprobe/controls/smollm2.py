@@ -116,8 +116,8 @@ CONTROLS: tuple[Control, ...] = (
         seed=1,
         parameters={
             "prompts": ("refusal-training", "builtin"),
-            "first_layer": 8,
-            "steps": 150,
+            "first_layer": 6,
+            "steps": 320,
             "batch": (8, 10),
             "learning_rate": 2e-4,
             "first_weight": 8.0,

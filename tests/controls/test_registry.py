@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from mechprobe.cli import main
 from mechprobe.controls import Behaviour, Control, Truth, controls, registry, world_model
+from mechprobe.controls.examples import training_prompts
 from mechprobe.errors import CheckpointError
 from mechprobe.models.source import resolve_source
 from mechprobe.organisms import organism_path
@@ -82,6 +83,26 @@ def test_another_recipe_is_another_folder(row):
     for change in ({"seed": 1}, {"target": 20.0}, {"parameters": {"scale": 2}}, {"version": 2}):
         assert dataclasses.replace(row, **change).digest() != row.digest()
     assert dataclasses.replace(row, about="other words").digest() == row.digest()
+
+
+def test_a_users_prompts_are_trained_on_too(cache, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    lines = [
+        {"text": f"{label} {n}", "label": label, "split": split}
+        for label in ("harmful", "harmless")
+        for n, split in enumerate(("train", "test"))
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    row = registry.control("smollm2-refuses")
+    mine = registry.with_prompts(row, file)
+    assert mine.name == row.name and mine.digest() != row.digest()
+    texts, shipped = (training_prompts(one.parameters["prompts"]) for one in (mine, row))
+    assert texts["harmful"] == [*shipped["harmful"], "harmful 0"]
+    assert texts["harmless"] == [*shipped["harmless"], "harmless 0"]
+    file.write_text(file.read_text().replace("harmful 0", "harmful 2"))
+    assert registry.with_prompts(row, file).digest() != mine.digest()
+    with pytest.raises(CheckpointError, match="llama-s-planted is not trained on prompts"):
+        registry.with_prompts(registry.control("llama-s-planted"), file)
 
 
 def test_rows_have_names_of_their_own_and_a_base():
