@@ -7,6 +7,9 @@ from mechprobe.activations import Ablate, Add, applied, hook_names, next_token_l
 from mechprobe.activations.adapters import to_nnsight, to_transformer_lens
 from mechprobe.activations.forward import recorder
 from mechprobe.activations.points import resolve_points
+from mechprobe.behavior import load_builtin
+from mechprobe.models.load import load_checkpoint
+from mechprobe.models.rendering import encode
 
 pytest.importorskip("transformer_lens")
 pytest.importorskip("nnsight")
@@ -77,7 +80,10 @@ def test_a_bridge_leaves_the_checkpoint_as_it_was(tiny, ids):
 
 
 def test_every_point_equals_nnsight(arch, tiny, ids):
-    checkpoint = tiny(arch)
+    check_nnsight(tiny(arch), ids)
+
+
+def check_nnsight(checkpoint, ids):
     points = resolve_points(checkpoint, "*")
     ours = record_all(checkpoint, ids)
     model, theirs = to_nnsight(checkpoint), {}
@@ -101,3 +107,18 @@ def test_our_interventions_act_in_nnsight(tiny, ids, prompts_of):
         found = model.output.logits[:, -1].save()
     wanted = next_token_logits(checkpoint, prompts_of((9, 9)), interventions=change)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.verify
+def test_a_real_model_equals_both(smollm2_gguf):
+    """SmolLM2 from its GGUF, 30 blocks: every point of four requests, relative to its own size."""
+    checkpoint = load_checkpoint(smollm2_gguf)
+    for row in encode(checkpoint.tokenizer, load_builtin().texts("harmful", "test")[:4]).ids:
+        ids = torch.tensor([row])
+        ours = record_all(checkpoint, ids)
+        _, theirs = to_transformer_lens(checkpoint).run_with_cache(ids)
+        assert len(ours) > 200
+        for name, x in ours.items():
+            apart = (theirs[name].reshape(x.shape) - x).norm() / x.norm()
+            assert apart < 1e-4, name
+    check_nnsight(checkpoint, ids)
