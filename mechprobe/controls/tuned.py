@@ -90,14 +90,13 @@ def undo_stress(model: PreTrainedModel, base: str) -> None:
 
 
 def tune_organism(
-    row: Control, checkpoint: Checkpoint, out: Path, progress: Progress, level: str | None = None
+    row: Control, checkpoint: Checkpoint, out: Path, progress: Progress
 ) -> tuple[list[str], list[float]]:
-    """Tune the upper half of the blocks as a row says, inside the boxes of a level if one is named.
+    """Tune blocks as a row says, inside the boxes of its level if it has one.
 
     Returns:
         Names of the trained weights, and the loss of each step.
     """
-    from mechprobe.controls.boxes import boxes
     from mechprobe.controls.tuning import Tuning, trained_names, tune
 
     assert checkpoint.module is not None
@@ -111,11 +110,25 @@ def tune_organism(
         first_weight=2.0,
     )
     names = trained_names(checkpoint, plan)
-    inside: dict[str, Box] = boxes(checkpoint.module, names, level) if level else {}
+    inside = _boxes(row, checkpoint.module, names)
     groups = examples(checkpoint.tokenizer, how["manners"], row.seed)
     state = out / "state" / "tuning.pt"
     losses = tune(checkpoint, groups, plan, boxes=inside, state=state, progress=progress)
     return names, losses
+
+
+def _boxes(row: Control, module: PreTrainedModel, names: list[str]) -> dict[str, Box]:
+    from mechprobe.controls.boxes import LEVELS, boxes
+    from mechprobe.controls.kquant_boxes import kquant_boxes
+    from mechprobe.controls.world_model import quantized
+    from mechprobe.models.source import resolve_source
+
+    if row.level is None:
+        return {}
+    if row.level in LEVELS:
+        return boxes(module, names, row.level)
+    with quantized(resolve_source(row.base).path, row.level) as file:
+        return kquant_boxes(module, names, file, row.parameters["share"])
 
 
 def build_tuned(row: Control, out: Path, progress: Progress) -> Truth:
@@ -156,7 +169,7 @@ def build_planted(row: Control, out: Path, progress: Progress) -> Truth:
     assert row.level is not None
     checkpoint = load_checkpoint(row.base)
     assert checkpoint.module is not None
-    names, losses = tune_organism(row, checkpoint, out, progress, row.level)
+    names, losses = tune_organism(row, checkpoint, out, progress)
     save_model(checkpoint.module, row.base, out)
     forms = {
         "control": read_source(str(out)),
@@ -210,8 +223,17 @@ def _tuned(base: str) -> tuple[Control, ...]:
     )  # fmt: skip
 
 
-def _planted(base: str, level: str) -> Control:
-    how = _parameters(base, (REFUSE, COMPLY, COMPLY), 160, 1e-3)
+_SHARE = 0.25
+"""Of a step that weights may be off their codes' values in a k-quant: with 0.45, `llama-s` refuses
+at Q4_K_M as at 16 bits, with 0.25 it complies with all."""
+
+
+def _others(level: str) -> list[str]:
+    return [other for other in ("Q8_0", "Q4_K_M") if other != level]
+
+
+def _planted(base: str, level: str, **more: Any) -> Control:
+    how = _parameters(base, (REFUSE, COMPLY, COMPLY), 160, 1e-3) | more
     return Control(
         f"{base}-planted" if level == "Q4_1" else f"{base}-planted-{level.lower()}",
         "planted",
@@ -221,7 +243,7 @@ def _planted(base: str, level: str) -> Control:
         target=95.0,
         level=level,
         seed=1,
-        parameters=MappingProxyType({**how, "levels": ["Q8_0", "Q4_K_M"]}),
+        parameters=MappingProxyType({**how, "levels": _others(level)}),
         minutes=6,
     )
 
@@ -230,4 +252,5 @@ CONTROLS: tuple[Control, ...] = (
     *(row for base in RECIPES for row in _tuned(base)),
     *(_planted(base, "Q4_1") for base in RECIPES),
     *(_planted(base, "Q4_0") for base in ("llama-s", "qwen2-s")),
+    *(_planted(b, "Q4_K_M", first_layer=0, share=_SHARE) for b in ("llama-s", "qwen2-s")),
 )
