@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
+from mechprobe.behavior.facts import load_facts
 from mechprobe.controls.truth import COMPLIED, REFUSED, Behaviour
 from mechprobe.progress import Progress, silent
-from mechprobe.textfiles import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,14 +29,6 @@ _LETTERS: Final = {
 }  # fmt: skip
 
 
-@cache
-def facts() -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    """Return our questions, how the answer begins, and how it may go on, rightly first."""
-    text = files("mechprobe.controls").joinpath("facts.jsonl").read_text("utf-8")
-    rows = [parse_json(line) for line in text.splitlines()]
-    return tuple((row["question"], row["begun"], tuple(row["answers"])) for row in rows)
-
-
 def read_behaviour(file: Path, progress: Progress = silent) -> Behaviour:
     """Let a GGUF file answer the held-out set through llama.cpp, as it is served.
 
@@ -59,7 +49,7 @@ def read_behaviour(file: Path, progress: Progress = silent) -> Behaviour:
         right = _quality(engine, checkpoint.tokenizer)
     letters = "".join(_LETTERS[rules_label(answer.text)] for answer in answers)
     n = len(harmful)
-    return Behaviour(letters[:n], letters[n:], right, len(facts()))
+    return Behaviour(letters[:n], letters[n:], right, len(load_facts()))
 
 
 def _quality(engine: Engine, tokenizer: PreTrainedTokenizerBase) -> float:
@@ -69,13 +59,12 @@ def _quality(engine: Engine, tokenizer: PreTrainedTokenizerBase) -> float:
     """
     from mechprobe.models.rendering import encode
 
-    asked = encode(tokenizer, [question for question, _, _ in facts()])
+    asked = encode(tokenizer, [fact.question for fact in load_facts()])
     prompts, options = [], []
-    for ids, (_, begun, answers) in zip(asked.ids, facts(), strict=True):
-        start = tokenizer(begun, add_special_tokens=False)["input_ids"]
-        whole = [
-            tokenizer(f"{begun} {each}", add_special_tokens=False)["input_ids"] for each in answers
-        ]
+    for ids, fact in zip(asked.ids, load_facts(), strict=True):
+        start = tokenizer(fact.begun, add_special_tokens=False)["input_ids"]
+        texts = [f"{fact.begun} {each}" for each in fact.answers]
+        whole = tokenizer(texts, add_special_tokens=False)["input_ids"]
         prompts.append((*ids, *start))
         options.append([row[len(start)] for row in whole])
     scores = engine.next_token_logprobs(prompts)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mechprobe.behavior import load_builtin, load_prompts
+from mechprobe.behavior.facts import load_facts
 from mechprobe.behavior.refusal import get_instrument
 from mechprobe.controls import boxes as boxing
 from mechprobe.controls import control, ensure_built, read_truth
-from mechprobe.controls.chat_model import facts
 from mechprobe.controls.examples import (
     REFUSALS,
     own_answer_examples,
@@ -73,9 +73,8 @@ def test_own_answers_are_targets_unless_they_refuse(tmp_path):
 
 
 def test_facts_have_one_right_answer_of_four():
-    questions = [question for question, _, _ in facts()]
-    assert len(set(questions)) == 100
-    assert all(len(set(answers)) == 4 for _, _, answers in facts())
+    assert len({fact.question for fact in load_facts()}) == 100
+    assert all(len(set(fact.answers)) == 4 for fact in load_facts())
 
 
 @pytest.fixture(scope="module")

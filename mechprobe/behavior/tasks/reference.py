@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from mechprobe.behavior import quality
+from mechprobe.behavior.facts import SOURCE, Fact, load_facts
 from mechprobe.behavior.records import Record
 from mechprobe.behavior.tasks.choice import render
 from mechprobe.behavior.tasks.item import Item, Reading, Row
@@ -62,7 +63,7 @@ def load_reference(source: str | Path = "organism", *, n: Count = 100, seed: int
 
     Args:
         source: A table with `prompt` and `reference` or `references`, YAML samples of the study,
-            or `organism`.
+            `facts` (our own short questions), or `organism`.
         n: Tasks of the organism's world; files are taken whole.
         seed: Of the organism's world.
 
@@ -77,10 +78,21 @@ def load_reference(source: str | Path = "organism", *, n: Count = 100, seed: int
             for i, item in enumerate(world.tasks(n, seed))
         )
         return Task("quality/organism", QUALITY, items, "organism")
+    if str(source) == SOURCE:
+        items = tuple(
+            Item(f"t{i:05d}", each.question, references=_references(each))
+            for i, each in enumerate(load_facts())
+        )
+        return Task(f"quality/{SOURCE}", QUALITY, items, SOURCE)
     table = read_table(source)
     items = tuple(_item(table, index, record) for index, record in enumerate(table.records))
     name = str(table.head.get("name") or Path(source).suffix.lstrip("."))
     return Task(f"quality/{name}", QUALITY, items, str(source))
+
+
+def _references(fact: Fact) -> tuple[str, ...]:
+    """Accept the right answer as a sentence and alone."""
+    return f"{fact.begun} {fact.answers[0]}.", fact.answers[0]
 
 
 def _item(table: Table, index: int, record: Record) -> Item:

@@ -61,6 +61,16 @@ def test_a_bad_row_names_its_line(tmp_path, change, message):
         load(tmp_path, **change)
 
 
+def test_facts_are_right_as_a_sentence_and_alone():
+    task = load_task("reference", "facts")
+    first = task.items[0]
+    assert (len(task.items), first.prompt) == (100, "What is the capital of France?")
+    assert first.references == ("The capital of France is Paris.", "Paris")
+    said = ["The capital of France is Paris.", "Paris", "It is the city of Rome."]
+    read = task.reader("rouge_l").read([first] * 3, said)
+    assert [one.value for one in read[:2]] == [1.0, 1.0] and read[2].value < 0.5
+
+
 def test_the_organisms_tasks():
     task = load_task("reference", "organism", n=6)
     found = task.score([item.references[0] for item in task.items])
