@@ -103,6 +103,11 @@ def parse_json(text: str, *, unpaired: bool = False, unique: bool = False) -> An
     return found
 
 
+def is_text(text: str) -> bool:
+    """Return whether UTF-8 can carry a text: it holds no half of a surrogate pair."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _whole(digits: str) -> int:
     number = int(digits) if len(digits) <= _LONGEST + 1 else 2**64
     if not -(2**63) <= number < 2**64:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SPECS = ("demo", "demo-51", "qwen2.5-0.5b", "smollm2-135m", "study-51")
+SPECS = ("demo", "demo-51", "qwen2.5-0.5b", "smollm2-135m", "smollm2-refuses", "study-51")
 SHIPPED = {
     "mechprobe/py.typed",
     *(f"mechprobe/experiments/specs/{name}.yaml" for name in SPECS),

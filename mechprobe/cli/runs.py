@@ -43,7 +43,7 @@ def run(
         typer.Argument(
             metavar="SPEC",
             help="A YAML file, or a shipped spec: demo, demo-51, qwen2.5-0.5b, smollm2-135m, "
-            "study-51.",
+            "smollm2-refuses, study-51.",
             show_default=False,
         ),
     ] = None,

@@ -17,6 +17,7 @@ from mechprobe.experiments.rendered import prompt_set, template_digest
 from mechprobe.experiments.sources import find_source
 from mechprobe.generation.api import Endpoint
 from mechprobe.preflight import Problems, check_loadable
+from mechprobe.textfiles import is_text
 
 if TYPE_CHECKING:
     from mechprobe.behavior.tasks import Task as AskedTask
@@ -97,7 +98,7 @@ def prompt_records(
     if not rows:
         raise PromptFileError("no prompts were given; use --prompt TEXT or --prompts FILE")
     for row in rows[:n]:
-        if any("\ud800" <= letter <= "\udfff" for letter in row["prompt"]):
+        if not is_text(row["prompt"]):
             raise PromptFileError(
                 f"prompt {row['id']}: holds half a character (a lone surrogate), which nobody can "
                 "be sent; mend or remove it"

@@ -20,7 +20,7 @@ from mechprobe.textfiles import read_text
 if TYPE_CHECKING:
     from mechprobe.models.quantize_awq_gptq import Writer
 
-_ORGANISM_PROMPTS: Final = 128
+_ORGANISM_PROMPTS: Final = 64
 
 
 def needs_calibration(to: str) -> bool:

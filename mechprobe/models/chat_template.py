@@ -15,6 +15,7 @@ from mechprobe.errors import TemplateError
 from mechprobe.models.template_process import Rendered, render
 from mechprobe.models.template_worker import DATE
 from mechprobe.models.thoughts import open_marker, split
+from mechprobe.textfiles import is_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,6 +91,11 @@ def read_chat_template(
             prompt, renders the same message in two ways, or has no switch to turn thinking on.
     """
     source, note = _chosen(tokenizer.chat_template)
+    if not is_text(source):
+        raise TemplateError(
+            "the tokenizer's chat template is no text: it holds bytes that are not UTF-8, or half "
+            "a character; pass another one (--chat-template FILE)"
+        )
     bare = ChatTemplate(source, dict(tokenizer.special_tokens_map), system)
     probe = bare._with({}, _MARK)
     _check(bare, probe.text)

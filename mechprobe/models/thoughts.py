@@ -64,6 +64,7 @@ MARKERS: Final = (
     ),
     Marker("Cohere", r"<\|START_THINKING\|>", r"<\|END_THINKING\|>", "special"),
     Marker("Gemma 4", r"<\|channel>thought", r"<channel\|>", "special"),
+    Marker("MedGemma", r"<unused94>thought", r"<unused95>", "special"),
     Marker("Apertus", r"<\|inner_prefix\|>", r"<\|inner_suffix\|>", "special"),
     Marker("Kimi K3", r"<\|open\|>think<\|sep\|>", r"<\|close\|>think<\|sep\|>", "special"),
     Marker("Solar", r"<\|think\|>", r"<\|content\|>", "special"),

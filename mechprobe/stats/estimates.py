@@ -205,7 +205,7 @@ def bootstrap_interval(
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
         paired: Whether the samples are resampled together.
-        method: `BCa` or `percentile`.
+        method: `BCa`, `percentile` or `basic`.
     """
     from scipy.stats import bootstrap
 

@@ -9,7 +9,14 @@ def test_the_shipped_specs_are_listed(mechprobe):
     done = mechprobe("run", "--list")
     assert (done.code, done.err) == (0, "")
     names = [line.split()[0] for line in done.out.splitlines()]
-    assert names == ["demo", "demo-51", "qwen2.5-0.5b", "smollm2-135m", "study-51"]
+    assert names == [
+        "demo",
+        "demo-51",
+        "qwen2.5-0.5b",
+        "smollm2-135m",
+        "smollm2-refuses",
+        "study-51",
+    ]
     found = json.loads(mechprobe("run", "--list", "--json").out)
     assert [one["name"] for one in found] == names
     assert all(name in mechprobe("run", "--help").out for name in names)

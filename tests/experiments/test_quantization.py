@@ -22,8 +22,8 @@ ORGANISM = "organism:llama-s"
 def test_an_organisms_calibration_is_harmless_and_named():
     found = default_calibration(ORGANISM)
     labels = {request.text: request.label for request in requests("train")}
-    labels |= {request.text: request.label for request in requests("train", 128, 0)}
-    assert len(found.texts) == 128 and {labels[text] for text in found.texts} == {"harmless"}
+    labels |= {request.text: request.label for request in requests("train", 64, 0)}
+    assert len(found.texts) == 64 and {labels[text] for text in found.texts} == {"harmless"}
     assert found.name == "organism world, harmless, train, seed 0"
     assert found.digest == default_calibration("organism:x").digest
     assert found.digest != default_calibration("organism:x", 1).digest

@@ -202,6 +202,8 @@ def test_of_several_templates_the_default_is_taken_and_said(small):
 @pytest.mark.parametrize(
     ("template", "system", "why"),
     [
+        (CHAT + "\ud800", None, "holds bytes that are not UTF-8, or half a character"),
+        (CHAT + b"\x80".decode("utf-8", "surrogateescape"), None, "not UTF-8"),
         ("<user><assistant>", None, "does not print the user's message"),
         ("{% for m in messages[1:] %}{{ m.content }}{% endfor %}", None, "does not print the user"),
         ("{{ messages[-1].content }}", "be kind", "does not print a system prompt"),

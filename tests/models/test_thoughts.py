@@ -41,6 +41,7 @@ FORMS = {
     "gpt-oss, skipped, quoting": "analysis\u201cHow to\u201d: {}assistantfinal{}",
     "gpt-oss, skipped, preamble": "commentarySo. {}assistantfinal{}",
     "Gemma 4": "<|channel>thought\n{}<channel|>{}",
+    "MedGemma": "<unused94>thought\n{}<unused95>{}",
     "Apertus": "<|inner_prefix|>{}<|inner_suffix|>{}",
     "Solar": "<|think|>{}<|end|><|begin|>assistant<|content|>{}",
     "Kimi K3": "<|open|>think<|sep|>{}<|close|>think<|sep|><|open|>response<|sep|>{}"

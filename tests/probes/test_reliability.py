@@ -134,6 +134,44 @@ def test_ece_shift_is_paired():
     assert (same.value, same.low, same.high) == pytest.approx((0, -end, end))
 
 
+def test_noise_of_arithmetic_makes_no_interval_narrower():
+    p, y = draw(3, 220)
+    same = ece_shift((p, y), (p, y))
+    noise = np.random.default_rng(0).normal(size=220)
+    for size in (1e-12, 1e-6):
+        near = ece_shift((np.clip(p + size * noise, 0, 1), y), (p, y))
+        assert (near.low, near.high) == pytest.approx((same.low, same.high), abs=1e-5)
+    turned = y.copy()
+    turned[0] = 1 - turned[0]
+    one = ece_shift((p, turned), (p, y))
+    assert one.high - one.low >= same.high - same.low
+
+
+def rises(over, n, rounds):
+    """Intervals where the cell states what its calibrated baseline does, and is wrong more often.
+
+    The population's ECE rises from 0 to `over`.
+    """
+    rng = np.random.default_rng(5)
+    for _ in range(rounds):
+        p, u = rng.beta(5, 2, n), rng.random(n)
+        given = ((u < p - over).astype(float), (u < p).astype(float))
+        yield ece_shift((p, given[0]), (p, given[1]), resamples=300)
+
+
+def test_a_rise_of_the_populations_ece_is_covered():
+    found = list(rises(0.1, 220, 60))
+    assert sum(one.low <= 0.1 <= one.high for one in found) >= 54  # 0.25 without the bias
+    assert all(one.low <= one.value <= one.high for one in found)
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize(("over", "n"), [(0.05, 220), (0.1, 220), (0.2, 220), (0.1, 1000)])
+def test_rises_of_all_sizes_are_covered(over, n):
+    hits = [one.low <= over <= one.high for one in rises(over, n, 400)]
+    assert np.mean(hits) >= 0.95 - 3 * (0.95 * 0.05 / 400) ** 0.5
+
+
 def test_what_cannot_be_measured():
     assert reliability([0.5], [1]) is None
     assert reliability([], []) is None
