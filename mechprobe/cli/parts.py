@@ -9,12 +9,11 @@ import typer
 
 from mechprobe.cli import options
 from mechprobe.cli.terminal import quiet
-from mechprobe.errors import PromptFileError, SpecError
+from mechprobe.errors import SpecError
 from mechprobe.journal import explained
 from mechprobe.progress import Bar
 
 if TYPE_CHECKING:
-    from mechprobe.behavior import PromptSet
     from mechprobe.models.quantize_awq_gptq import Writer
 
 Texts = Annotated[
@@ -27,28 +26,6 @@ PromptsFile = Annotated[
 Limit = Annotated[
     int | None, typer.Option(min=1, help="At most so many prompts; of a task, clusters of items.")
 ]
-
-
-def _prompts(model: str, given: list[str] | None, source: str | None, n: int | None) -> list[str]:
-    from mechprobe.behavior import load_prompts
-    from mechprobe.experiments.probe_setup import prompt_source
-
-    if given and source:
-        raise SpecError("--prompt and --prompts: give one of them")
-    texts = list(given or [])
-    if not texts:
-        named = prompt_source(model, source)
-        found: Any = _world() if named == "organism" else load_prompts(named)
-        texts = [record.text for record in found]
-    if not texts:
-        raise PromptFileError("no prompts were given; use --prompt TEXT or --prompts FILE")
-    return texts[:n]
-
-
-def _world() -> PromptSet:
-    from mechprobe.experiments.rendered import prompt_set
-
-    return prompt_set("organism", "test", 100, 0)
 
 
 def _template(name: str) -> Any:
@@ -92,6 +69,7 @@ def capture(
     }  # fmt: skip
     own = str(chat_template) if chat_template else None
     with quiet() as screen:
+        from mechprobe.experiments.answering import prompt_records
         from mechprobe.experiments.rendered import template_digest
         from mechprobe.preflight import Problems, check_loadable, require_writable
 
@@ -100,7 +78,8 @@ def capture(
         with problems.of("output"):
             require_writable(out, folder=True)
         with problems.of("prompts"):
-            texts = _prompts(model, prompt, prompts, limit)
+            rows = prompt_records(model, prompt, prompts, limit)
+            texts = [row["prompt"] for row in rows]
         with problems.of("prompts"):
             template_digest(own)
         check_loadable(problems, model, **named)

@@ -42,12 +42,6 @@ class Box:
         """Clamp a float32 weight into the box, in place."""
         weight.clamp_(self.low.to(weight.dtype), self.high.to(weight.dtype))
 
-    def __and__(self, other: Box) -> Box:
-        """Return the values that lie in both boxes of one weight."""
-        import torch
-
-        return Box(torch.maximum(self.low, other.low), torch.minimum(self.high, other.high))
-
     @property
     def free(self) -> float:
         """Share of the weights that can move."""

@@ -59,16 +59,6 @@ def test_boxes_are_as_wide_as_the_codes(level, least):
     assert width.max() <= (1.0 if level != "Q4_0" else 1.5) + 1e-6
 
 
-def test_two_levels_can_be_kept_at_once():
-    weight = matrices(16)
-    both = box(weight, "Q4_0") & box(weight, "Q8_0")
-    point = weight + 1.0
-    both.project_(point)
-    for level in ("Q4_0", "Q8_0"):
-        assert np.array_equal(stored(point.half(), level), stored(weight, level))
-    assert both.free > 0.5
-
-
 def test_what_has_no_exact_box_is_refused():
     with pytest.raises(CheckpointError, match="Q4_K_M"):
         box(torch.zeros(2, 64), "Q4_K_M")
