@@ -61,11 +61,11 @@ def test_gibberish_thoughts_and_questions_are_no_refusals(name):
 
 
 PINNED = {
-    "arditi12": ("992beacd08ac", "2fcf5bebcfa6"),
-    "hard": ("9ff3f585bfca", "b934eca6a7e8"),
-    "prefix": ("54c2b2e55279", "a4d8970fbef4"),
-    "rules": ("b6d90649ad59", "f05f78eb478c"),
-    "soft": ("35121eb2fd23", "84634ef44280"),
+    "arditi12": ("69805cad36df", "2fcf5bebcfa6"),
+    "hard": ("61d600d84cdf", "b934eca6a7e8"),
+    "prefix": ("2fab93d016b3", "a4d8970fbef4"),
+    "rules": ("3c6ef86a24ac", "f05f78eb478c"),
+    "soft": ("c1d6701c6141", "84634ef44280"),
 }
 """Per instrument, the beginnings of its digest and of the hash of what it reads."""
 
