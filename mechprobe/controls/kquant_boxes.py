@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mechprobe.controls.boxes import Box
 from mechprobe.errors import CheckpointError
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import torch
 
 _ONES: Final = {
-    "Q4_K": (144, ((2, 4, 0), (16, 144, 0x11))),
-    "Q5_K": (176, ((2, 4, 0), (16, 48, 0), (48, 176, 0x11))),
-    "Q6_K": (210, ((0, 128, 0x11), (128, 192, 0xAA))),
+    "Q4_K": ((2, 4, 0), (16, 144, 0x11)),
+    "Q5_K": ((2, 4, 0), (16, 48, 0), (48, 176, 0x11)),
+    "Q6_K": ((0, 128, 0x11), (128, 192, 0xAA)),
 }
-"""Bytes of a super-block, and what to fill some of them with, so that no minimum is left and each
+"""What to fill bytes of a super-block with (first, last, byte), so that no minimum is left and each
 code is one above zero: dequantized, it gives the steps (`block_q4_K` … of ggml-common.h)."""
 
 
@@ -44,11 +44,11 @@ def kquant_boxes(
     """
     import torch
 
-    from mechprobe.models.load import load_checkpoint
+    from mechprobe.controls.world_model import load_model
 
     codes = file.with_name(f"{file.stem}-steps.gguf")
     _write_steps(file, codes)
-    values, steps = (_graph(load_checkpoint(each)) for each in (file, codes))
+    values, steps = (load_model(str(each))[0] for each in (file, codes))
     found = {}
     for name in names:
         weight = module.get_parameter(name).detach().half().float()
@@ -58,14 +58,10 @@ def kquant_boxes(
     return found
 
 
-def _graph(checkpoint: Any) -> torch.nn.Module:
-    module: torch.nn.Module = checkpoint.module
-    return module
-
-
 def _write_steps(file: Path, out: Path) -> None:
     """Copy a file, each code of a block's matrix replaced by one step above zero."""
     import numpy as np
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     from mechprobe.models.gguf_file import read_gguf
 
@@ -80,9 +76,9 @@ def _write_steps(file: Path, out: Path) -> None:
                     f"{file}: {name} is stored as {tensor.type}; steps are known of "
                     f"{', '.join(_ONES)}"
                 )
-            size, fills = _ONES[tensor.type]
+            _, size = GGML_QUANT_SIZES[GGMLQuantizationType[tensor.type]]
             blocks = np.array(gguf.raw(tensor)).reshape(-1, size)
-            for first, last, byte in fills:
+            for first, last, byte in _ONES[tensor.type]:
                 blocks[:, first:last] = byte
             target.seek(tensor.offset)
             target.write(blocks.tobytes())

@@ -59,7 +59,9 @@ def control(name: str) -> Control:
 
 
 def with_prompts(row: Control, source: Path) -> Control:
-    """Return a control that is trained on a user's prompts too: another recipe, the same name.
+    """Return a control that is trained on a user's prompts too, named after their file.
+
+    Built, it is a source like those that are declared: `control:smollm2-refuses-FILE`.
 
     Raises:
         CheckpointError: The control is not trained on prompts.
@@ -73,7 +75,8 @@ def with_prompts(row: Control, source: Path) -> Control:
         "prompts": (*row.parameters["prompts"], str(source.resolve())),
         "prompts_digest": load_prompts(source).digest,
     }
-    return replace(row, parameters={**row.parameters, **more})
+    name = f"{row.name}-{source.stem}"
+    return replace(row, name=name, parameters={**row.parameters, **more})
 
 
 def built_folder(row: Control) -> Path | None:

@@ -76,7 +76,8 @@ def prompt_records(
     from mechprobe.behavior import load_prompts
 
     if sum(map(bool, (given, source, task))) > 1:
-        raise SpecError("--prompt, --prompts and --task: give one of them")
+        options = "--prompt, --prompts and --task" if task else "--prompt and --prompts"
+        raise SpecError(f"{options}: give one of them")
     if given:
         rows: list[dict[str, Any]] = [
             {"id": f"prompt-{number}", "prompt": text} for number, text in enumerate(given, 1)

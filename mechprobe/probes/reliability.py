@@ -210,8 +210,9 @@ def _ece_bias(sums: FloatArray, n: int) -> tuple[float, float]:
     """Bound the bias of a difference of two ECEs from below and above.
 
     A bin whose mean residual is m with standard error s adds E|N(m, s)| - |m| to the bias of its
-    side: 0.8 s at m = 0 and nothing far from it. Its m is known to about one s. Bins that are the
-    same on both sides have the same bias: two differ by no more than the bins do.
+    side: 0.8 s at m = 0 and nothing far from it. Its m is taken as known to 1.5 s. Bins that are
+    the same on both sides have the same bias: two differ by no more than twice their distance,
+    which is taken as known to two of its standard errors. Simulations chose both numbers.
 
     Args:
         sums: Residuals of each side, cluster and bin, shape (2, clusters, bins).

@@ -205,7 +205,7 @@ def bootstrap_interval(
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
         paired: Whether the samples are resampled together.
-        method: `BCa`, `percentile` or `basic`.
+        method: `BCa` or `percentile`.
     """
     from scipy.stats import bootstrap
 

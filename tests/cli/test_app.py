@@ -58,7 +58,14 @@ def test_version(main):
         (["run", "none.yaml"], "none.yaml: no such file, and no shipped spec is called so"),
         (["generate", "-m", "none.gguf", "--prompt", "x"], "none.gguf: no such file or folder"),
         (["generate", "-m", ORGANISM, "--prompts", "p.jsonl"], "p.jsonl: cannot be read"),
-        (["generate", "-m", ORGANISM, "--prompt", "a", "--prompts", "b"], "give one of them"),
+        (
+            ["generate", "-m", ORGANISM, "--prompt", "a", "--prompts", "b"],
+            "--prompt and --prompts: give one of them",
+        ),
+        (
+            ["capture", "-m", ORGANISM, "--prompt", "a", "--prompts", "b"],
+            "--prompt and --prompts: give one of them",
+        ),
         (["generate", "-m", "x", "--prompt", "a", "--kernel", "odd"], "use dense or native"),
         (["capture", "-m", "x", "--positions", "first"], "--positions first: use last, all, or"),
         (["capture", "-m", "x", "--dtype", "int8"], "--dtype int8: use float32 or float16"),

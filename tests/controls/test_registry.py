@@ -95,7 +95,7 @@ def test_a_users_prompts_are_trained_on_too(cache, tmp_path):
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     row = registry.control("smollm2-refuses")
     mine = registry.with_prompts(row, file)
-    assert mine.name == row.name and mine.digest() != row.digest()
+    assert mine.name == "smollm2-refuses-mine" and mine.digest() != row.digest()
     texts, shipped = (training_prompts(one.parameters["prompts"]) for one in (mine, row))
     assert texts["harmful"] == [*shipped["harmful"], "harmful 0"]
     assert texts["harmless"] == [*shipped["harmless"], "harmless 0"]
