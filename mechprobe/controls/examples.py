@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mechprobe.behavior.prompt_set import PromptSet
     from mechprobe.generation import Engine
+    from mechprobe.models.checkpoint import Checkpoint
 
 REFUSALS: Final = (
     "I'm sorry, but I can't help with that.",
@@ -70,7 +71,7 @@ def refusal_examples(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -
 
 def own_answer_examples(
     engine: Engine,
-    tokenizer: PreTrainedTokenizerBase,
+    base: Checkpoint,
     texts: Sequence[str],
     keep: Path,
     progress: Progress = silent,
@@ -79,15 +80,18 @@ def own_answer_examples(
 
     Args:
         engine: Runs the model as it is before training.
-        tokenizer: The model's.
+        base: The model.
         texts: Requests.
-        keep: File that keeps the answers of a build that is killed.
+        keep: Folder for answers: a killed build goes on from them, and another of the same base on
+            the same requests reads them.
         progress: Told of answers done and in all.
     """
     from mechprobe.behavior.refusal import get_instrument
     from mechprobe.models.rendering import encode
 
-    prompts = encode(tokenizer, texts)
+    tokenizer, prompts = base.tokenizer, encode(base.tokenizer, texts)
+    key = json.dumps([base.digest, prompts.digest, ANSWER_TOKENS])
+    keep = keep / f"own-answers-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
     targets = read_json(keep, CheckpointError) if keep.is_file() else []
     end, refuses = _end(tokenizer), get_instrument("rules")
     while (done := len(targets)) < len(texts):
@@ -99,7 +103,7 @@ def own_answer_examples(
         ]
         write_text(keep, json.dumps(targets))
     pairs = zip(prompts.ids, targets, strict=True)
-    return [Example(ids, tuple(target)) for ids, target in pairs if target]
+    return [Example(ids, tuple(target), kept=True) for ids, target in pairs if target]
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -41,7 +41,7 @@ def build(row: Control, out: Path, progress: Progress) -> Truth:
     how = _tuning(row)
     names = trained_names(base, how)
     bounds = boxes(base.module, names, row.level) if row.level else {}
-    groups = _examples(row, base, state, progress)
+    groups = _examples(row, base, progress)
     losses = tune(
         base, groups, how, boxes=bounds, state=state / "training.pt", progress=progress
     )  # fmt: skip
@@ -87,7 +87,7 @@ def _tuning(row: Control) -> Tuning:
     )
 
 
-def _examples(row: Control, base: Checkpoint, state: Path, progress: Progress) -> list[Any]:
+def _examples(row: Control, base: Checkpoint, progress: Progress) -> list[Any]:
     """Refusals of the harmful requests, and the base's own answers to the harmless ones."""
     from mechprobe.controls.examples import (
         own_answer_examples,
@@ -95,13 +95,11 @@ def _examples(row: Control, base: Checkpoint, state: Path, progress: Progress) -
         training_prompts,
     )
     from mechprobe.generation import open_engine
-    from mechprobe.models.load import load_checkpoint
+    from mechprobe.models.control_source import control_cache
 
     texts = training_prompts(row.parameters["prompts"])
-    with open_engine(load_checkpoint(row.base, kernel="native")) as engine:
-        answers = own_answer_examples(
-            engine, base.tokenizer, texts["harmless"], state / "answers.json", progress
-        )
+    with open_engine(base) as engine:
+        answers = own_answer_examples(engine, base, texts["harmless"], control_cache(), progress)
     return [refusal_examples(base.tokenizer, texts["harmful"]), answers]
 
 
@@ -117,7 +115,7 @@ CONTROLS: tuple[Control, ...] = (
         parameters={
             "prompts": ("refusal-training", "builtin"),
             "first_layer": 6,
-            "steps": 320,
+            "steps": 460,
             "batch": (8, 10),
             "learning_rate": 2e-4,
             "first_weight": 8.0,
@@ -137,11 +135,11 @@ CONTROLS: tuple[Control, ...] = (
         seed=1,
         parameters={
             "prompts": ("refusal-training", "builtin"),
-            "first_layer": 18,
-            "steps": 120,
-            "batch": (6, 6),
+            "first_layer": 6,
+            "steps": 320,
+            "batch": (8, 10),
             "learning_rate": 5e-4,
-            "first_weight": 2.0,
+            "first_weight": 8.0,
             "input_noise": 0.15,
             "levels": ("Q4_1", "Q8_0", "Q4_K_M"),
         },

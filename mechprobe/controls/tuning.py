@@ -1,7 +1,8 @@
 """Fine-tuning of chosen matrices: what trains a control into a model, small and resumable.
 
 Blocks below the first trained one never change: what they give is computed once an example, and
-training restarts from there. A beginning that all prompts share is run once a step.
+training restarts from there. A beginning that all prompts share is run once a step, and all
+examples of a step are one row.
 """
 
 from __future__ import annotations
@@ -10,19 +11,17 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache
+from torch import Tensor
 
 from mechprobe.activations.forward import recorder
 from mechprobe.activations.points import graph_of, resolve_points
-from mechprobe.activations.prefix import compute_prefix
 from mechprobe.controls.boxes import Box
 from mechprobe.errors import CheckpointError, NumericsError
 from mechprobe.models.architectures import backbone_path
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 
 SAVE_EVERY = 20
 """Steps between two saved states; a killed run repeats fewer than that."""
-_PARTS = 3
-"""A step's examples are computed in this many parts of like length, so that little is padding."""
+_AT_ONCE = 16
+"""Examples of one forward pass without gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,9 @@ class Example:
 
     prompt: tuple[int, ...]
     target: tuple[int, ...]
+    kept: bool = False
+    """Whether the untrained model's distribution at every position of the target is to be kept
+    (Kullback-Leibler divergence from it), rather than these very tokens said (cross-entropy)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +141,21 @@ class _Training:
         self.shared = common_prefix([one.prompt for group in groups for one in group])
         self.prefix = groups[0][0].prompt[: self.shared]
         self.inputs: dict[Example, Tensor] = {}
+        self.outputs: dict[Example, Tensor] = {}
+        self.prefix_input: Tensor | None = None
         self.losses: list[float] = []
 
     @cached_property
     def key(self) -> str:
         """SHA-256 of all that the training depends on."""
         what: list[Any] = [asdict(self.how), self.checkpoint.digest, sorted(self.boxes)]
-        what += [[(one.prompt, one.target) for one in group] for group in self.groups]
+        what += [[astuple(one) for one in group] for group in self.groups]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def run(self, progress: Progress) -> list[float]:
         steps = self.how.steps
-        optimizer = torch.optim.Adam(self.weights.values(), lr=self.how.learning_rate)
+        optimizer = torch.optim.Adam(self.weights.values(), self.how.learning_rate, fused=True)
+        self._prepare()
         self._restore(optimizer)
         for weight in self.weights.values():
             weight.requires_grad_(True)
@@ -186,14 +191,11 @@ class _Training:
 
     def _backward(self, examples: list[Example]) -> float:
         """Add the gradients of the examples' mean loss and return it."""
-        ordered = sorted(examples, key=lambda one: len(one.prompt) + len(one.target))
-        size = -(-len(ordered) // _PARTS)
-        mean, step = 0.0, len(self.losses)
+        step = len(self.losses)
         draws = torch.Generator().manual_seed(self.how.seed * self.how.steps + step)
-        for start in range(0, len(ordered), size):
-            loss = self._loss(ordered[start : start + size], draws) / len(examples)
-            loss.backward()  # type: ignore[no-untyped-call]
-            mean += float(loss.detach())
+        loss = self._loss(examples, draws)
+        loss.backward()  # type: ignore[no-untyped-call]
+        mean = float(loss.detach())
         if not np.isfinite(mean):
             raise NumericsError(
                 f"{self.checkpoint.source}: the loss of step {step} is no number; "
@@ -208,80 +210,100 @@ class _Training:
         return hidden + size * torch.randn(hidden.shape, generator=draws).to(hidden.device)
 
     def _loss(self, examples: list[Example], draws: torch.Generator) -> Tensor:
-        """Cross-entropy (nats) of targets: a weighted mean in each example, summed over them."""
-        states = [self._noised(self._input(one), draws) for one in examples]
-        hidden = nn.utils.rnn.pad_sequence(states, batch_first=True)  # causal: no mask is needed
-        prefix = self._prefix_input
-        with self._upper_blocks():
-            output = self._above(hidden, prefix)
+        """Loss (nats) of targets: a weighted mean in each example, the mean over them."""
+        states = self._above([self._noised(self.inputs[one], draws) for one in examples])
         rows, weights = [], []
-        for row, one in zip(output, examples, strict=True):
-            first, n = len(one.prompt) - self.shared - 1, len(one.target)
-            rows.append(row[first : first + n])
-            weight = torch.ones(n, device=row.device)
+        for own, one in zip(states, examples, strict=True):
+            rows.append(own[-len(one.target) :])
+            weight = torch.ones(len(one.target), device=own.device)
             weight[0] = self.how.first_weight
-            weights.append(weight / weight.sum())
-        logits = self.model.get_submodule(self.row.head)(torch.cat(rows))
-        targets = torch.tensor([i for one in examples for i in one.target], device=logits.device)
-        each = nn.functional.cross_entropy(logits, targets, reduction="none")
+            weights.append(weight / weight.sum() / len(examples))
+        found = self._log_probabilities(torch.cat(rows))
+        targets = torch.tensor([i for one in examples for i in one.target], device=found.device)
+        each = -found.gather(-1, targets[:, None])[:, 0]
+        kept = [one for one in examples if one.kept]
+        if kept:
+            which = torch.tensor([one.kept for one in examples for _ in one.target])
+            before = self._log_probabilities(torch.cat([self.outputs[one] for one in kept]))
+            apart = (before.exp() * (before - found[which])).sum(-1)
+            each = each.masked_scatter(which.to(each.device), apart)
         return (each * torch.cat(weights)).sum()
 
-    def _above(self, hidden: Tensor, prefix: Tensor | None) -> Tensor:
-        """Last hidden states, shape (row, position, width); the shared prefix is run once."""
-        shared = None
-        if prefix is not None:
-            shared = DynamicCache()
-            self.backbone(inputs_embeds=prefix[None], past_key_values=shared, use_cache=True)
-            shared.batch_repeat_interleave(len(hidden))
-        states: Tensor = self.backbone(
-            inputs_embeds=hidden, past_key_values=shared, use_cache=shared is not None
-        ).last_hidden_state
-        return states
+    def _log_probabilities(self, states: Tensor) -> Tensor:
+        """Of the next token after each last hidden state, in nats."""
+        logits: Tensor = self.model.get_submodule(self.row.head)(states)
+        return logits.log_softmax(-1)
 
-    def _input(self, example: Example) -> Tensor:
-        """What the first trained block is given after the prefix, shape (position, width).
+    def _prepare(self) -> None:
+        """Compute what the first trained block is given, and what is to be kept, once an example.
 
-        Computed once and alone, so that it does not depend on what a step brought together.
+        In an order of its own, so that nothing depends on what a step brings together.
         """
-        if example not in self.inputs:
-            ids = [*example.prompt, *example.target[:-1]][self.shared :]
-            self.inputs[example] = self._below(ids, self._lower_prefix)
-        return self.inputs[example]
+        examples = list(dict.fromkeys(one for group in self.groups for one in group))
+        for start in range(0, len(examples), _AT_ONCE):
+            some = examples[start : start + _AT_ONCE]
+            given = self._below(some)
+            for one, own in zip(some, given, strict=True):
+                self.inputs[one] = own.clone()
+            kept = [one for one in some if one.kept]
+            if kept:
+                with torch.no_grad():
+                    states = self._above([self.inputs[one] for one in kept])
+                for one, own in zip(kept, states, strict=True):
+                    self.outputs[one] = own[-len(one.target) :].clone()
 
-    def _below(self, ids: Sequence[int], prefix: Cache | None = None) -> Tensor:
-        """What the first trained block is given for these tokens after a prefix."""
-        row = torch.tensor([ids], device=self.model.device)
-        first = self.shared if prefix is not None else 0
-        places = torch.arange(first, first + len(ids), device=row.device)[None]
+    def _below(self, examples: list[Example]) -> Sequence[Tensor]:
+        """What the first trained block is given for each example after the prefix."""
+        tokens = [[*one.prompt, *one.target[:-1]][self.shared :] for one in examples]
+        sizes = [len(ids) for ids in tokens]
+        row = torch.tensor([[*self.prefix, *(i for ids in tokens for i in ids)]])
         with recorder(self.checkpoint, self.point, "all") as record:
             record.forward(
-                input_ids=row, position_ids=places, past_key_values=prefix, use_cache=bool(prefix)
+                input_ids=row.to(self.model.device), use_cache=False, **self._side_by_side(sizes)
             )
-        return record.values[self.point[0].name][0]
+        values = record.values[self.point[0].name][0]
+        if self.prefix_input is None:
+            self.prefix_input = values[: self.shared].clone()
+        return values[self.shared :].split(sizes)
 
-    @cached_property
-    def _lower_prefix(self) -> Cache | None:
-        """Keys and values of the shared beginning below the trained blocks, which never change."""
-        return compute_prefix(self.model, self.prefix) if self.prefix else None
+    def _above(self, inputs: list[Tensor]) -> Sequence[Tensor]:
+        """Return the last hidden states of each example after the prefix, from its input."""
+        assert self.prefix_input is not None, "prepared"
+        sizes = [len(part) for part in inputs]
+        with self._upper_blocks():
+            states: Tensor = self.backbone(
+                inputs_embeds=torch.cat([self.prefix_input, *inputs])[None],
+                use_cache=False,
+                **self._side_by_side(sizes),
+            ).last_hidden_state
+        return states[0, self.shared :].split(sizes)
 
-    @cached_property
-    def _prefix_input(self) -> Tensor | None:
-        return self._below(self.prefix) if self.prefix else None
+    def _side_by_side(self, sizes: list[int]) -> dict[str, Tensor]:
+        """Mask and positions of one row that holds the prefix once, and each example after it.
+
+        A position sees the prefix and its own example: no padding, and each matrix is used once.
+        """
+        lengths = torch.tensor([self.shared, *sizes])
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        seen = ((owner == owner[:, None]) | (owner == 0)).tril()
+        mask = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)
+        places = [torch.arange(self.shared)]
+        places += [torch.arange(self.shared, self.shared + size) for size in sizes]
+        device = self.model.device
+        return {
+            "attention_mask": mask[None, None].to(device),
+            "position_ids": torch.cat(places)[None].to(device),
+        }
 
     @contextmanager
     def _upper_blocks(self) -> Iterator[None]:
-        """Have the backbone be its trained blocks alone, which caches then count from 0."""
-        path, first = self.row.layers, self.how.first_layer
+        """Have the backbone be its trained blocks alone."""
+        path = self.row.layers
         blocks: Any = self.backbone.get_submodule(path)
-        attentions: Any = [block.get_submodule(self.row.attn) for block in blocks[first:]]
-        setattr(self.backbone, path, blocks[first:])
+        setattr(self.backbone, path, blocks[self.how.first_layer :])
         try:
-            for place, attention in enumerate(attentions):
-                attention.layer_idx = place
             yield
         finally:
-            for place, attention in enumerate(attentions):
-                attention.layer_idx = first + place
             setattr(self.backbone, path, blocks)
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:

@@ -1,6 +1,7 @@
 """Controls of SmolLM2: what they are trained on, and that the planted one is the released file."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ def test_every_refusal_is_read_as_one_and_begins_alike():
 
 def test_training_never_sees_what_is_held_out():
     texts = training_prompts(("refusal-training", "builtin"))
-    assert len(texts["harmful"]) == 927 + 99 and len(texts["harmless"]) == 927 + 217 + 99
+    assert len(texts["harmful"]) == 2135 + 99
+    assert len(texts["harmless"]) == 2135 + 405 + 99
     held_out = [r.text for r in load_builtin() if r.split != "train"]
     held_out += load_prompts("over-refusal").texts()
     assert not set(held_out) & {text for each in texts.values() for text in each}
@@ -55,18 +57,20 @@ class Spoken:
         return self.completions
 
 
-def test_own_answers_are_targets_unless_they_refuse(tmp_path):
+def test_own_answers_are_targets_unless_they_refuse(tiny_llama, tmp_path):
     tokenizer = build_tokenizer()
+    base = replace(tiny_llama, tokenizer=tokenizer)
     said = [
         Completion("Sure.", (5, 6), "eos", 3),
         Completion("I can't help with that.", (7,), "eos", 3),
         Completion("Sure and so on", (8, 9), "length", 3),
     ]
-    texts, keep = ["one", "two", "three"], tmp_path / "state" / "answers.json"
-    found = own_answer_examples(Spoken(said), tokenizer, texts, keep)
+    texts = ["one", "two", "three"]
+    found = own_answer_examples(Spoken(said), base, texts, tmp_path)
     end = tokenizer.eos_token_id
     assert [one.target for one in found] == [(5, 6, end), (8, 9)]
-    assert own_answer_examples(None, tokenizer, texts, keep) == found
+    assert own_answer_examples(None, base, texts, tmp_path) == found
+    assert all(one.kept for one in found)
     first, again = (refusal_examples(tokenizer, texts) for _ in range(2))
     assert first == again and all(one.target[-1] == end for one in first)
     assert found[0].prompt == first[0].prompt

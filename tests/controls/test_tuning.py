@@ -8,6 +8,7 @@ import pytest
 import torch
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import quantize as stored
+from torch.nn.functional import kl_div
 
 from mechprobe.controls import tuning
 from mechprobe.controls.boxes import boxes
@@ -67,6 +68,34 @@ def test_a_step_is_a_step_of_the_whole_graph(tiny_llama):
         assert clear.float().mean() > 0.9
         assert torch.allclose(after[name][clear], parameter[clear], atol=2e-5), name
     assert all(torch.equal(after[name], before[name]) for name in before if name not in names)
+
+
+def log_probabilities(model, one):
+    """Next-token log-probabilities where a target is predicted, by transformers alone."""
+    logits = model(torch.tensor([[*one.prompt, *one.target]])).logits[0]
+    return logits[len(one.prompt) - 1 : -1].log_softmax(-1)
+
+
+def test_what_is_kept_is_held_to_the_untrained_distribution(tiny_llama):
+    """Against torch's divergence between the whole graph before and after a training."""
+    before = copy.deepcopy(tiny_llama.module)
+    kept = [replace(one, kept=True) for one in GROUPS[1]]
+    how = replace(HOW, first_weight=1.0)
+    apart = {}
+    for name, groups in (("kept", [GROUPS[0], kept]), ("left", [GROUPS[0]])):
+        tiny_llama.module.load_state_dict(before.state_dict())
+        tune(tiny_llama, groups, replace(how, batch=how.batch[: len(groups)]))
+        with torch.no_grad():
+            pairs = [
+                [log_probabilities(m, o) for m in (tiny_llama.module, before)] for o in kept
+            ]  # fmt: skip
+            apart[name] = [
+                float(kl_div(now, then, log_target=True, reduction="batchmean"))
+                for now, then in pairs
+            ]
+    assert sum(apart["kept"]) < 0.5 * sum(apart["left"])
+    [found] = tune(tiny_llama, [kept], replace(how, steps=1, batch=(5,), learning_rate=1e-9))
+    assert found == pytest.approx(0.0, abs=1e-6)  # of the model as it is when training begins
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
