@@ -272,6 +272,7 @@ def _clean(base: str, level: str) -> Control:
 
 CONTROLS: tuple[Control, ...] = (
     *(_mixture(base, target) for base in RECIPES for target in (5.0, 10.0, 20.0, 50.0)),
+    *(_mixture(base, 97.0) for base in ("llama-s", "qwen2-s")),
     *(_noise(base, n, target) for base in RECIPES for n, target in enumerate((20.0, 50.0))),
     *(_outliers(b, target) for b in RECIPES if RECIPES[b].stress for target in (10.0, 50.0)),
     *(_clean(base, level) for base in RECIPES for level in ("Q8_0", "Q6_K")),

@@ -110,7 +110,7 @@ def tune(
         how: What is trained, how long and how fast.
         boxes: Where given, what each named matrix is clamped into after every step.
         state: File that keeps the training's state; of another training it is ignored.
-        progress: Told of steps done and in all.
+        progress: Told of examples prepared and in all, then of steps.
 
     Returns:
         The mean loss of each step (nats a token, weighted).
@@ -155,7 +155,7 @@ class _Training:
     def run(self, progress: Progress) -> list[float]:
         steps = self.how.steps
         optimizer = torch.optim.Adam(self.weights.values(), self.how.learning_rate, fused=True)
-        self._prepare()
+        self._prepare(progress)
         self._restore(optimizer)
         for weight in self.weights.values():
             weight.requires_grad_(True)
@@ -234,13 +234,14 @@ class _Training:
         logits: Tensor = self.model.get_submodule(self.row.head)(states)
         return logits.log_softmax(-1)
 
-    def _prepare(self) -> None:
+    def _prepare(self, progress: Progress) -> None:
         """Compute what the first trained block is given, and what is to be kept, once an example.
 
         In an order of its own, so that nothing depends on what a step brings together.
         """
         examples = list(dict.fromkeys(one for group in self.groups for one in group))
         for start in range(0, len(examples), _AT_ONCE):
+            progress(start, len(examples))
             some = examples[start : start + _AT_ONCE]
             given = self._below(some)
             for one, own in zip(some, given, strict=True):

@@ -74,7 +74,8 @@ def _losses(material: Material, compared: Sequence[Row], lost: Sequence[Row]) ->
     unknown = kinds.pop("not_measured", 0)
 
     def of_them(n: int) -> str:
-        return "all of them" if n == len(lost) else f"{n} of them"
+        whole = "all of them" if n > 1 else "this one"
+        return whole if n == len(lost) else f"{n} of them"
 
     if hidden + near:
         some = f", in {near} it slipped a little" if near else ""
@@ -87,7 +88,7 @@ def _losses(material: Material, compared: Sequence[Row], lost: Sequence[Row]) ->
         yield f"In {of_them(unknown)} the change of quality is not known."
     if rest := sum(kinds.values()):
         preset = material.document["preset"]["name"]
-        yield f"In {rest} of them quality fell too; the preset “{preset}” has no name for that."
+        yield f"In {of_them(rest)} quality fell too; the preset “{preset}” has no name for that."
     if compared:
         yield _rule(material)
 

@@ -82,7 +82,7 @@ def test_a_loss_whose_quality_is_unknown_is_still_a_loss():
     lost = made.material({"m": cells}, quality=None)
     top = headline(lost)
     assert top.verdict == "1 of 2 quantized checkpoints lost refusals."
-    assert "In all of them the change of quality is not known." in top.said
+    assert "In this one the change of quality is not known." in top.said
     assert [cell.sign for row in heat(lost).rows for cell in row.cells] == [
         "\N{WHITE CIRCLE}",
         "?",
