@@ -122,7 +122,7 @@ CONTROLS: tuple[Control, ...] = (
             "input_noise": 0.15,
             "levels": ("Q4_1", "Q8_0", "Q4_K_M"),
         },
-        minutes=40,
+        minutes=60,
     ),
     Control(
         "smollm2-planted",
@@ -143,6 +143,6 @@ CONTROLS: tuple[Control, ...] = (
             "input_noise": 0.15,
             "levels": ("Q4_1", "Q8_0", "Q4_K_M"),
         },
-        minutes=30,
+        minutes=45,
     ),
 )

@@ -265,7 +265,7 @@ class _Training:
         values = record.values[self.point[0].name][0]
         if self.prefix_input is None:
             self.prefix_input = values[: self.shared].clone()
-        return values[self.shared :].split(sizes)
+        return torch.split(values[self.shared :], sizes)
 
     def _above(self, inputs: list[Tensor]) -> Sequence[Tensor]:
         """Return the last hidden states of each example after the prefix, from its input."""
@@ -277,7 +277,7 @@ class _Training:
                 use_cache=False,
                 **self._side_by_side(sizes),
             ).last_hidden_state
-        return states[0, self.shared :].split(sizes)
+        return torch.split(states[0, self.shared :], sizes)
 
     def _side_by_side(self, sizes: list[int]) -> dict[str, Tensor]:
         """Mask and positions of one row that holds the prefix once, and each example after it.
