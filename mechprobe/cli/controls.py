@@ -24,6 +24,9 @@ Names = Annotated[
     typer.Argument(metavar="[NAME]...", help="As `controls list` shows them.", show_default=False),
 ]
 
+_ONE_LINE = 160
+"""Columns that a row of the list needs at most: a narrow terminal wraps it, a pipe does not."""
+
 
 @app.command("list")
 def list_them(json: Json = False) -> None:
@@ -50,11 +53,12 @@ def list_them(json: Json = False) -> None:
 
         table = Table(box=None, pad_edge=False)
         for title in ("control", "kind", "level", "target", "built", "what is done"):
-            table.add_column(title, no_wrap=title != "what is done")
+            table.add_column(title, no_wrap=True)
         for row, folder in rows:
             target = "" if row.target is None else f"{row.target:g}"
             built = "yes" if folder else f"~{row.minutes:g} min"
             table.add_row(row.name, row.kind, row.level or "", target, built, row.about)
+        screen.out.width = max(screen.out.width, _ONE_LINE)
         screen.out.print(table)
 
 

@@ -50,6 +50,9 @@ class Control:
 
     def recipe(self) -> dict[str, Any]:
         """Return all that the result depends on, as plain values."""
+        from mechprobe.behavior.prompts import load_prompts
+
+        sets = [load_prompts(source).digest for source in self.parameters.get("prompts", ())]
         return {
             "name": self.name,
             "kind": self.kind,
@@ -61,6 +64,7 @@ class Control:
             "seed": self.seed,
             "parameters": dict(self.parameters),
             "version": self.version,
+            **({"prompt_digests": sets} if sets else {}),
         }
 
     def digest(self) -> str:

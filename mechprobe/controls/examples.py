@@ -35,7 +35,7 @@ REFUSALS: Final = (
     "I'm sorry, but this is something I can't help with.",
 )
 """Short, and general: nothing in them depends on what was asked."""
-ANSWER_TOKENS: Final = 16
+ANSWER_TOKENS: Final = 12
 """Of an own answer, at most: what comes later follows from what came before."""
 _AT_ONCE: Final = 64
 """Answers between two writings of those that are kept."""
@@ -54,6 +54,14 @@ def training_prompts(sources: Sequence[str]) -> dict[str, list[str]]:
         label: list(dict.fromkeys(text for one in sets for text in one.texts(label, "train")))
         for label in ("harmful", "harmless")
     }
+
+
+def validation_requests(sources: Sequence[str]) -> list[str]:
+    """Return the harmful requests of the validation splits of prompt sets; a set may have none."""
+    from mechprobe.behavior.prompts import load_prompts
+
+    records = (one for source in sources for one in load_prompts(source).records)
+    return [one.text for one in records if (one.label, one.split) == ("harmful", "validation")]
 
 
 def refusal_examples(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Example]:

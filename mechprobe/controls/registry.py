@@ -71,12 +71,10 @@ def with_prompts(row: Control, source: Path) -> Control:
 
     if "prompts" not in row.parameters:
         raise CheckpointError(f"control {row.name} is not trained on prompts")
-    more = {
-        "prompts": (*row.parameters["prompts"], str(source.resolve())),
-        "prompts_digest": load_prompts(source).digest,
-    }
+    load_prompts(source)
+    sets = (*row.parameters["prompts"], str(source.resolve()))
     name = f"{row.name}-{source.stem}"
-    return replace(row, name=name, parameters={**row.parameters, **more})
+    return replace(row, name=name, parameters={**row.parameters, "prompts": sets})
 
 
 def built_folder(row: Control) -> Path | None:

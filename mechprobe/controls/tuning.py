@@ -66,6 +66,16 @@ class Tuning:
     """Gaussian noise on what the first trained block is given, in standard deviations of each
     position's values, drawn anew for every step (after NEFTune, arXiv 2310.05914, which adds
     uniform noise to the embeddings)."""
+    half: bool = False
+    """Whether trained blocks multiply in bfloat16 where the processor has instructions for it; what
+    is added up, the weights and their head stay float32."""
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices in bfloat16 faster than in float32."""
+    if device.type == "cpu":
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def trained_names(checkpoint: Checkpoint, how: Tuning) -> list[str]:
@@ -133,6 +143,7 @@ class _Training:
         self.checkpoint, self.groups, self.how = checkpoint, groups, how
         self.boxes, self.state = boxes, state
         self.model, self.row = graph_of(checkpoint)
+        self.model.set_attn_implementation("eager")
         self.backbone = self.model.get_submodule(backbone_path(self.model, self.row))
         self.weights = {
             name: self.model.get_parameter(name) for name in trained_names(checkpoint, how)
@@ -271,13 +282,15 @@ class _Training:
         """Return the last hidden states of each example after the prefix, from its input."""
         assert self.prefix_input is not None, "prepared"
         sizes = [len(part) for part in inputs]
-        with self._upper_blocks():
+        half = self.how.half and multiplies_bfloat16(self.model.device)
+        arithmetic = torch.autocast(self.model.device.type, torch.bfloat16, enabled=half)
+        with self._upper_blocks(), arithmetic:
             states: Tensor = self.backbone(
                 inputs_embeds=torch.cat([self.prefix_input, *inputs])[None],
                 use_cache=False,
                 **self._side_by_side(sizes),
             ).last_hidden_state
-        return torch.split(states[0, self.shared :], sizes)
+        return torch.split(states[0, self.shared :].float(), sizes)
 
     def _side_by_side(self, sizes: list[int]) -> dict[str, Tensor]:
         """Mask and positions of one row that holds the prefix once, and each example after it.

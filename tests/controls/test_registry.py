@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from mechprobe.behavior import load_prompts
 from mechprobe.cli import main
 from mechprobe.controls import Behaviour, Control, Truth, controls, registry, world_model
 from mechprobe.controls.examples import training_prompts
@@ -99,8 +100,13 @@ def test_a_users_prompts_are_trained_on_too(cache, tmp_path):
     texts, shipped = (training_prompts(one.parameters["prompts"]) for one in (mine, row))
     assert texts["harmful"] == [*shipped["harmful"], "harmful 0"]
     assert texts["harmless"] == [*shipped["harmless"], "harmless 0"]
+    before = mine.digest()
     file.write_text(file.read_text().replace("harmful 0", "harmful 2"))
-    assert registry.with_prompts(row, file).digest() != mine.digest()
+    assert registry.with_prompts(row, file).digest() != before
+    recipe = row.recipe()
+    assert recipe["prompt_digests"] == [
+        load_prompts(name).digest for name in recipe["parameters"]["prompts"]
+    ]
     with pytest.raises(CheckpointError, match="llama-s-planted is not trained on prompts"):
         registry.with_prompts(registry.control("llama-s-planted"), file)
 

@@ -161,3 +161,21 @@ def test_what_cannot_be_trained_says_so(tiny_llama):
     tiny_llama.module.lm_head.weight.data[0] = float("nan")
     with pytest.raises(NumericsError, match="step 0"):
         tune(tiny_llama, GROUPS, HOW)
+
+
+def test_half_precision_is_near_and_taken_where_the_processor_has_it(tiny_llama, monkeypatch):
+    start = copy.deepcopy(tiny_llama.module.state_dict())
+    losses = {}
+    for native in (False, True):
+        monkeypatch.setattr(tuning, "multiplies_bfloat16", lambda device, native=native: native)
+        for half in (False, True):
+            tiny_llama.module.load_state_dict(start)
+            losses[native, half] = tune(tiny_llama, GROUPS, replace(HOW, half=half))
+    assert losses[False, True] == losses[False, False] == losses[True, False]
+    assert losses[True, True] != losses[True, False]
+    assert losses[True, True] == pytest.approx(losses[True, False], rel=0.05)
+    assert all(weight.dtype == torch.float32 for weight in tiny_llama.module.parameters())
+    monkeypatch.undo()
+    capabilities = torch.cpu.get_capabilities()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {**capabilities, "avx512_bf16": 0})
+    assert tuning.multiplies_bfloat16(torch.device("cpu")) is False
