@@ -74,6 +74,10 @@ def build(
             "of a folder of splits. For controls of a real model.",
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(min=1, help="How many are built at a time, each with its share of the cores."),
+    ] = 1,
     json: Json = False,
 ) -> None:
     """Build controls, each with what is true of it measured on a large held-out set.
@@ -81,24 +85,42 @@ def build(
     Interrupted or repeated, it goes on from what the cache holds. A built control is the source
     control:NAME of every command.
     """
-    from mechprobe.controls import built_folder, ensure_built, read_truth, with_prompts
+    from mechprobe.controls import (
+        build_side_by_side,
+        built_folder,
+        ensure_built,
+        read_truth,
+        with_prompts,
+    )
 
     rows = _rows(names, every)
-    if prompts is not None:
-        rows = tuple(with_prompts(row, prompts) for row in rows)
+    chosen = rows if prompts is None else tuple(with_prompts(row, prompts) for row in rows)
     with quiet() as screen:
         done = []
-        for number, row in enumerate(rows, 1):
-            there = built_folder(row) is not None
-            title = f"building {row.name} ({number} of {len(rows)})"
-            with Bar(screen.err, title) as bar:
-                folder = ensure_built(row, bar)
+
+        def say(row: Control, folder: Path, said: str) -> None:
             truth = read_truth(folder)
             done.append({"name": row.name, "path": str(folder), "forms": _losses(row, truth)})
             if not json:
-                said = "Was there" if there else "Built"
                 screen.out.print(f"{said}: control:{row.name}. Files: {folder}/", soft_wrap=True)
                 _say(screen, row, truth)
+
+        waiting = {}
+        for number, (declared, row) in enumerate(zip(rows, chosen, strict=True), 1):
+            if folder := built_folder(row):
+                say(row, folder, "Was there")
+            elif jobs > 1:
+                waiting[declared.name] = row
+            else:
+                with Bar(screen.err, f"building {row.name} ({number} of {len(rows)})") as bar:
+                    folder = ensure_built(row, bar)
+                say(row, folder, "Built")
+        if waiting:
+            with Bar(screen.err, f"building {len(waiting)} controls") as bar:
+                bar(0, len(waiting))
+                for built, name in enumerate(build_side_by_side(list(waiting), jobs, prompts), 1):
+                    say(waiting[name], ensure_built(waiting[name]), "Built")
+                    bar(built, len(waiting))
         if json:
             screen.document(done)
 

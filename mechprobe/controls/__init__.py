@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mechprobe.controls.control import Control
 from mechprobe.controls.registry import (
+    build_side_by_side,
     built_folder,
     control,
     controls,
@@ -21,6 +22,7 @@ __all__ = [
     "Behaviour",
     "Control",
     "Truth",
+    "build_side_by_side",
     "built_folder",
     "control",
     "controls",

@@ -7,7 +7,9 @@ renamed into place when its truth is written.
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain
@@ -121,13 +123,50 @@ def ensure_built(row: Control, progress: Progress = silent) -> Path:
 
 def _make(source: str) -> None:
     """Train the organism, or build the control, that a source names, if it is missing."""
+    from filelock import FileLock
+
     from mechprobe.organisms import list_organisms, train_organism
 
     if source.startswith(CONTROL):
         ensure_built(control(source.removeprefix(CONTROL)))
     name = source.removeprefix("organism:")
-    if any(one.name == name and one.path is None for one in list_organisms()):
-        train_organism(name)
+    if name in {one.name for one in list_organisms()}:
+        with FileLock(control_cache() / f".organism-{name}.lock"):
+            if any(one.name == name and one.path is None for one in list_organisms()):
+                train_organism(name)
+
+
+def build_side_by_side(
+    names: Sequence[str], jobs: int, prompts: Path | None = None
+) -> Iterator[str]:
+    """Build controls in processes of their own and yield the name of each when it is there.
+
+    Args:
+        names: Of controls.
+        jobs: How many are built at a time; each takes its share of the cores.
+        prompts: As of `with_prompts`.
+
+    Raises:
+        CheckpointError: One cannot be built; those that were begun are finished, or can go on.
+    """
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"))
+    try:
+        begun = {pool.submit(_build_apart, name, prompts, threads): name for name in names}
+        for one in as_completed(begun):
+            one.result()
+            yield begun[one]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _build_apart(name: str, prompts: Path | None, threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    row = control(name)
+    ensure_built(row if prompts is None else with_prompts(row, prompts))
 
 
 def is_of_world(source: str) -> bool:

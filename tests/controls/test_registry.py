@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file
@@ -137,6 +138,23 @@ def test_a_clean_control_answers_as_its_base(cache, monkeypatch, capsys):
     base = load_file(organism_path("llama-s") / "model.safetensors")
     for name, weight in model.state_dict().items():  # the outliers are all that was undone
         assert_close(weight, base[name].float(), rtol=1e-3, atol=1e-6)
+
+
+def test_a_build_in_a_process_of_its_own_hands_on_what_is_wrong(cache):
+    with pytest.raises(CheckpointError, match="llama-s-clean-q80"):
+        list(registry.build_side_by_side(["llama-s-clean-q8"], 2))
+
+
+@pytest.mark.verify
+def test_side_by_side_is_one_after_the_other(cache, capsys):
+    names = ["llama-s-clean-q80", "llama-s-clean-q6k"]
+    assert main(["controls", "build", *names, "--jobs", "2", "--json"]) == 0
+    together = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert set(together) == set(names)
+    for name in names:
+        shutil.rmtree(together[name]["path"])
+    assert main(["controls", "build", *names, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [together[name] for name in names]
 
 
 def test_a_screen_of_all_prompts_sees_what_is_known(row, cache, capsys):
