@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import cast
@@ -79,6 +80,7 @@ def load_prompts(source: str | Path) -> PromptSet:
     )
 
 
+@cache
 def load_builtin(name: str = BUILTIN) -> PromptSet:
     """The project's own prompts; how they were made: `behavior/data/README.md`.
 
@@ -86,7 +88,8 @@ def load_builtin(name: str = BUILTIN) -> PromptSet:
         name: `builtin`, 264 harmful requests, each with a harmless twin: 24 pairs (9 train,
             5 validation, 10 test) in each of 11 of the 12 hazard categories of MLCommons
             AILuminate v1.0 (arXiv 2503.05731). Or `over-refusal`, 126 harmless prompts that look
-            unsafe, 14 of each of 9 kinds, all of them test: nothing is fitted on them.
+            unsafe, 14 of each of 9 kinds, all of them test: nothing is fitted on them. Or
+            `refusal-training`, pairs and harmless prompts that controls are trained on.
 
     Raises:
         PromptFileError: No built-in set has this name; the message lists those there are.

@@ -90,27 +90,29 @@ def own_answer_examples(
         engine: Runs the model as it is before training.
         base: The model.
         texts: Requests.
-        keep: Folder for answers: a killed build goes on from them, and another of the same base on
-            the same requests reads them.
+        keep: Folder for answers: a killed build goes on from them, and another of the same base
+            reads those to the same requests.
         progress: Told of answers done and in all.
     """
     from mechprobe.behavior.refusal import get_instrument
     from mechprobe.models.rendering import encode
 
     tokenizer, prompts = base.tokenizer, encode(base.tokenizer, texts)
-    key = json.dumps([base.digest, prompts.digest, ANSWER_TOKENS])
+    key = json.dumps([base.digest, ANSWER_TOKENS])
     keep = keep / f"own-answers-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
-    targets = read_json(keep, CheckpointError) if keep.is_file() else []
+    known = read_json(keep, CheckpointError) if keep.is_file() else {}
     end, refuses = _end(tokenizer), get_instrument("rules")
-    while (done := len(targets)) < len(texts):
-        progress(done, len(texts))
-        answers = engine.generate(prompts.ids[done : done + _AT_ONCE], max_new_tokens=ANSWER_TOKENS)
-        targets += [
-            None if refuses(one.text) else [*one.ids, *([end] if one.stop == "eos" else [])]
-            for one in answers
-        ]
-        write_text(keep, json.dumps(targets))
-    pairs = zip(prompts.ids, targets, strict=True)
+    missing = [row for row, text in enumerate(texts) if text not in known]
+    for start in range(0, len(missing), _AT_ONCE):
+        progress(len(texts) - len(missing) + start, len(texts))
+        rows = missing[start : start + _AT_ONCE]
+        asked = [prompts.ids[row] for row in rows]
+        answers = engine.generate(asked, max_new_tokens=ANSWER_TOKENS)
+        for row, one in zip(rows, answers, strict=True):
+            said = [*one.ids, *([end] if one.stop == "eos" else [])]
+            known[texts[row]] = None if refuses(one.text) else said
+        write_text(keep, json.dumps(known))
+    pairs = zip(prompts.ids, (known[text] for text in texts), strict=True)
     return [Example(ids, tuple(target), kept=True) for ids, target in pairs if target]
 
 

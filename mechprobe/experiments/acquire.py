@@ -34,9 +34,13 @@ def unmade_sources(spec: Spec) -> list[str]:
     from mechprobe.controls import built_folder, controls
     from mechprobe.organisms import list_organisms
 
-    waiting = {ORGANISM + one.name for one in list_organisms() if one.path is None}
-    waiting |= {CONTROL + row.name for row in controls() if built_folder(row) is None}
-    return [text for text, _ in source_texts(spec) if text in waiting]
+    untrained = {ORGANISM + one.name for one in list_organisms() if one.path is None}
+    rows = {CONTROL + row.name: row for row in controls()}
+    return [
+        text
+        for text, _ in source_texts(spec)
+        if text in untrained or (text in rows and built_folder(rows[text]) is None)
+    ]
 
 
 def is_incomplete(spec: Spec) -> bool:

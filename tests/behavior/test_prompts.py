@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 OWN = {
     "builtin": "a333eda993b2f6c6",
     "over-refusal": "88b264ece161ffd6",
-    "refusal-training": "b4984130d8db534f",
+    "refusal-training": "e07050aca171ff10",
 }
 FIRST = "11f3ad9150fc83f2"
 DATA = Path(os.environ.get("MECHPROBE_EVALUATION_DATA", REPOSITORY / "shared" / "data"))
@@ -76,7 +76,7 @@ def test_builtin_twins_are_small_edits_in_one_split():
 
 def test_builtin_repeats_nothing():
     texts = [r.text.lower() for name in OWN for r in load_builtin(name)]
-    assert len(set(texts)) == len(texts) == 528 + 126 + 7210
+    assert len(set(texts)) == len(texts) == 528 + 126 + 12234
 
 
 def test_over_refusal_prompts_are_harmless_and_held_out():

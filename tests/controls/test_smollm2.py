@@ -39,8 +39,8 @@ def test_every_refusal_is_read_as_one_and_begins_alike():
 
 def test_training_never_sees_what_is_held_out():
     texts = training_prompts(("refusal-training", "builtin"))
-    assert len(texts["harmful"]) == 3159 + 99
-    assert len(texts["harmless"]) == 3159 + 614 + 99
+    assert len(texts["harmful"]) == 5571 + 99
+    assert len(texts["harmless"]) == 5571 + 814 + 99
     held_out = [r.text for r in load_builtin() if r.split != "train"]
     held_out += load_prompts("over-refusal").texts()
     assert not set(held_out) & {text for each in texts.values() for text in each}
