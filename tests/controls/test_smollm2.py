@@ -71,6 +71,8 @@ def test_own_answers_are_targets_unless_they_refuse(tiny_llama, tmp_path):
     assert [one.target for one in found] == [(5, 6, end), (8, 9)]
     assert own_answer_examples(None, base, texts, tmp_path) == found
     assert all(one.kept for one in found)
+    more = Spoken([Completion("Sure.", (6,), "eos", 3)])  # only what was not asked before is
+    assert own_answer_examples(more, base, ["four", *texts], tmp_path)[1:] == found
     first, again = (refusal_examples(tokenizer, texts) for _ in range(2))
     assert first == again and all(one.target[-1] == end for one in first)
     assert found[0].prompt == first[0].prompt
