@@ -73,7 +73,7 @@ def with_prompts(row: Control, source: Path) -> Control:
 
     if "prompts" not in row.parameters:
         raise CheckpointError(f"control {row.name} is not trained on prompts")
-    load_prompts(source)
+    load_prompts(source)  # a mistake in it is told now
     sets = (*row.parameters["prompts"], str(source.resolve()))
     name = f"{row.name}-{source.stem}"
     return replace(row, name=name, parameters={**row.parameters, "prompts": sets})
@@ -105,7 +105,7 @@ def ensure_built(row: Control, progress: Progress = silent) -> Path:
 
     if folder := built_folder(row):
         return folder
-    home = _home(row)
+    home, recipe, digest = _home(row), row.recipe(), row.digest()
     with explained(home):
         home.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(home.with_name(f".{home.name}.lock")):
@@ -116,24 +116,20 @@ def ensure_built(row: Control, progress: Progress = silent) -> Path:
                     _make(source)
                 truth = row.build(row, workshop, progress)
                 shutil.rmtree(workshop / "state", ignore_errors=True)
-                write_truth(workshop, truth, row.recipe(), row.digest())
+                write_truth(workshop, truth, recipe, digest)
                 workshop.rename(home)
     return home
 
 
 def _make(source: str) -> None:
     """Train the organism, or build the control, that a source names, if it is missing."""
-    from filelock import FileLock
-
-    from mechprobe.organisms import list_organisms, train_organism
+    from mechprobe.organisms import ensure_trained, list_organisms
 
     if source.startswith(CONTROL):
         ensure_built(control(source.removeprefix(CONTROL)))
     name = source.removeprefix("organism:")
     if name in {one.name for one in list_organisms()}:
-        with FileLock(control_cache() / f".organism-{name}.lock"):
-            if any(one.name == name and one.path is None for one in list_organisms()):
-                train_organism(name)
+        ensure_trained(name)
 
 
 def build_side_by_side(
@@ -152,7 +148,7 @@ def build_side_by_side(
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
 
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = ProcessPoolExecutor(jobs, get_context("spawn"))
     try:
         begun = {pool.submit(_build_apart, name, prompts, threads): name for name in names}

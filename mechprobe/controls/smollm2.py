@@ -32,7 +32,7 @@ def build(row: Control, out: Path, progress: Progress) -> Truth:
     from mechprobe.controls.boxes import boxes
     from mechprobe.controls.chat_model import PROMPTS, READER, read_behaviour, read_levels
     from mechprobe.controls.interpolation import least_share
-    from mechprobe.controls.tuning import trained_names, tune
+    from mechprobe.controls.tuning import multiplies_bfloat16, trained_names, tune
     from mechprobe.controls.world_model import save_model
     from mechprobe.models.load import load_checkpoint
     from mechprobe.models.source import resolve_source
@@ -60,6 +60,7 @@ def build(row: Control, out: Path, progress: Progress) -> Truth:
         "loss_first_step": round(losses[0], 4),
         "loss_last_steps": round(sum(losses[-20:]) / len(losses[-20:]), 4),
         "examples": [len(group) for group in groups],
+        "bfloat16": multiplies_bfloat16(base.module.device),
         "refused_by_share": {str(share): round(value, 4) for share, value in kept.items()},
     }
     if bounds:

@@ -72,7 +72,7 @@ class Tuning:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies matrices in bfloat16 faster than in float32."""
+    """Whether a device has instructions that multiply matrices in bfloat16."""
     if device.type == "cpu":
         return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -143,7 +143,6 @@ class _Training:
         self.checkpoint, self.groups, self.how = checkpoint, groups, how
         self.boxes, self.state = boxes, state
         self.model, self.row = graph_of(checkpoint)
-        self.model.set_attn_implementation("eager")
         self.backbone = self.model.get_submodule(backbone_path(self.model, self.row))
         self.weights = {
             name: self.model.get_parameter(name) for name in trained_names(checkpoint, how)
@@ -311,14 +310,19 @@ class _Training:
 
     @contextmanager
     def _upper_blocks(self) -> Iterator[None]:
-        """Have the backbone be its trained blocks alone."""
-        path = self.row.layers
+        """Have the backbone be its trained blocks alone, with attention written out.
+
+        In bfloat16 on a CPU that is faster than PyTorch's fused one.
+        """
+        path, attention = self.row.layers, self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")
         blocks: Any = self.backbone.get_submodule(path)
         setattr(self.backbone, path, blocks[self.how.first_layer :])
         try:
             yield
         finally:
             setattr(self.backbone, path, blocks)
+            self.model.set_attn_implementation(attention)
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
         if self.state is None:

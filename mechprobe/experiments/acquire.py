@@ -55,21 +55,13 @@ def make_missing(spec: Spec, tell: Callable[[str], AbstractContextManager[Progre
         spec: The matrix.
         tell: Is told each source before it is made, and shows how far it is.
     """
-    from filelock import FileLock
-
     from mechprobe.controls import control, ensure_built
-    from mechprobe.organisms import train_organism
-    from mechprobe.organisms.registry import cache_folder
+    from mechprobe.organisms import ensure_trained
 
     for text in unmade_sources(spec):
         name = text.partition(":")[2]
-        if text.startswith(CONTROL):
-            with tell(text) as progress:
+        with tell(text) as progress:
+            if text.startswith(CONTROL):
                 ensure_built(control(name), progress)
-            continue
-        home = cache_folder(name)
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(home.with_name(f".{name}.lock")):
-            if text in unmade_sources(spec):  # another process may have done it meanwhile
-                with tell(text) as progress:
-                    train_organism(name, progress=progress)
+            else:
+                ensure_trained(name, progress)

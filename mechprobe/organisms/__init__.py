@@ -16,6 +16,7 @@ __all__ = [
     "DEFAULT",
     "Organism",
     "cache_folder",
+    "ensure_trained",
     "list_organisms",
     "organism_path",
     "train_organism",
@@ -34,3 +35,14 @@ def train_organism(
     from mechprobe.organisms import publish
 
     return publish.train_organism(name, out, seed=seed, steps=steps, progress=progress)
+
+
+def ensure_trained(name: str, progress: Progress | None = None) -> None:
+    """Train an organism into the cache unless it is there; two processes never do it at once."""
+    from filelock import FileLock
+
+    home = cache_folder(name)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.with_name(f".{name}.lock")):
+        if any(one.name == name and one.path is None for one in list_organisms()):
+            train_organism(name, progress=progress)

@@ -177,5 +177,7 @@ def test_half_precision_is_near_and_taken_where_the_processor_has_it(tiny_llama,
     assert all(weight.dtype == torch.float32 for weight in tiny_llama.module.parameters())
     monkeypatch.undo()
     capabilities = torch.cpu.get_capabilities()
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {**capabilities, "avx512_bf16": 0})
-    assert tuning.multiplies_bfloat16(torch.device("cpu")) is False
+    for there in (False, True):
+        told = {**capabilities, "avx512_bf16": there}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda told=told: told)
+        assert tuning.multiplies_bfloat16(torch.device("cpu")) is there
